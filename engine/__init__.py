@@ -1,0 +1,1 @@
+"""The loop around the models: config, training, evaluation, cross-validation, averaging, reports."""
