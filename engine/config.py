@@ -8,7 +8,6 @@ checked against the signature of the function that will receive them, so there i
 
 from __future__ import annotations
 
-import ast
 import copy
 import dataclasses
 import inspect
@@ -145,3 +144,379 @@ class Config:
 
 
 SECTIONS = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory)]
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `section.key=value` overrides, coerce by type, check. Raises UserError, one line."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"config not found: {path}")
+    return config_from(parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path)), overrides, str(path))
+
+
+def config_from(raw: dict, overrides: typing.Sequence[str] = (), where: str = "config") -> Config:
+    """Config from nested dicts of text or plain values (as `parse_yaml` or `to_dict` give them)."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: expected keys and values at the top level, got {type(raw).__name__}")
+    raw = copy.deepcopy(raw)
+    for item in overrides:
+        key, value = parse_override(item)
+        parts = key.split(".")
+        if len(parts) > 2:
+            raise UserError(f"--set {item}: keys have at most two levels, e.g. optim.lr=1e-3")
+        node = raw
+        if len(parts) == 2:
+            node = raw.setdefault(parts[0], {})
+            if not isinstance(node, dict):
+                raise UserError(f"{where}: {parts[0]} must be a section of keys and values")
+        _forget_rivals(raw, key)
+        node[parts[-1]] = value
+    cfg = Config()
+    for key, value in raw.items():
+        if key not in _fields(Config):
+            raise _unknown_key(key, where)
+        if key in SECTIONS:
+            setattr(cfg, key, _section(key, value, where))
+        else:
+            setattr(cfg, key, coerce(value, typing.get_type_hints(Config)[key], f"{where}: {key}"))
+    check(cfg, where)
+    _resolve_options(cfg, where)
+    return cfg
+
+
+def _resolve_options(cfg: Config, where: str) -> None:
+    """Type the options of model and loss by the code that receives them (imported here: configs need no torch)."""
+    from losses import loss_options
+    from models import model_options
+
+    cfg.model.options = coerce_options(cfg.model.options, model_options(cfg.model.name), f"{where}: model")
+    if not cfg.loss.terms:
+        cfg.loss.options = coerce_options(cfg.loss.options, loss_options(cfg.loss.name), f"{where}: loss")
+    for i, term in enumerate(cfg.loss.terms):
+        at = f"{where}: loss.terms[{i}]"
+        if not isinstance(term, dict) or "name" not in term:
+            raise UserError(f"{at}: expected {{name: ..., weight: ..., options}}, got {term!r}")
+        options = {k: v for k, v in term.items() if k not in ("name", "weight")}
+        options = coerce_options(options, loss_options(str(term["name"])), at)
+        weight = coerce(term.get("weight", 1.0), float, f"{at}.weight")
+        cfg.loss.terms[i] = {"name": str(term["name"]), "weight": weight, **options}
+    if cfg.loss.weights and len(cfg.loss.weights) != len(cfg.loss.terms):
+        raise UserError(f"{where}: loss.weights has {len(cfg.loss.weights)} values for {len(cfg.loss.terms)} loss.terms")
+
+
+def _forget_rivals(raw: dict, key: str) -> None:
+    """`--set model.name=unet` must not fail on another model's options, nor `loss.name` lose against `loss.terms`."""
+    section, _, leaf = key.partition(".")
+    node = raw.get(section)
+    if leaf == "name" and isinstance(node, dict):
+        if section == "model":
+            keep = _fields(ModelConfig)
+            raw[section] = {k: v for k, v in node.items() if k in keep and k != "options"}
+        if section == "loss":
+            raw[section] = {k: v for k, v in node.items() if k == "aux_weight"}
+    if key == "loss.terms" and isinstance(node, dict):
+        node.pop("weights", None)
+
+
+def parse_override(item: str) -> tuple[str, Any]:
+    """'optim.lr=3e-5' -> ('optim.lr', '3e-5'); the value may be any YAML, e.g. a list."""
+    key, eq, text = item.partition("=")
+    if not eq or not key:
+        raise UserError(f"--set {item}: expected section.key=value, e.g. optim.lr=1e-3")
+    return key.strip(), parse_yaml(text, f"--set {key}") if text.strip() else ""
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Every scalar stays text; a key given twice is an error instead of a silent winner."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key_node.value}' given twice", problem_mark=key_node.start_mark)
+            if isinstance(key_node.value, str):
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML to dicts, lists and text. Tags (`!!python/object`) are refused, malformed text is one line with its place."""
+    try:
+        for token in yaml.scan(text, Loader=yaml.BaseLoader):
+            if isinstance(token, yaml.TagToken):
+                tag = "".join(p for p in token.value if p)
+                raise UserError(f"{where}: line {token.start_mark.line + 1}: tag '{tag}' is not allowed, write a plain value")
+        return yaml.load(text, Loader=_TextLoader)
+    except yaml.MarkedYAMLError as e:
+        place = f"line {e.problem_mark.line + 1}: " if e.problem_mark else ""
+        raise UserError(f"{where}: not valid YAML: {place}{e.problem or e.context}") from None
+    except yaml.YAMLError as e:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(e).split())}") from None
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field]:
+    return {f.name: f for f in dataclasses.fields(cls)}
+
+
+def _section(name: str, raw: Any, where: str) -> Any:
+    cls = Config.__dataclass_fields__[name].default_factory
+    if raw is None or raw == "":
+        return cls()
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: {name} must be a section of keys and values, got {raw!r}")
+    hints, section, options = typing.get_type_hints(cls), cls(), {}
+    for key, value in raw.items():
+        if key == "options" and "options" in hints:
+            options.update(value or {})
+        elif key in hints:
+            setattr(section, key, coerce(value, hints[key], f"{where}: {name}.{key}"))
+        elif "options" in hints:
+            options[key] = value
+        else:
+            raise _unknown_key(f"{name}.{key}", where)
+    if "options" in hints:
+        section.options = options
+    return section
+
+
+def _unknown_key(key: str, where: str) -> UserError:
+    section = key.partition(".")[0]
+    if "." in key and section not in SECTIONS:
+        return UserError(f"{where}: {unknown('section', section, SECTIONS)}")
+    if "." in key:
+        cls = Config.__dataclass_fields__[section].default_factory
+        return UserError(f"{where}: {unknown('key', key, [f'{section}.{f}' for f in _fields(cls)])}")
+    return UserError(f"{where}: {unknown('key', key, _fields(Config))}")
+
+
+# --- types ---------------------------------------------------------------------------------------------------------
+
+TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+NONE = {"null", "none", "~", ""}
+
+
+def coerce(value: Any, kind: Any, where: str) -> Any:
+    """`value` (text or plain) as type `kind` (int, float, bool, str, Literal, tuple, list, dict, `| None`)."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() in NONE)):
+            return None
+        for arm in [a for a in args if a is not type(None)]:
+            try:
+                return coerce(value, arm, where)
+            except UserError as e:
+                error = e
+        raise error
+    if origin is Literal:
+        for choice in args:
+            if str(value).lower() == str(choice).lower():
+                return choice
+        raise UserError(f"{where}: {unknown('value', value, args)}")
+    if kind is Any or kind is inspect.Parameter.empty:
+        return guess(value)
+    if origin in (list, tuple) or kind in (list, tuple):
+        return _coerce_sequence(value, origin or kind, args, where)
+    if origin is dict or kind is dict:
+        if value is None or value == "":
+            return {}
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a mapping {{key: value}}, got {value!r}")
+        key_kind, value_kind = args or (str, Any)
+        return {coerce(k, key_kind, f"{where} key"): coerce(v, value_kind, f"{where}.{k}") for k, v in value.items()}
+    return _coerce_scalar(value, kind, where)
+
+
+def _coerce_sequence(value: Any, origin: type, args: tuple, where: str) -> Any:
+    if isinstance(value, str):  # --set data.size="128 256" or 128,256
+        value = value.strip("[]() ").replace(",", " ").split()
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{where}: expected a list, got {value!r}")
+    fixed = origin is tuple and args and args[-1] is not Ellipsis
+    if fixed and len(value) != len(args):
+        raise UserError(f"{where}: expected {len(args)} values, got {len(value)}: {list(value)}")
+    kinds = args if fixed else [args[0] if args else Any] * len(value)
+    return origin(coerce(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds)))
+
+
+def _coerce_scalar(value: Any, kind: type, where: str) -> Any:
+    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+    text = str(value).strip()
+    if not isinstance(value, dict | list | tuple) and value is not None:
+        if kind is str:
+            return text
+        if kind is bool and text.lower() in TRUE | FALSE:
+            return text.lower() in TRUE
+        try:
+            if kind is int:
+                return int(text.replace("_", ""))
+            if kind is float and math.isfinite(float(text)):
+                return float(text)
+        except ValueError:
+            pass
+    raise UserError(f"{where}: expected {expected}, got {value!r}")
+
+
+def guess(value: Any) -> Any:
+    """Text of an option whose type is not declared: number, boolean, null or the text itself; lists and dicts within."""
+    if isinstance(value, dict):
+        return {k: guess(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [guess(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("null", "~", ""):
+        return None
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    try:
+        return int(value)
+    except ValueError:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+
+
+def coerce_options(raw: dict, parameters: dict[str, inspect.Parameter], where: str) -> dict:
+    """Options of a model or loss, checked against the signature of the function that will receive them."""
+    for key in raw:
+        if key not in parameters:
+            raise UserError(f"{where}: {unknown('option', key, parameters)}")
+    return {k: coerce(v, parameters[k].annotation, f"{where}.{k}") for k, v in raw.items()}
+
+
+# --- ranges, stages, writing ---------------------------------------------------------------------------------------
+
+RANGES = {  # key: (lowest, highest) allowed, both included; None: no bound
+    "data.limit": (0, None),
+    "loss.aux_weight": (0, None),
+    "optim.lr": (0, None),
+    "optim.head_lr_factor": (0, None),
+    "optim.weight_decay": (0, None),
+    "optim.momentum": (0, 1),
+    "optim.clip_norm": (0, None),
+    "schedule.warmup_iters": (0, None),
+    "schedule.warmup_factor": (0, 1),
+    "schedule.power": (0, None),
+    "schedule.min_factor": (0, 1),
+    "schedule.cycle": (0.01, None),
+    "schedule.cycle_mult": (1, None),
+    "schedule.percent_up": (0, 1),
+    "schedule.start_factor": (0, 1),
+    "schedule.gamma": (0, 1),
+    "schedule.factor": (0, 1),
+    "schedule.patience": (0, None),
+    "train.epochs": (1, None),
+    "train.batch_size": (1, None),
+    "train.workers": (0, 256),
+    "train.validate_every": (1, None),
+    "train.early_stopping": (0, None),
+    "cv.folds": (0, None),
+    "cv.start_epochs": (1, None),
+    "cv.start_share": (0, 0.9),
+    "cv.select_share": (0, 0.9),
+    "cv.bn_images": (8, 1000),
+    "cv.line_points": (0, 101),
+    "cv.line_images": (1, None),
+    "eval.batch_size": (1, None),
+    "log.samples": (0, 64),
+}
+
+
+def check(cfg: Config, where: str = "config") -> None:
+    """Ranges and combinations that types cannot express. Names of models, losses and data sets are checked as built."""
+    for key, (low, high) in RANGES.items():
+        section, leaf = key.split(".")
+        value = getattr(getattr(cfg, section), leaf)
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            bound = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise UserError(f"{where}: {key} must be {bound}, got {value}")
+    if min(cfg.data.size) < 64:
+        raise UserError(f"{where}: data.size must be at least 64x64, got {list(cfg.data.size)}")
+    if not cfg.eval.scales or min(cfg.eval.scales) <= 0:
+        raise UserError(f"{where}: eval.scales must be positive numbers, got {cfg.eval.scales}")
+    if len(cfg.eval.window) not in (0, 2) or min(cfg.eval.window, default=64) < 64:
+        raise UserError(f"{where}: eval.window must be [H, W] of at least 64, or [], got {cfg.eval.window}")
+    if cfg.cv.folds == 1:
+        raise UserError(f"{where}: cv.folds must be 0 (a single run) or at least 2, got 1")
+    if cfg.cv.start == "pretrained" and not cfg.model.pretrained:
+        raise UserError(f"{where}: cv.start=pretrained needs model.pretrained, a checkpoint to start from")
+    if cfg.cv.start_share + cfg.cv.select_share >= 0.95:
+        raise UserError(f"{where}: cv.start_share + cv.select_share leave nothing for the folds")
+    for i in range(len(cfg.cv.stages)):
+        stage_config(cfg, i, where)
+
+
+def with_overrides(cfg: Config, changes: dict, where: str) -> Config:
+    """A copy of cfg with some keys changed: `train.epochs`, or just `epochs` where only one section has the key."""
+    raw = to_dict(cfg)
+    raw["cv"]["stages"], raw["cv"]["start_overrides"] = [], {}  # they describe the run as a whole
+    for key, value in changes.items():
+        if "." not in key:
+            owners = [s for s in SECTIONS if key in _fields(Config.__dataclass_fields__[s].default_factory)]
+            if len(owners) != 1:
+                hint = f"write one of {', '.join(f'{o}.{key}' for o in owners)}" if owners else "write section.key"
+                raise UserError(f"{where}: '{key}' is not clear: {hint}")
+            key = f"{owners[0]}.{key}"
+        section, leaf = key.split(".", 1)
+        if section not in SECTIONS or section in ("cv", "data") and leaf != "augment":
+            raise UserError(f"{where}: {key} cannot change between stages")
+        _forget_rivals(raw, key)
+        raw[section][leaf] = value
+    out = config_from(raw, where=where)
+    out.cv.stages, out.cv.start_overrides = cfg.cv.stages, cfg.cv.start_overrides
+    return out
+
+
+def stage_config(cfg: Config, stage: int, where: str = "config") -> Config:
+    """The config of stage `stage` (0-based); a run without cv.stages has one stage, the config itself."""
+    return with_overrides(cfg, cfg.cv.stages[stage], f"{where}: cv.stages[{stage}]") if cfg.cv.stages else cfg
+
+
+def start_config(cfg: Config) -> Config:
+    """The config of the starting run that all members of a cross-validation share."""
+    out = with_overrides(cfg, cfg.cv.start_overrides, "cv.start_overrides")
+    if cfg.cv.start_epochs:
+        out.train.epochs = cfg.cv.start_epochs
+    return out
+
+
+def loss_spec(loss: LossConfig) -> dict:
+    """What `losses.build_loss` takes, from the section `loss`."""
+    if not loss.terms:
+        return {"name": loss.name, **loss.options}
+    return {"terms": loss.terms, **({"weights": loss.weights} if loss.weights else {})}
+
+
+def to_dict(cfg: Config) -> dict:
+    """Plain nested dicts, as written in YAML: options stand beside the fields of their section."""
+    raw = dataclasses.asdict(cfg)
+    for section in raw.values():
+        if isinstance(section, dict):
+            section.update(section.pop("options", {}))
+    return _plain(raw)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def dump(cfg: Config) -> str:
+    """YAML text that `load_config` reads back to the same Config."""
+    return yaml.safe_dump(to_dict(cfg), sort_keys=False, default_flow_style=None, width=110)
+
+
+def differences(a: Config, b: Config, but: typing.Collection[str] = ()) -> list[str]:
+    """Keys in which two configs differ, as `key: old -> new` (keys in `but` may differ)."""
+    flat_a, flat_b = _flat(to_dict(a)), _flat(to_dict(b))
+    keys = [k for k in {**flat_a, **flat_b} if k not in but and flat_a.get(k) != flat_b.get(k)]
+    return [f"{k}: {flat_a.get(k)} -> {flat_b.get(k)}" for k in keys]
+
+
+def _flat(raw: dict) -> dict:
+    return {f"{s}.{k}" if k else s: v for s, kv in raw.items() for k, v in (kv.items() if isinstance(kv, dict) else [("", kv)])}

@@ -1,0 +1,141 @@
+"""One definition of every metric: a confusion matrix summed over the whole set, and ratios of its entries.
+
+Sums first, ratios last: no result depends on the batch size, the order of the files or the number of processes.
+IoU of class c is TP / (TP + FP + FN) (Jaccard; Everingham et al., Pascal VOC); mIoU is the mean over classes, and the
+rule for classes that occur in neither target nor prediction (`absent`) is part of the result, since published numbers
+differ in it: torchvision leaves them out ("nan"), some count 0 ("zero") or 1 ("one").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+ABSENT = ("nan", "zero", "one")
+
+
+class ConfusionMatrix:
+    """Counts of (target, prediction) pairs of pixels: rows are target, columns prediction, int64.
+
+    A target equal to ignore_index is not counted. A prediction outside 0..C-1 on a labelled pixel is an error: it is
+    kept in one extra column, so it counts in the target's row total (a miss) and in no class's column. Pixels per
+    class up to 2**63. Scores are fractions 0..1; a ratio with denominator 0 is nan unless a rule says otherwise.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)  # last column: no class at all
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """(C, C) int64."""
+        return self.counts[:, : self.num_classes]
+
+    def reset(self) -> None:
+        self.counts.zero_()
+
+    def update(self, pred: torch.Tensor, target: torch.Tensor) -> None:
+        """Add pixels: pred and target are integer tensors of one shape, any device. A label that is neither a class
+        nor ignore_index raises ValueError (it would otherwise vanish silently)."""
+        if pred.shape != target.shape:
+            raise ValueError(f"pred {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape")
+        c = self.num_classes
+        pred, target = pred.reshape(-1).long(), target.reshape(-1).long()
+        known = target != self.ignore_index
+        pred, target = pred[known], target[known]
+        if target.numel() == 0:
+            return
+        if int(target.min()) < 0 or int(target.max()) >= c:
+            bad = target[(target < 0) | (target >= c)].unique().tolist()
+            raise ValueError(f"target holds {bad}, expected 0..{c - 1} or ignore_index {self.ignore_index}")
+        pred = torch.where((pred < 0) | (pred >= c), c, pred)
+        counts = torch.bincount(target * (c + 1) + pred, minlength=c * (c + 1)).reshape(c, c + 1)  # (C, C+1)
+        self.counts += counts.to(self.counts.device)
+
+    def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """Add another matrix (another process, fold or group) to this one."""
+        if (other.num_classes, other.ignore_index) != (self.num_classes, self.ignore_index):
+            raise ValueError("only confusion matrices of the same classes and ignore_index can be merged")
+        self.counts += other.counts.to(self.counts.device)
+        return self
+
+    # --- scores: tensors are float64 (C,), means are floats ---------------------------------------------------------
+
+    def _tp_target_pred(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        counts = self.counts.double()
+        matrix = counts[:, : self.num_classes]
+        return matrix.diagonal(), counts.sum(1), matrix.sum(0)  # each (C,)
+
+    def iou(self) -> torch.Tensor:
+        """IoU of each class, (C,) float64; nan where a class is in neither target nor prediction."""
+        tp, target, pred = self._tp_target_pred()
+        return tp / (target + pred - tp)
+
+    def present(self) -> torch.Tensor:
+        """(C,) bool: classes that occur in target or prediction."""
+        _, target, pred = self._tp_target_pred()
+        return (target + pred) > 0
+
+    def miou(self, absent: str = "nan", exclude: Collection[int] = ()) -> float:
+        """Mean IoU over classes not in `exclude`; absent classes are left out (nan), count 0 (zero) or 1 (one)."""
+        if absent not in ABSENT:
+            raise ValueError(f"absent must be one of {ABSENT}, got {absent!r}")
+        iou = self.iou()
+        keep = torch.tensor([c not in exclude for c in range(self.num_classes)])
+        iou = iou[keep]
+        if absent != "nan":
+            iou = iou.nan_to_num(nan=0.0 if absent == "zero" else 1.0)
+        return iou.nanmean().item() if iou.numel() else float("nan")
+
+    def dice(self) -> torch.Tensor:
+        """Dice (F1) of each class, (C,): 2 TP / (2 TP + FP + FN)."""
+        tp, target, pred = self._tp_target_pred()
+        return 2 * tp / (target + pred)
+
+    def pixel_accuracy(self) -> float:
+        tp, target, _ = self._tp_target_pred()
+        return (tp.sum() / target.sum()).item()
+
+    def mean_accuracy(self) -> float:
+        """Mean recall over the classes present in the target."""
+        tp, target, _ = self._tp_target_pred()
+        return (tp / target).nanmean().item()
+
+    def frequency_weighted_iou(self) -> float:
+        """IoU weighted by each class's share of the labelled pixels (FCN, arXiv 1411.4038, section 5)."""
+        _, target, _ = self._tp_target_pred()
+        return ((target / target.sum()) * self.iou().nan_to_num(0.0)).sum().item() if target.sum() else float("nan")
+
+
+def bootstrap_difference(
+    a: list[ConfusionMatrix], b: list[ConfusionMatrix], samples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
+
+    a, b: one confusion matrix a group (city, sequence block or image), in the same order. Groups are drawn with
+    replacement, the same draw for both sides, and one set of classes serves both: those present in either side of
+    that draw. Returns difference, low, high (95 %), as fractions.
+    """
+    counts_a, counts_b = (torch.stack([m.counts for m in side]).double() for side in (a, b))  # (G, C, C+1)
+    groups = len(a)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(groups, (samples, groups), generator=generator)  # (S, G)
+    times = torch.zeros(samples, groups, dtype=torch.float64).scatter_add_(
+        1, draws, torch.ones(samples, groups, dtype=torch.float64)
+    )
+    times = torch.cat([torch.ones(1, groups, dtype=torch.float64), times])  # row 0: the sample itself
+
+    def ious(counts: torch.Tensor) -> torch.Tensor:
+        total = torch.einsum("sg,gij->sij", times, counts)  # (S+1, C, C+1)
+        tp = total.diagonal(dim1=1, dim2=2)
+        return tp / (total.sum(2) + total[:, :, :-1].sum(1) - tp)  # (S+1, C)
+
+    iou_a, iou_b = ious(counts_a), ious(counts_b)
+    either = ~(iou_a.isnan() & iou_b.isnan())  # present in one side: the side that has it nowhere scores 0 there
+    difference = ((iou_b.nan_to_num(0.0) - iou_a.nan_to_num(0.0)) * either).sum(1) / either.sum(1)
+    low, high = torch.quantile(difference[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return {"difference": difference[0].item(), "low": low, "high": high}
