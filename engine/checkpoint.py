@@ -1,0 +1,107 @@
+"""Files that survive: written whole or not at all, read without running anything.
+
+A checkpoint is one flat dict of plain types and tensors, loaded with `weights_only=True`. Everything that two equal runs
+must share bit for bit (weights, optimiser, schedule, counters, metrics, random states) stands at the top; what may
+differ between them (seconds, the length of the log, the path) stands under "info".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import UserError
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call write(file) on a temporary neighbour, flush it to the disk and rename: a killed process leaves the old file."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as e:  # torch.save reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = getattr(e, "strerror", None) or str(e).splitlines()[0]
+        raise UserError(f"cannot write {path}: {reason}") from e
+    except BaseException:  # Ctrl-C in the middle of a write
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1, allow_nan=False)
+    write_atomically(path, lambda f: f.write(text.encode()))
+
+
+def save(checkpoint: dict, path: Path) -> None:
+    write_atomically(path, lambda f: torch.save(checkpoint, f))
+
+
+def load(path: str | Path) -> dict:
+    """Read one of our checkpoints to the CPU. UserError if it is missing, truncated or holds foreign code."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint not found: {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises half a dozen types here; all mean: not readable as plain data
+        text = str(e)
+        if "weights_only" in text.lower() or "Unsupported" in text:
+            raise UserError(f"checkpoint {path}: refused, it holds Python objects beside tensors and plain values") from None
+        raise UserError(f"checkpoint {path}: cannot be read, truncated or not a checkpoint") from None
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"checkpoint {path}: expected a dictionary, got {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def load_ours(path: str | Path) -> dict:
+    """`load`, and it must be a checkpoint that train.py or eval.py wrote."""
+    checkpoint = load(path)
+    missing = [k for k in ("model", "config", "class_names") if k not in checkpoint]
+    if missing:
+        raise UserError(f"checkpoint {path}: not written by this project (no {', '.join(missing)})")
+    return checkpoint
+
+
+def require_classes(checkpoint: dict, class_names: list[str], path: str | Path) -> None:
+    """The checkpoint's classes must be the data set's, by name and order; otherwise a score would be nonsense."""
+    theirs = list(checkpoint["class_names"])
+    if theirs != list(class_names):
+        raise UserError(
+            f"checkpoint {path}: trained on {len(theirs)} classes ({', '.join(theirs[:3])} ...), "
+            f"the data has {len(class_names)} ({', '.join(list(class_names)[:3])} ...)"
+        )
+
+
+def load_state(model: torch.nn.Module, state: dict, path: str | Path) -> None:
+    """Strict, with one line instead of torch's page."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        line = " ".join(str(e).split())
+        raise UserError(f"checkpoint {path}: does not fit the model: {line[:300]}") from None
+
+
+def state_hash(state: dict[str, torch.Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of a state dict: equal weights, equal hash, on every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def cpu_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the weights on the CPU in plain (contiguous) layout, which no later step changes."""
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}

@@ -1,0 +1,48 @@
+"""What the commands share: arguments, exit codes, and one line for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+
+from data.loading import clean_message
+
+from engine.errors import UserError
+
+
+def parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser with the options every command has, and an example at the end of --help."""
+    p = argparse.ArgumentParser(
+        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a config key; repeatable")
+    p.add_argument("--device", metavar="DEVICE", help="auto | cpu | cuda | cuda:N | mps (default: the config's)")
+    return p
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """The --set items, and --device as one of them."""
+    return [*args.set, *([f"device={args.device}"] if args.device else [])]
+
+
+def command_line() -> str:
+    """The command as typed, to be kept with a run."""
+    return shlex.join(["python", *sys.argv])
+
+
+def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
+    """Call main; exit code 0, 2 (a user's mistake, one line on stderr), 130 (Ctrl-C) or 1 (our bug, with traceback)."""
+    args = p.parse_args(argv)
+    try:
+        main(args)
+    except UserError as e:
+        print(f"error: {clean_message(e)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as e:
+        print(f"interrupted{'; ' + str(e) if str(e) else ''}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # piped into head
+        return 0
+    return 0

@@ -1,0 +1,81 @@
+"""Scoring what was trained: checkpoints to networks, networks and a data set to a Score, and the protocol beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from data.loading import build_loader
+from torch import nn
+
+from data import data_hash
+from engine import checkpoint as ckpt
+from engine.config import Config
+from engine.errors import UserError
+from engine.evaluate import Score, evaluate
+from engine.inference import Views, amp_dtype
+from models import build_model
+
+
+def network(cfg: Config, num_classes: int, state: dict, device: torch.device) -> nn.Module:
+    """The config's model with the weights `state`, in eval mode on the device."""
+    model = build_model(cfg.model.name, num_classes, **cfg.model.options)
+    model.load_state_dict(state)
+    model = model.to(device).eval()
+    return model.to(memory_format=torch.channels_last) if cfg.train.channels_last else model
+
+
+def networks(checkpoint: dict, cfg: Config, num_classes: int, device: torch.device) -> list[nn.Module]:
+    """The network of a checkpoint of ours, or all networks of an ensemble."""
+    return [network(cfg, num_classes, s, device) for s in checkpoint.get("ensemble", [checkpoint["model"]])]
+
+
+def chosen_checkpoint(run: Path) -> Path:
+    """best.pt of a single run; of a cross-validated one the last stage's candidate with the best select score."""
+    if (run / "best.pt").exists():
+        return run / "best.pt"
+    files = sorted((run / "aggregate").glob("*.pt"))
+    if not files:
+        raise UserError(f"{run}: nothing to use yet (no best.pt, no aggregate/); go on with  python train.py --resume {run}")
+    loaded = {f: ckpt.load_ours(f) for f in files}
+    return max(files, key=lambda f: (loaded[f]["stage"], loaded[f]["select_miou"], f.name == "best.pt"))
+
+
+def score_models(models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, views: Views = Views()) -> Score:
+    """Score one model or an ensemble, with one confusion matrix a group of the data set."""
+    size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
+    loader = build_loader(dataset, size, train=False, seed=cfg.seed, workers=cfg.train.workers)
+    return evaluate(
+        models, loader, dataset.num_classes, device, ignore_index=dataset.ignore_index,
+        amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups,
+    )  # fmt: skip
+
+
+def limited(dataset, limit: int):
+    """The first n images, for trials; 0: all."""
+    return dataset.subset(range(min(limit, len(dataset)))) if limit else dataset
+
+
+def class_frequency(cfg: Config, dataset) -> dict[str, float]:
+    """Share of each class in the labelled pixels of a data set."""
+    counts = torch.zeros(dataset.num_classes, dtype=torch.int64)
+    for _, target in build_loader(dataset, 1, train=False, seed=cfg.seed, workers=cfg.train.workers):
+        counts += torch.bincount(target[target != dataset.ignore_index].view(-1), minlength=len(counts))
+    return dict(zip(dataset.class_names, (counts.double() / counts.sum().clamp(min=1)).tolist()))
+
+
+def protocol(cfg: Config, dataset, views: Views = Views()) -> dict:
+    """Everything a number depends on beside the weights."""
+    return {
+        "data": cfg.data.name,
+        "split": dataset.split,
+        "images": len(dataset),
+        "size": list(cfg.data.size),
+        "native": cfg.eval.native,
+        "absent": cfg.eval.absent,
+        "scales": list(views.scales),
+        "flip": views.flip,
+        "window": list(views.window) if views.window else None,
+        "data_hash": data_hash(dataset),
+    }

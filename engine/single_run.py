@@ -1,0 +1,48 @@
+"""A run without folds: train on the training split, keep the best epoch on val, score it there.
+
+The epoch is chosen on the images it is scored on, so the result is slightly optimistic; the report says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from data import build_dataset
+from engine import checkpoint as ckpt
+from engine.config import Config
+from engine.evaluate import metrics
+from engine.inference import Views
+from engine.run_folder import Log, say
+from engine.scoring import class_frequency, limited, networks, protocol, score_models
+from engine.train import Job, derive_seed, finished, fit
+
+
+def train_single(cfg: Config, run: Path, device: torch.device) -> dict:
+    """Train (or go on with) a single run; returns and writes results.json."""
+    train = limited(build_dataset(cfg, "train", train=True), cfg.data.limit)
+    val = limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
+    say(f"images: train {len(train)}, val {len(val)}")
+    seed = derive_seed(cfg.seed, "single")
+    job, log = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed), Log(run / "log.jsonl")
+    log.cut(ckpt.load_ours(run / "last.pt")["info"]["log_bytes"] if (run / "last.pt").exists() else 0)
+    if not finished(run):
+        fit(job, log, device)
+    best = ckpt.load_ours(run / "best.pt")
+    models = networks(best, cfg, val.num_classes, device)
+    score = score_models(models, cfg, val, device, Views.of(cfg.eval))
+    results = {
+        "class_names": list(val.class_names),
+        "palette": [list(map(int, c)) for c in val.palette],
+        "protocol": protocol(cfg, val, Views.of(cfg.eval)),
+        "best_epoch": best["epoch"],
+        "select": None,
+        **metrics(score.confusion, val.class_names, cfg.eval.absent),
+        "class_frequency": class_frequency(cfg, limited(build_dataset(cfg, "train", train=False), cfg.data.limit)),
+        "images": score.images,
+        "seconds": ckpt.load_ours(run / "last.pt")["info"]["seconds"],
+    }
+    ckpt.write_json(run / "results.json", results)
+    say(f"best epoch {best['epoch']}: val mIoU {100 * results['miou']:.2f} %")
+    return results

@@ -1,0 +1,289 @@
+"""Training one network: the epoch on one screen, and around it what makes a run resumable and exact.
+
+A run is a function of (config, data, seed, device type, torch version, thread count). Two things make that hold across
+a kill: samples depend on (seed, epoch, index) alone, and everything else that carries over an epoch stands in last.pt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from data.loading import build_loader
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from engine import checkpoint as ckpt
+from engine import config as config_module
+from engine import schedules
+from engine.config import Config, loss_spec
+from engine.errors import UserError
+from engine.evaluate import evaluate
+from engine.inference import Views, amp_dtype, autocast
+from engine.metrics import ConfusionMatrix
+from engine.optim import build_optimizer, set_lr
+from engine.run_folder import Log, say
+from losses import build_loss
+from models import build_model
+
+
+@dataclass
+class Job:
+    """One training: a single run, the common start of a cross-validation, or one fold of one stage."""
+
+    folder: Path  # last.pt and best.pt go here
+    cfg: Config
+    train: object  # datasets (data.dataset.SegmentationDataset)
+    val: object
+    seed: int
+    fold: int | str | None = None  # k, "start", or None for a single run
+    stage: int | None = None
+    init: dict | None = None  # weights to start from; None: by the seed, or model.pretrained
+
+    def title(self) -> str:
+        if self.fold is None:
+            return "run"
+        return "start" if self.fold == "start" else f"stage {self.stage} fold {self.fold}"
+
+
+@dataclass
+class Progress:
+    """What a resume needs beside weights, optimiser, scaler and random states: plain numbers."""
+
+    epoch: int = 0  # epochs done
+    iteration: int = 0  # optimiser steps done
+    best_miou: float = -1.0
+    best_epoch: int = 0
+    waited: int = 0  # validations without a better val_miou
+    finished: bool = False
+    plateau: schedules.Plateau = field(default_factory=schedules.Plateau)
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches: Callable,  # iterator of (images (B,3,H,W) float32, target (B,H,W) int64)
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    lr_at: Callable[[int], float],
+    progress: Progress,
+    confusion: ConfusionMatrix,
+    *,
+    device: torch.device,
+    amp: torch.dtype | None = None,
+    clip_norm: float = 0.0,
+    aux_weight: float = 0.4,
+) -> dict[str, float]:
+    """One pass over the batches; returns mean loss and its terms, weighted by images. Fills `confusion` as it goes."""
+    model.train()
+    sums: dict[str, float] = {}
+    seen = 0
+    for images, target in batches:
+        set_lr(optimizer, lr_at(progress.iteration))
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        target = target.to(device, non_blocking=True)
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, amp):
+            out = model(images)
+        loss = criterion(out["out"], target)
+        parts = {"loss": loss.detach(), **criterion.parts}
+        if "aux" in out:
+            aux = criterion(out["aux"], target)
+            loss, parts["aux"] = loss + aux_weight * aux, aux.detach()
+        parts = {k: float(v) for k, v in parts.items()}
+        if not all(map(math.isfinite, parts.values())):
+            bad = ", ".join(f"{k} = {v}" for k, v in parts.items() if not math.isfinite(v))
+            raise UserError(f"non-finite loss at iteration {progress.iteration}: {bad}")
+        scaler.scale(loss).backward()
+        if clip_norm > 0:
+            scaler.unscale_(optimizer)  # the norm of the true gradients, not of the scaled ones
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        confusion.update(out["out"].detach().argmax(1), target)
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value * len(images)
+        seen += len(images)
+        progress.iteration += 1
+    return {name: value / seen for name, value in sums.items()}
+
+
+def fit(job: Job, log: Log, device: torch.device) -> Progress:
+    """Train a job from its last checkpoint, or from its start, to its end; writes last.pt, best.pt and log rows."""
+    cfg = job.cfg
+    seed_everything(derive_seed(job.seed, "model"))
+    model = initial_model(cfg, job.train, job.init).to(device)
+    if cfg.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    init_hash = ckpt.state_hash(ckpt.cpu_state(model))
+    optimizer = build_optimizer(model, cfg.optim)
+    amp = amp_dtype(cfg.train, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    ignore = job.train.ignore_index
+    criterion = build_loss(loss_spec(cfg.loss), job.train.num_classes, ignore).to(device)
+    loader = build_loader(job.train, cfg.train.batch_size, train=True, seed=job.seed, workers=cfg.train.workers)
+    val_loader = build_loader(job.val, cfg.eval.batch_size, train=False, seed=job.seed, workers=cfg.train.workers)
+    progress = restore(job, model, optimizer, scaler, device) or Progress()
+    seconds = previous_seconds(job)
+    per_epoch, max_iters = len(loader), cfg.train.epochs * len(loader)
+
+    def lr_at(iteration: int) -> float:
+        drops = progress.plateau.drops
+        return cfg.optim.lr * schedules.factor(cfg.schedule, iteration, max_iters, per_epoch, drops)
+
+    while not progress.finished:
+        started = time.perf_counter()
+        loader.batch_sampler.set_epoch(progress.epoch)
+        confusion = ConfusionMatrix(job.train.num_classes, ignore)
+        bar = tqdm(loader, f"{job.title()} epoch {progress.epoch + 1}/{cfg.train.epochs}", leave=False, disable=None)
+        options = dict(device=device, amp=amp, clip_norm=cfg.optim.clip_norm, aux_weight=cfg.loss.aux_weight)
+        lr, first_iteration = lr_at(progress.iteration), progress.iteration
+        try:
+            means = train_one_epoch(model, bar, criterion, optimizer, scaler, lr_at, progress, confusion, **options)
+        except UserError as e:
+            raise UserError(f"{job.title()}, epoch {progress.epoch + 1}: {e}; {batch_names(job, loader, progress.iteration - first_iteration)}") from None
+        trained = time.perf_counter() - started
+        progress.epoch += 1
+        row = {"epoch": progress.epoch, "fold": job.fold, "stage": job.stage, "lr": lr, "train_loss": means.pop("loss")}
+        row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": _none_if_nan(confusion.miou())}
+        row |= {"val_loss": None, "val_miou": None, "val_fw_iou": None}
+        improved, last_epoch = False, progress.epoch == cfg.train.epochs
+        if last_epoch or progress.epoch % cfg.train.validate_every == 0:
+            improved = validate(job, model, val_loader, criterion, device, amp, progress, row)
+        progress.finished = last_epoch or (0 < cfg.train.early_stopping <= progress.waited)
+        elapsed = time.perf_counter() - started
+        seconds += elapsed
+        row |= {"seconds": round(elapsed, 2), "images/s": round(len(loader.batch_sampler.order()) / trained, 1)}
+        log.append(row)
+        say(describe(job, row, improved))
+        info = {"seconds": seconds, "log_bytes": log.size(), "written": time.strftime("%Y-%m-%d %H:%M:%S")}
+        weights = member_checkpoint(job, ckpt.cpu_state(model), init_hash, progress, row["val_miou"], info)
+        if improved or not (job.folder / "best.pt").exists():
+            ckpt.save(weights, job.folder / "best.pt")  # before last.pt: a kill in between repeats the epoch
+        state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "rng": rng_states(device)}
+        ckpt.save({**weights, **state}, job.folder / "last.pt")
+    return progress
+
+
+def validate(job: Job, model, loader: DataLoader, criterion, device, amp, progress: Progress, row: dict) -> bool:
+    """Score the job's validation images into `row`; count plateau and early stopping. Returns True for a new best."""
+    score = evaluate(
+        model, loader, job.val.num_classes, device,
+        ignore_index=job.val.ignore_index, amp=amp, criterion=criterion, views=Views(),
+    )  # fmt: skip
+    miou = score.confusion.miou(job.cfg.eval.absent)
+    row |= {"val_loss": _none_if_nan(score.loss), "val_miou": _none_if_nan(miou)}
+    row["val_fw_iou"] = _none_if_nan(score.confusion.frequency_weighted_iou())
+    progress.plateau.step(score.loss, job.cfg.schedule.patience)
+    if miou > progress.best_miou:
+        progress.best_miou, progress.best_epoch, progress.waited = miou, progress.epoch, 0
+        return True
+    progress.waited += 1
+    return False
+
+
+def initial_model(cfg: Config, dataset, init: dict | None = None) -> nn.Module:
+    """The config's model for a data set's classes: by the seed, from model.pretrained, or with the weights `init`."""
+    model = build_model(cfg.model.name, dataset.num_classes, **cfg.model.options)
+    if init is not None:
+        model.load_state_dict(init)
+    elif cfg.model.pretrained:
+        load_pretrained(model, cfg.model.pretrained, dataset.class_names)
+    return model
+
+
+def load_pretrained(model: nn.Module, path: str, class_names) -> None:
+    """A checkpoint of ours, strictly; of another class set: all but the tensors whose shape depends on the classes."""
+    found = ckpt.load_ours(path)
+    state, own = found["model"], model.state_dict()
+    if list(found["class_names"]) != list(class_names):
+        skipped = [k for k in state if k in own and state[k].shape != own[k].shape]
+        if any("classifier" not in k and "outc" not in k for k in skipped):
+            raise UserError(f"checkpoint {path}: does not fit the model, other shapes in {', '.join(skipped[:3])}")
+        say(f"model.pretrained: other classes, newly initialised: {', '.join(skipped) or 'nothing'}")
+        state = {**state, **{k: own[k] for k in skipped}}
+    ckpt.load_state(model, state, path)
+
+
+def member_checkpoint(job: Job, weights: dict, init_hash: str, progress: Progress, val_miou, info: dict) -> dict:
+    return {
+        "model": weights,
+        "config": config_module.to_dict(job.cfg),
+        "class_names": list(job.train.class_names),
+        "palette": [list(map(int, c)) for c in job.train.palette],
+        "fold": job.fold,
+        "stage": job.stage,
+        "epoch": progress.epoch,
+        "val_miou": val_miou,
+        "best_miou": progress.best_miou,
+        "progress": asdict(progress),
+        "init_hash": init_hash,
+        "info": info,
+    }
+
+
+def restore(job: Job, model, optimizer, scaler, device) -> Progress | None:
+    """Put back the state of the job's last.pt, if there is one."""
+    path = job.folder / "last.pt"
+    if not path.exists():
+        return None
+    saved = ckpt.load_ours(path)
+    ckpt.load_state(model, saved["model"], path)
+    optimizer.load_state_dict(saved["optimizer"])
+    scaler.load_state_dict(saved["scaler"])
+    torch.set_rng_state(saved["rng"]["cpu"])
+    if device.type == "cuda" and "cuda" in saved["rng"]:
+        torch.cuda.set_rng_state(saved["rng"]["cuda"], device)
+    values = dict(saved["progress"])
+    return Progress(**{**values, "plateau": schedules.Plateau(**values["plateau"])})
+
+
+def rng_states(device: torch.device) -> dict:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def finished(folder: Path) -> bool:
+    """Whether a job's last.pt says that its training came to its end."""
+    return (folder / "last.pt").exists() and ckpt.load_ours(folder / "last.pt")["progress"]["finished"]
+
+
+def previous_seconds(job: Job) -> float:
+    path = job.folder / "last.pt"
+    return ckpt.load_ours(path)["info"]["seconds"] if path.exists() else 0.0
+
+
+def derive_seed(seed: int, *what: object) -> int:
+    """A 63-bit seed for one purpose: sha256 of the words, so that neighbouring seeds share nothing."""
+    digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+def batch_names(job: Job, loader: DataLoader, index: int) -> str:
+    batch = list(loader.batch_sampler)[index]
+    return "batch of " + ", ".join(job.train.names[i] for _, i in batch) + "; try a lower optim.lr or optim.clip_norm=1"
+
+
+def describe(job: Job, row: dict, improved: bool) -> str:
+    percent = lambda x: "     -" if x is None else f"{100 * x:6.2f}"  # noqa: E731
+    return (
+        f"{job.title():16s} epoch {row['epoch']:3d}/{job.cfg.train.epochs}  lr {row['lr']:.2e}  "
+        f"loss {row['train_loss']:.4f}  train mIoU {percent(row['train_miou'])}  val mIoU {percent(row['val_miou'])}"
+        f"{' *' if improved else '  '} {row['seconds']:6.1f} s  {row['images/s']:6.1f} images/s"
+    )
+
+
+def _none_if_nan(x: float | None) -> float | None:
+    return None if x is None or x != x else x

@@ -1,0 +1,121 @@
+"""Score a run, a checkpoint, or every way of averaging a run's folds.
+
+    python eval.py --aggregate top3
+    python eval.py --run runs/unet-streets-20261121-120000 --flip --scales 0.75 1.0 1.25 --json scores.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from engine.report import candidates_table, class_table
+
+from data import build_dataset
+from engine import checkpoint as ckpt
+from engine import cli, pictures
+from engine.aggregate import parse_name
+from engine.config import Config, config_from, load_config, to_dict
+from engine.cross_validation import aggregate_stage, finished_stages, open_study
+from engine.errors import UserError
+from engine.evaluate import metrics
+from engine.inference import Views
+from engine.run_folder import lock, newest_run, open_run, resolve_device, say
+from engine.scoring import chosen_checkpoint, limited, networks, protocol, score_models
+
+
+def main(args: argparse.Namespace) -> None:
+    args.run = open_run(args.run) if args.run else None
+    result = score_aggregate(args) if args.aggregate else score_checkpoint_file(args)
+    if args.json:
+        ckpt.write_json(Path(args.json), result)
+        say(f"written: {args.json}")
+
+
+def score_aggregate(args: argparse.Namespace) -> dict:
+    """Score all candidates of the run's last finished stage; the named one gives the top level of the result."""
+    started = time.perf_counter()
+    if args.checkpoint:
+        raise UserError("--aggregate scores the folds of a run; it does not go with --checkpoint")
+    parse_name(args.aggregate, 1)  # an unknown name is told before anything is loaded
+    run = args.run or newest_run(with_folds=True)
+    saved = load_config(run / "config.yaml")
+    cfg = run_config(args, saved)
+    if not cfg.cv.folds:
+        raise UserError(f"{run} has no folds (cv.folds: 0); leave out --aggregate")
+    handle = lock(run)  # noqa: F841  held until the process ends
+    say(f"run: {run}  split: {args.split}")
+    name, k = parse_name(args.aggregate, cfg.cv.folds)
+    if args.aggregate.startswith("top") and name != args.aggregate:
+        say(f"{args.aggregate} clamped to {name}: the run has {cfg.cv.folds} folds")
+    study = open_study(cfg, run, resolve_device(cfg.device), args.split, Views.of(cfg.eval))
+    stages = finished_stages(study)
+    if not stages:
+        raise UserError(f"{run}: no stage is finished yet; go on with  python train.py --resume {run}")
+    results = aggregate_stage(study, stages[-1], extra_top=k, keep=cfg == saved)
+    say(candidates_table(results))
+    name = results["winner"] if name == "all" else name
+    row = next(c for c in results["candidates"] if c["name"] == name)
+    say(f"{name}: {args.split} mIoU {100 * row['miou']:.2f} %")
+    if args.save:
+        file = study.candidate_path(stages[-1], name)
+        pictures.save_dataset(networks(ckpt.load_ours(file), cfg, study.report.num_classes, study.device), cfg, study.report, study.device, args.save)
+    top = ("miou", "pixel_accuracy", "mean_accuracy", "dice", "fw_iou", "per_class", "confusion_matrix")
+    return {
+        "protocol": results["protocol"] | {"run": str(run), "stage": stages[-1], "candidate": name},
+        **{key: row[key] for key in top},
+        "images": results["images"],
+        "seconds": time.perf_counter() - started,
+        "candidates": results["candidates"],
+    }
+
+
+def score_checkpoint_file(args: argparse.Namespace) -> dict:
+    """Score one checkpoint: the given file, or a run's best (of a cross-validated run: its best candidate)."""
+    path = Path(args.checkpoint) if args.checkpoint else chosen_checkpoint(args.run or newest_run())
+    checkpoint = ckpt.load_ours(path)
+    cfg = run_config(args, load_config(args.config) if args.config else config_from(checkpoint["config"]))
+    device = resolve_device(cfg.device)
+    dataset = limited(build_dataset(cfg, args.split, train=False), cfg.data.limit)
+    ckpt.require_classes(checkpoint, dataset.class_names, path)
+    say(f"checkpoint: {path}  split: {args.split}")
+    models, views = networks(checkpoint, cfg, dataset.num_classes, device), Views.of(cfg.eval)
+    score = score_models(models, cfg, dataset, device, views)
+    result = metrics(score.confusion, dataset.class_names, cfg.eval.absent)
+    facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
+    say(class_table(result, facts))
+    if args.save:
+        pictures.save_dataset(models, cfg, dataset, device, args.save)
+    return {"protocol": facts, **result, "images": score.images, "seconds": score.seconds}
+
+
+def run_config(args: argparse.Namespace, cfg: Config) -> Config:
+    """The run's config with what this command changes about how it scores."""
+    changes = cli.overrides(args)
+    changes += [f"eval.scales={args.scales}"] if args.scales else []
+    changes += [f"eval.window={args.window}"] if args.window else []
+    changes += ["eval.flip=true"] if args.flip else []
+    changes += ["eval.native=true"] if args.native else []
+    return config_from(to_dict(cfg), changes)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = cli.parser(__doc__.splitlines()[0], "python eval.py --aggregate top3 --json scores.json")
+    p.add_argument("--run", help="run folder (default: the newest under runs/; with --aggregate the newest with folds)")
+    p.add_argument("--checkpoint", metavar="FILE", help="score this file instead of a run")
+    p.add_argument("--config", metavar="FILE", help="with --checkpoint: the data and protocol to score on")
+    p.add_argument("--aggregate", metavar="NAME", help="best | mean | topK | greedy | weighted | ensemble | all")
+    p.add_argument("--split", choices=("val", "test"), default="val")
+    p.add_argument("--scales", nargs="+", type=float, metavar="S", help="test-time scales, e.g. 0.75 1.0 1.25")
+    p.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    p.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="sliding window in pixels")
+    p.add_argument("--native", action="store_true", help="score at the labels' own size")
+    p.add_argument("--save", metavar="DIR", help="write predictions (label ids, colour, overlay)")
+    p.add_argument("--json", metavar="FILE", help="write the scores")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))

@@ -1,0 +1,84 @@
+"""Train a config: one run, or a cross-validation with averaging.
+
+    python train.py configs/deeplabv3plus_cv.yaml
+    python train.py configs/unet_streets.yaml --set optim.lr=3e-4 --set train.epochs=5
+    python train.py --resume runs/deeplabv3plus-streets-20261121-120000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from data.check import check_pairs
+from engine.report import candidates_table, write_report
+
+from data import build_dataset
+from engine import cli
+from engine import config as config_module
+from engine.config import Config, load_config
+from engine.cross_validation import cross_validate
+from engine.errors import UserError
+from engine.run_folder import lock, make_run, open_run, resolve_device, say
+from engine.single_run import train_single
+
+MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do differently: neither changes a result's meaning
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg, run = prepare(args)
+    for item in args.set:
+        say(f"set {item}")
+    device = resolve_device(cfg.device)
+    for split in ("train", "val"):  # cheap: bad data is told before a run folder exists
+        check_pairs(build_dataset(cfg, split, train=False))
+    if run is None:
+        run = make_run(cfg, cli.command_line())
+    handle = lock(run)  # noqa: F841  held until the process ends
+    say(f"run: {run}  device: {device}  threads: {torch.get_num_threads()}")
+    make_deterministic(cfg)
+    started = time.perf_counter()
+    try:
+        results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
+    if cfg.cv.folds:
+        say(candidates_table(results))
+    say(f"report: {write_report(run)}  ({(time.perf_counter() - started) / 60:.1f} minutes)")
+
+
+def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
+    """The config, and the run to go on with, if any; a resumed run keeps its own config."""
+    if args.name:
+        args.set.append(f"name={args.name}")
+    if not args.resume:
+        if not args.config:
+            raise UserError("give a config, e.g.  python train.py configs/deeplabv3plus_cv.yaml")
+        return load_config(args.config, cli.overrides(args)), None
+    run = open_run(args.resume)
+    saved = load_config(run / "config.yaml")
+    wanted = load_config(args.config or run / "config.yaml", cli.overrides(args))
+    differing = config_module.differences(saved, wanted, but=MAY_CHANGE)
+    if differing:
+        raise UserError(f"--resume {run}: the config differs, start a new run instead: {'; '.join(differing)}")
+    saved.train.workers, saved.device = wanted.train.workers, wanted.device
+    return saved, run
+
+
+def make_deterministic(cfg: Config) -> None:
+    if cfg.train.deterministic == "strict":  # the CPU is deterministic as it is; this is for GPUs
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+if __name__ == "__main__":
+    p = cli.parser(__doc__.splitlines()[0], "python train.py configs/deeplabv3plus_cv.yaml --set optim.lr=3e-4")
+    p.add_argument("config", nargs="?", help="a YAML file under configs/")
+    p.add_argument("--resume", metavar="RUN", help="go on with this run folder from its last checkpoint")
+    p.add_argument("--name", help="name of the run folder (default: the config's name)")
+    sys.exit(cli.run(main, p))
