@@ -1,7 +1,7 @@
 """Score a run, a checkpoint, or every way of averaging a run's folds.
 
-    python eval.py --aggregate top3
-    python eval.py --run runs/unet-streets-20261121-120000 --flip --scales 0.75 1.0 1.25 --json scores.json
+python eval.py --aggregate top3
+python eval.py --run runs/unet-streets-20261121-120000 --flip --scales 0.75 1.0 1.25 --json scores.json
 """
 
 from __future__ import annotations
@@ -61,7 +61,13 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     say(f"{name}: {args.split} mIoU {100 * row['miou']:.2f} %")
     if args.save:
         file = study.candidate_path(stages[-1], name)
-        pictures.save_dataset(networks(ckpt.load_ours(file), cfg, study.report.num_classes, study.device), cfg, study.report, study.device, args.save)
+        pictures.save_dataset(
+            networks(ckpt.load_ours(file), cfg, study.report.num_classes, study.device),
+            cfg,
+            study.report,
+            study.device,
+            args.save,
+        )
     top = ("miou", "pixel_accuracy", "mean_accuracy", "dice", "fw_iou", "per_class", "confusion_matrix")
     return {
         "protocol": results["protocol"] | {"run": str(run), "stage": stages[-1], "candidate": name},

@@ -1,7 +1,7 @@
 """Segment your own images with a trained run or checkpoint.
 
-    python predict.py street.jpg holiday/ --out predictions
-    python predict.py street.jpg --run runs/deeplabv3plus-streets-20261121-120000 --aggregate ensemble --out predictions
+python predict.py street.jpg holiday/ --out predictions
+python predict.py street.jpg --run runs/deeplabv3plus-streets-20261121-120000 --aggregate ensemble --out predictions
 """
 
 from __future__ import annotations

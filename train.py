@@ -1,8 +1,8 @@
 """Train a config: one run, or a cross-validation with averaging.
 
-    python train.py configs/deeplabv3plus_cv.yaml
-    python train.py configs/unet_streets.yaml --set optim.lr=3e-4 --set train.epochs=5
-    python train.py --resume runs/deeplabv3plus-streets-20261121-120000
+python train.py configs/deeplabv3plus_cv.yaml
+python train.py configs/unet_streets.yaml --set optim.lr=3e-4 --set train.epochs=5
+python train.py --resume runs/deeplabv3plus-streets-20261121-120000
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.errors import UserError
 from engine.run_folder import lock, make_run, open_run, resolve_device, say
 from engine.single_run import train_single
 
-MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do differently: neither changes a result's meaning
+MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do differently
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
 """Many trained folds to one network: average their weights, and judge every way of doing so on images none has seen.
 
-Averaging works for networks that share a starting point and stayed in one basin (Izmailov et al., SWA, arXiv 1803.05407;
-Frankle et al., linear mode connectivity, 1912.05671; Wortsman et al., model soups, 2203.05482). So members must carry the
-hash of the same starting weights. The arithmetic is float64 on the CPU; BatchNorm statistics belong to weights that no
-longer exist, and are estimated anew, as SWA does. docs/averaging.md is the lesson.
+Averaging works for networks that share a starting point and stayed in one basin (Izmailov et al., SWA, arXiv
+1803.05407; Frankle et al., linear mode connectivity, 1912.05671; Wortsman et al., model soups, 2203.05482). So members
+must carry the hash of the same starting weights. The arithmetic is float64 on the CPU; BatchNorm statistics belong to
+weights that no longer exist, and are estimated anew, as SWA does. docs/averaging.md is the lesson.
 """
 
 from __future__ import annotations
@@ -126,10 +126,12 @@ def parse_name(name: str, folds: int) -> tuple[str, int | None]:
         return f"top{min(k, folds)}", min(k, folds)
     if name in ("best", "mean", "greedy", "weighted", "ensemble", "all"):
         return name, None
-    raise UserError(f"--aggregate {name}: unknown, valid: best, mean, topK (e.g. top3), greedy, weighted, ensemble, all")
+    raise UserError(f"--aggregate {name}: unknown, valid: best, mean, topK (as top3), greedy, weighted, ensemble, all")
 
 
-def make_candidates(states: Sequence[State], select_mious: Sequence[float], refit, score_select, extra_top: int | None = None):
+def make_candidates(
+    states: Sequence[State], select_mious: Sequence[float], refit, score_select, extra_top: int | None = None
+):
     """All candidates of a stage, in the order of the table.
 
     states, select_mious: by fold. refit(state, members) -> state: re-estimates BatchNorm on images those members

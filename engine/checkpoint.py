@@ -1,7 +1,7 @@
 """Files that survive: written whole or not at all, read without running anything.
 
-A checkpoint is one flat dict of plain types and tensors, loaded with `weights_only=True`. Everything that two equal runs
-must share bit for bit (weights, optimiser, schedule, counters, metrics, random states) stands at the top; what may
+A checkpoint is one flat dict of plain types and tensors, loaded with `weights_only=True`. Everything that two equal
+runs must share bit for bit (weights, optimiser, schedule, counters, metrics, random states) stands at the top; what may
 differ between them (seconds, the length of the log, the path) stands under "info".
 """
 
@@ -19,7 +19,7 @@ from engine.errors import UserError
 
 
 def write_atomically(path: Path, write) -> None:
-    """Call write(file) on a temporary neighbour, flush it to the disk and rename: a killed process leaves the old file."""
+    """Call write(file) on a temporary neighbour, flush it to the disk, rename: a killed process leaves the old file."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -57,7 +57,7 @@ def load(path: str | Path) -> dict:
     except Exception as e:  # torch raises half a dozen types here; all mean: not readable as plain data
         text = str(e)
         if "weights_only" in text.lower() or "Unsupported" in text:
-            raise UserError(f"checkpoint {path}: refused, it holds Python objects beside tensors and plain values") from None
+            raise UserError(f"checkpoint {path}: refused, it holds Python objects, not only tensors") from None
         raise UserError(f"checkpoint {path}: cannot be read, truncated or not a checkpoint") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"checkpoint {path}: expected a dictionary, got {type(checkpoint).__name__}")

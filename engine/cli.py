@@ -17,7 +17,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a config key; repeatable")
+    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a key; repeatable")
     p.add_argument("--device", metavar="DEVICE", help="auto | cpu | cuda | cuda:N | mps (default: the config's)")
     return p
 

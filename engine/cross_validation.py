@@ -164,7 +164,7 @@ def start_weights(study: Study, log: Log) -> aggregate.State | None:
     """The weights all members of stage 0 start from; None: each fold draws its own (cv.start=none)."""
     cfg = study.cfg
     if cfg.cv.start == "none":
-        warn("cv.start=none: the members share no training; their weights lie in unrelated basins and cannot be averaged")
+        warn("cv.start=none: the members share no training; the average of their weights is expected to collapse")
         return None
     if cfg.cv.start == "pretrained":
         torch.manual_seed(derive_seed(cfg.seed, "start"))  # a newly initialised classifier is the same for all folds
@@ -252,7 +252,9 @@ def refit(study: Study, state: aggregate.State, members: Sequence[int]) -> aggre
     """The average with BatchNorm statistics of its own."""
     model = study.model(state)
     dataset = study.train.subset(batchnorm_images(study, members))
-    loader = build_loader(dataset, batchnorm_batch(study), train=False, seed=study.cfg.seed, workers=study.cfg.train.workers)
+    loader = build_loader(
+        dataset, batchnorm_batch(study), train=False, seed=study.cfg.seed, workers=study.cfg.train.workers
+    )
     aggregate.reestimate_batchnorm(model, loader, study.device)
     return ckpt.cpu_state(model)
 
@@ -318,7 +320,9 @@ def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Sc
     groups = list(baseline.groups)
     difference = None
     if candidate.name != "best" and len(groups) > 1:
-        difference = bootstrap_difference(*[[s.groups[g] for g in groups] for s in (baseline, report)], seed=study.cfg.seed)
+        difference = bootstrap_difference(
+            *[[s.groups[g] for g in groups] for s in (baseline, report)], seed=study.cfg.seed
+        )
     labels = [x for x in labels if x != "unconnected" or candidate.raw is not None]  # only averages need a connection
     return row | {"bootstrap": difference, "labels": labels, "notes": candidate.notes}
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from engine.inference import Views, autocast, predict_scores, resize
+from engine.inference import WHOLE, Views, autocast, predict_scores, resize
 from engine.metrics import ConfusionMatrix
 
 
@@ -34,7 +34,7 @@ def evaluate(
     *,
     ignore_index: int = 255,
     amp: torch.dtype | None = None,
-    views: Views = Views(),
+    views: Views = WHOLE,
     criterion: nn.Module | None = None,
     groups: Sequence[str] | None = None,
 ) -> Score:

@@ -27,14 +27,17 @@ class Views:
         return Views(tuple(cfg.scales), cfg.flip, tuple(cfg.window) or None)
 
 
+WHOLE = Views()  # one look at the whole image
+
+
 @torch.inference_mode()
-def predict_scores(models: Sequence[nn.Module], images: Tensor, views: Views = Views()) -> Tensor:
+def predict_scores(models: Sequence[nn.Module], images: Tensor, views: Views = WHOLE) -> Tensor:
     """Scores (B, C, H, W) float32 for images (B, 3, H, W), whose argmax is the prediction.
 
     One model and one view: its logits. Otherwise the mean of softmax probabilities over models and views, each view
     brought back to H x W (bilinear, align_corners=False) before averaging. Models must be in eval mode.
     """
-    if len(models) == 1 and views == Views():
+    if len(models) == 1 and views == WHOLE:
         return models[0](images)["out"].float()
     total = None
     for model in models:

@@ -19,7 +19,9 @@ from engine.run_folder import say
 
 def predict_image(models: Sequence[nn.Module], image: Image.Image, cfg: Config, device, views: Views) -> np.ndarray:
     """Class indices (H, W) uint8 at the image's own size: the network sees cfg.data.size, scores are resized back."""
-    tensor = normalise(image.resize(tuple(cfg.data.size[::-1]), Image.Resampling.BILINEAR))[None]  # PIL sizes are (W, H)
+    tensor = normalise(image.resize(tuple(cfg.data.size[::-1]), Image.Resampling.BILINEAR))[
+        None
+    ]  # PIL sizes are (W, H)
     with torch.inference_mode(), autocast(device, amp_dtype(cfg.train, device)):
         scores = predict_scores(models, tensor.to(device, memory_format=torch.channels_last), views)
     return resize(scores, (image.height, image.width)).argmax(1)[0].to(torch.uint8).cpu().numpy()
@@ -48,12 +50,16 @@ def save_dataset(models: Sequence[nn.Module], cfg: Config, dataset, device, fold
     say(f"written: {3 * len(dataset)} pictures in {folder}")
 
 
-def sample_predictions(models, cfg: Config, dataset, device, count: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def sample_predictions(
+    models, cfg: Config, dataset, device, count: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(image, target, prediction) of `count` images spread over a data set, at network size, for the report's page."""
     views, rows = Views.of(cfg.eval), []
     for i in [round(k * (len(dataset) - 1) / max(count - 1, 1)) for k in range(min(count, len(dataset)))]:
         tensor, target = dataset[i]
-        image = read_image(dataset.records[i].image).resize((target.shape[1], target.shape[0]), Image.Resampling.BILINEAR)
+        image = read_image(dataset.records[i].image).resize(
+            (target.shape[1], target.shape[0]), Image.Resampling.BILINEAR
+        )
         with torch.inference_mode(), autocast(device, amp_dtype(cfg.train, device)):
             scores = predict_scores(models, tensor[None].to(device, memory_format=torch.channels_last), views)
         pred = resize(scores, target.shape).argmax(1)[0].to(torch.uint8).cpu().numpy()

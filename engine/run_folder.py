@@ -114,10 +114,13 @@ def environment(cfg: Config, command: str) -> dict:
 
 def git_commit() -> str | None:
     """The commit of this code, with a + if it was changed since; None outside a checkout."""
+
+    def git(*words: str) -> str:
+        found = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, timeout=10, check=True)
+        return found.stdout.decode().strip()
+
     try:
-        here = Path(__file__).parent
-        call = lambda *a: subprocess.run(["git", *a], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: E731
-        return call("rev-parse", "--short", "HEAD").strip() + ("+" if call("status", "--porcelain", "-uno").strip() else "")
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -125,13 +128,15 @@ def git_commit() -> str | None:
 def resolve_device(name: str) -> torch.device:
     """auto | cpu | cuda | cuda:N | mps -> a device that is there, or UserError."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device '{name}': valid: auto, cpu, cuda, cuda:N, mps") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices; try --device auto")
+        count = torch.cuda.device_count()
+        raise UserError(f"device {name} is not there: torch sees {count} CUDA devices; try --device auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device mps is not there; try --device auto")
     if device.type not in ("cpu", "cuda", "mps"):

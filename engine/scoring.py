@@ -14,7 +14,7 @@ from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.errors import UserError
 from engine.evaluate import Score, evaluate
-from engine.inference import Views, amp_dtype
+from engine.inference import WHOLE, Views, amp_dtype
 from models import build_model
 
 
@@ -37,12 +37,14 @@ def chosen_checkpoint(run: Path) -> Path:
         return run / "best.pt"
     files = sorted((run / "aggregate").glob("*.pt"))
     if not files:
-        raise UserError(f"{run}: nothing to use yet (no best.pt, no aggregate/); go on with  python train.py --resume {run}")
+        raise UserError(f"{run}: nothing to use yet (no best.pt, no aggregate/); python train.py --resume {run}")
     loaded = {f: ckpt.load_ours(f) for f in files}
     return max(files, key=lambda f: (loaded[f]["stage"], loaded[f]["select_miou"], f.name == "best.pt"))
 
 
-def score_models(models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, views: Views = Views()) -> Score:
+def score_models(
+    models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, views: Views = WHOLE
+) -> Score:
     """Score one model or an ensemble, with one confusion matrix a group of the data set."""
     size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
     loader = build_loader(dataset, size, train=False, seed=cfg.seed, workers=cfg.train.workers)
@@ -65,7 +67,7 @@ def class_frequency(cfg: Config, dataset) -> dict[str, float]:
     return dict(zip(dataset.class_names, (counts.double() / counts.sum().clamp(min=1)).tolist()))
 
 
-def protocol(cfg: Config, dataset, views: Views = Views()) -> dict:
+def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
     """Everything a number depends on beside the weights."""
     return {
         "data": cfg.data.name,

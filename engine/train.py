@@ -147,7 +147,9 @@ def fit(job: Job, log: Log, device: torch.device) -> Progress:
         try:
             means = train_one_epoch(model, bar, criterion, optimizer, scaler, lr_at, progress, confusion, **options)
         except UserError as e:
-            raise UserError(f"{job.title()}, epoch {progress.epoch + 1}: {e}; {batch_names(job, loader, progress.iteration - first_iteration)}") from None
+            raise UserError(
+                f"{job.title()}, epoch {progress.epoch + 1}: {e}; {batch_names(job, loader, progress.iteration - first_iteration)}"
+            ) from None
         trained = time.perf_counter() - started
         progress.epoch += 1
         row = {"epoch": progress.epoch, "fold": job.fold, "stage": job.stage, "lr": lr, "train_loss": means.pop("loss")}

@@ -1,0 +1,32 @@
+# make quickstart   set up, train and average the small cross-validation on the drawn city (minutes on a CPU)
+# make test         set up and run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/.run
+	$(BIN)/python train.py configs/deeplabv3plus_cv.yaml
+	$(BIN)/python eval.py --aggregate top3
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt requirements-extra.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-extra.txt
+	touch $@
+
+$(VENV)/.dev: requirements.txt requirements-extra.txt requirements-dev.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	touch $@ $(VENV)/.run
+
+clean:
+	rm -rf $(VENV)
