@@ -7,6 +7,7 @@ differ between them (seconds, the length of the log, the path) stands under "inf
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,11 +31,13 @@ def write_atomically(path: Path, write) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as e:  # torch.save reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         reason = getattr(e, "strerror", None) or str(e).splitlines()[0]
         raise UserError(f"cannot write {path}: {reason}") from e
     except BaseException:  # Ctrl-C in the middle of a write
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 

@@ -25,7 +25,7 @@ from engine import schedules
 from engine.config import Config, loss_spec
 from engine.errors import UserError
 from engine.evaluate import evaluate
-from engine.inference import Views, amp_dtype, autocast
+from engine.inference import amp_dtype, autocast
 from engine.metrics import ConfusionMatrix
 from engine.optim import build_optimizer, set_lr
 from engine.run_folder import Log, say
@@ -65,6 +65,10 @@ class Progress:
     plateau: schedules.Plateau = field(default_factory=schedules.Plateau)
 
 
+class NonFiniteLoss(ArithmeticError):
+    """A loss term became inf or nan; the message names it."""
+
+
 def train_one_epoch(
     model: nn.Module,
     batches: Callable,  # iterator of (images (B,3,H,W) float32, target (B,H,W) int64)
@@ -99,7 +103,7 @@ def train_one_epoch(
         parts = {k: float(v) for k, v in parts.items()}
         if not all(map(math.isfinite, parts.values())):
             bad = ", ".join(f"{k} = {v}" for k, v in parts.items() if not math.isfinite(v))
-            raise UserError(f"non-finite loss at iteration {progress.iteration}: {bad}")
+            raise NonFiniteLoss(f"non-finite loss ({bad}) at iteration {progress.iteration}")
         scaler.scale(loss).backward()
         if clip_norm > 0:
             scaler.unscale_(optimizer)  # the norm of the true gradients, not of the scaled ones
@@ -114,70 +118,99 @@ def train_one_epoch(
     return {name: value / seen for name, value in sums.items()}
 
 
-def fit(job: Job, log: Log, device: torch.device) -> Progress:
-    """Train a job from its last checkpoint, or from its start, to its end; writes last.pt, best.pt and log rows."""
-    cfg = job.cfg
-    seed_everything(derive_seed(job.seed, "model"))
-    model = initial_model(cfg, job.train, job.init).to(device)
+@dataclass
+class Parts:
+    """What a job trains with, built anew by every process from the config; `restore` fills in what was learnt."""
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loader: DataLoader
+    val_loader: DataLoader
+    device: torch.device
+    amp: torch.dtype | None
+    init_hash: str  # of the weights before the first step
+
+
+def build_parts(job: Job, device: torch.device) -> Parts:
+    cfg, data = job.cfg, job.train
+    torch.manual_seed(derive_seed(job.seed, "model"))
+    model = initial_model(cfg, data, job.init).to(device)
     if cfg.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    init_hash = ckpt.state_hash(ckpt.cpu_state(model))
-    optimizer = build_optimizer(model, cfg.optim)
     amp = amp_dtype(cfg.train, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
-    ignore = job.train.ignore_index
-    criterion = build_loss(loss_spec(cfg.loss), job.train.num_classes, ignore).to(device)
-    loader = build_loader(job.train, cfg.train.batch_size, train=True, seed=job.seed, workers=cfg.train.workers)
-    val_loader = build_loader(job.val, cfg.eval.batch_size, train=False, seed=job.seed, workers=cfg.train.workers)
-    progress = restore(job, model, optimizer, scaler, device) or Progress()
-    seconds = previous_seconds(job)
-    per_epoch, max_iters = len(loader), cfg.train.epochs * len(loader)
+    val_size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
+    return Parts(
+        model=model,
+        criterion=build_loss(loss_spec(cfg.loss), data.num_classes, data.ignore_index).to(device),
+        optimizer=build_optimizer(model, cfg.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
+        loader=build_loader(data, cfg.train.batch_size, train=True, seed=job.seed, workers=cfg.train.workers),
+        val_loader=build_loader(job.val, val_size, train=False, seed=job.seed, workers=cfg.train.workers),
+        device=device,
+        amp=amp,
+        init_hash=ckpt.state_hash(ckpt.cpu_state(model)),
+    )
 
-    def lr_at(iteration: int) -> float:
-        drops = progress.plateau.drops
-        return cfg.optim.lr * schedules.factor(cfg.schedule, iteration, max_iters, per_epoch, drops)
 
+def fit(job: Job, log: Log, device: torch.device) -> Progress:
+    """Train a job from its last checkpoint, or from its start, to its end; writes last.pt, best.pt and log rows."""
+    parts, train = build_parts(job, device), job.cfg.train
+    progress, seconds = restore(job, parts)
     while not progress.finished:
         started = time.perf_counter()
-        loader.batch_sampler.set_epoch(progress.epoch)
-        confusion = ConfusionMatrix(job.train.num_classes, ignore)
-        bar = tqdm(loader, f"{job.title()} epoch {progress.epoch + 1}/{cfg.train.epochs}", leave=False, disable=None)
-        options = dict(device=device, amp=amp, clip_norm=cfg.optim.clip_norm, aux_weight=cfg.loss.aux_weight)
-        lr, first_iteration = lr_at(progress.iteration), progress.iteration
-        try:
-            means = train_one_epoch(model, bar, criterion, optimizer, scaler, lr_at, progress, confusion, **options)
-        except UserError as e:
-            raise UserError(
-                f"{job.title()}, epoch {progress.epoch + 1}: {e}; {batch_names(job, loader, progress.iteration - first_iteration)}"
-            ) from None
-        trained = time.perf_counter() - started
-        progress.epoch += 1
-        row = {"epoch": progress.epoch, "fold": job.fold, "stage": job.stage, "lr": lr, "train_loss": means.pop("loss")}
-        row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": _none_if_nan(confusion.miou())}
-        row |= {"val_loss": None, "val_miou": None, "val_fw_iou": None}
-        improved, last_epoch = False, progress.epoch == cfg.train.epochs
-        if last_epoch or progress.epoch % cfg.train.validate_every == 0:
-            improved = validate(job, model, val_loader, criterion, device, amp, progress, row)
-        progress.finished = last_epoch or (0 < cfg.train.early_stopping <= progress.waited)
-        elapsed = time.perf_counter() - started
-        seconds += elapsed
-        row |= {"seconds": round(elapsed, 2), "images/s": round(len(loader.batch_sampler.order()) / trained, 1)}
+        row, improved = epoch_of(job, parts, progress), False
+        if progress.epoch == train.epochs or progress.epoch % train.validate_every == 0:
+            improved = validate(job, parts, progress, row)
+        progress.finished = progress.epoch >= train.epochs or 0 < train.early_stopping <= progress.waited
+        row["seconds"] = round(time.perf_counter() - started, 2)
+        seconds += row["seconds"]
         log.append(row)
         say(describe(job, row, improved))
         info = {"seconds": seconds, "log_bytes": log.size(), "written": time.strftime("%Y-%m-%d %H:%M:%S")}
-        weights = member_checkpoint(job, ckpt.cpu_state(model), init_hash, progress, row["val_miou"], info)
+        weights = member_checkpoint(job, parts, progress, row["val_miou"], info)
         if improved or not (job.folder / "best.pt").exists():
             ckpt.save(weights, job.folder / "best.pt")  # before last.pt: a kill in between repeats the epoch
-        state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "rng": rng_states(device)}
-        ckpt.save({**weights, **state}, job.folder / "last.pt")
+        state = {"optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict()}
+        ckpt.save({**weights, **state, "rng": rng_states(device)}, job.folder / "last.pt")
     return progress
 
 
-def validate(job: Job, model, loader: DataLoader, criterion, device, amp, progress: Progress, row: dict) -> bool:
+def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
+    """Train the next epoch; returns its log row, validation not yet filled in."""
+    cfg, started, first = job.cfg, time.perf_counter(), progress.iteration
+    sampler, per_epoch = parts.loader.batch_sampler, len(parts.loader)
+    sampler.set_epoch(progress.epoch)
+    confusion = ConfusionMatrix(job.train.num_classes, job.train.ignore_index)
+
+    def lr_at(iteration: int) -> float:
+        max_iters, drops = cfg.train.epochs * per_epoch, progress.plateau.drops
+        return cfg.optim.lr * schedules.factor(cfg.schedule, iteration, max_iters, per_epoch, drops)
+
+    row = {"epoch": progress.epoch + 1, "fold": job.fold, "stage": job.stage, "lr": lr_at(first)}
+    bar = tqdm(parts.loader, f"{job.title()} epoch {row['epoch']}/{cfg.train.epochs}", leave=False, disable=None)
+    try:
+        means = train_one_epoch(
+            parts.model, bar, parts.criterion, parts.optimizer, parts.scaler, lr_at, progress, confusion,
+            device=parts.device, amp=parts.amp, clip_norm=cfg.optim.clip_norm, aux_weight=cfg.loss.aux_weight,
+        )  # fmt: skip
+    except NonFiniteLoss as e:
+        names = ", ".join(job.train.names[i] for _, i in list(sampler)[progress.iteration - first])
+        advice = "try a lower optim.lr or optim.clip_norm=1"
+        raise UserError(f"{job.title()}, epoch {row['epoch']}: {e} in the batch of {names}; {advice}") from None
+    progress.epoch += 1
+    row["train_loss"] = means.pop("loss")
+    row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": _none_if_nan(confusion.miou())}
+    rate = sum(len(batch) for batch in sampler) / (time.perf_counter() - started)
+    return row | {"val_loss": None, "val_miou": None, "val_fw_iou": None, "seconds": None, "images/s": round(rate, 1)}
+
+
+def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
     """Score the job's validation images into `row`; count plateau and early stopping. Returns True for a new best."""
     score = evaluate(
-        model, loader, job.val.num_classes, device,
-        ignore_index=job.val.ignore_index, amp=amp, criterion=criterion, views=Views(),
+        parts.model, parts.val_loader, job.val.num_classes, parts.device,
+        ignore_index=job.val.ignore_index, amp=parts.amp, criterion=parts.criterion,
     )  # fmt: skip
     miou = score.confusion.miou(job.cfg.eval.absent)
     row |= {"val_loss": _none_if_nan(score.loss), "val_miou": _none_if_nan(miou)}
@@ -213,9 +246,10 @@ def load_pretrained(model: nn.Module, path: str, class_names) -> None:
     ckpt.load_state(model, state, path)
 
 
-def member_checkpoint(job: Job, weights: dict, init_hash: str, progress: Progress, val_miou, info: dict) -> dict:
+def member_checkpoint(job: Job, parts: Parts, progress: Progress, val_miou: float | None, info: dict) -> dict:
+    """What best.pt holds, and last.pt too: enough to rebuild, average or judge the network."""
     return {
-        "model": weights,
+        "model": ckpt.cpu_state(parts.model),
         "config": config_module.to_dict(job.cfg),
         "class_names": list(job.train.class_names),
         "palette": [list(map(int, c)) for c in job.train.palette],
@@ -225,25 +259,27 @@ def member_checkpoint(job: Job, weights: dict, init_hash: str, progress: Progres
         "val_miou": val_miou,
         "best_miou": progress.best_miou,
         "progress": asdict(progress),
-        "init_hash": init_hash,
+        "init_hash": parts.init_hash,
         "info": info,
     }
 
 
-def restore(job: Job, model, optimizer, scaler, device) -> Progress | None:
-    """Put back the state of the job's last.pt, if there is one."""
+def restore(job: Job, parts: Parts) -> tuple[Progress, float]:
+    """Put back the state of the job's last.pt, if there is one; returns progress and the seconds trained so far."""
     path = job.folder / "last.pt"
     if not path.exists():
-        return None
+        return Progress(), 0.0
     saved = ckpt.load_ours(path)
-    ckpt.load_state(model, saved["model"], path)
-    optimizer.load_state_dict(saved["optimizer"])
-    scaler.load_state_dict(saved["scaler"])
+    if saved["init_hash"] != parts.init_hash:
+        raise UserError(f"checkpoint {path}: trained from other starting weights than this run's")
+    ckpt.load_state(parts.model, saved["model"], path)
+    parts.optimizer.load_state_dict(saved["optimizer"])
+    parts.scaler.load_state_dict(saved["scaler"])
     torch.set_rng_state(saved["rng"]["cpu"])
-    if device.type == "cuda" and "cuda" in saved["rng"]:
-        torch.cuda.set_rng_state(saved["rng"]["cuda"], device)
-    values = dict(saved["progress"])
-    return Progress(**{**values, "plateau": schedules.Plateau(**values["plateau"])})
+    if parts.device.type == "cuda" and "cuda" in saved["rng"]:
+        torch.cuda.set_rng_state(saved["rng"]["cuda"], parts.device)
+    values = saved["progress"]
+    return Progress(**{**values, "plateau": schedules.Plateau(**values["plateau"])}), saved["info"]["seconds"]
 
 
 def rng_states(device: torch.device) -> dict:
@@ -258,24 +294,10 @@ def finished(folder: Path) -> bool:
     return (folder / "last.pt").exists() and ckpt.load_ours(folder / "last.pt")["progress"]["finished"]
 
 
-def previous_seconds(job: Job) -> float:
-    path = job.folder / "last.pt"
-    return ckpt.load_ours(path)["info"]["seconds"] if path.exists() else 0.0
-
-
 def derive_seed(seed: int, *what: object) -> int:
     """A 63-bit seed for one purpose: sha256 of the words, so that neighbouring seeds share nothing."""
     digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
-
-
-def batch_names(job: Job, loader: DataLoader, index: int) -> str:
-    batch = list(loader.batch_sampler)[index]
-    return "batch of " + ", ".join(job.train.names[i] for _, i in batch) + "; try a lower optim.lr or optim.clip_norm=1"
 
 
 def describe(job: Job, row: dict, improved: bool) -> str:
