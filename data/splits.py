@@ -1,0 +1,187 @@
+"""Who trains, who ranks: roles and folds, drawn once, by whole groups, and written down.
+
+Roles (`start`, `fold`, `select`) keep three uses of the training images apart: the common starting weights of all
+folds, the folds themselves, and the ranking of folds and averages. What is alike (a city, a stretch of video) is one
+group and lies on one side only: otherwise a score measures memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from data.dataset import SegmentationDataset, mix_seed
+from engine.errors import UserError
+
+ROLES = ("start", "fold", "select")
+Fold = dict  # {"train": [...], "val": [...]}
+
+
+def _largest_first(groups: Sequence[str], seed: int, purpose: str) -> list[tuple[str, int]]:
+    """(group, images) from large to small, equal sizes in an order drawn from the seed.
+
+    Largest first, each to whoever lacks most, is the classic greedy for even shares: the small ones fill the gaps.
+    """
+    counts = sorted(Counter(groups).items())
+    generator = torch.Generator().manual_seed(mix_seed(seed, purpose))
+    shuffled = [counts[i] for i in torch.randperm(len(counts), generator=generator).tolist()]
+    return sorted(shuffled, key=lambda item: -item[1])
+
+
+def assign_roles(
+    groups: Sequence[str], seed: int, start_share: float, select_share: float, folds: int
+) -> dict[str, list[int]]:
+    """Image indices by role; shares are fractions of the images, met as closely as whole groups allow.
+
+    Every role with a share gets at least one group and `fold` at least `folds`. Raises: UserError with too few groups.
+    """
+    if min(start_share, select_share) < 0 or start_share + select_share >= 1:
+        raise UserError(
+            f"cv.start_share {start_share:g} and cv.select_share {select_share:g}: each at least 0, together below 1"
+        )
+    lack = {"start": start_share, "fold": 1 - start_share - select_share, "select": select_share}
+    lack = {role: share * len(groups) for role, share in lack.items()}
+    owed = {"start": int(start_share > 0), "fold": max(folds, 1), "select": int(select_share > 0)}
+    waiting = _largest_first(groups, seed, "roles")
+    if len(waiting) < sum(owed.values()):
+        raise _too_few(len(waiting), f"{sum(owed.values())} are needed ({folds} folds and the roles start and select)")
+    role_of: dict[str, str] = {}
+    for done, (group, images) in enumerate(waiting):
+        open_roles = [role for role in ROLES if owed[role] or lack[role] > 0] or ["fold"]
+        if len(waiting) - done <= sum(owed.values()):  # from here on every group is somebody's minimum
+            open_roles = [role for role in ROLES if owed[role]]
+        role = max(open_roles, key=lambda r: lack[r])
+        role_of[group] = role
+        lack[role] -= images
+        owed[role] = max(0, owed[role] - 1)
+    return {role: [i for i, group in enumerate(groups) if role_of[group] == role] for role in ROLES}
+
+
+def make_folds(indices: Sequence[int], groups: Sequence[str], k: int, seed: int) -> list[Fold]:
+    """k folds {"train", "val"} of image indices: val parts disjoint, together all of `indices`, groups whole, sizes
+    as even as groups allow. `groups`: of every image of the data set, so `groups[i]` belongs to index i.
+
+    Raises: UserError for more folds than groups.
+    """
+    if k < 2:
+        raise UserError(f"cv.folds: expected at least 2, got {k} (0 means a single run)")
+    waiting = _largest_first([groups[i] for i in indices], seed, "folds")
+    if len(waiting) < k:
+        raise _too_few(len(waiting), f"cv.folds is {k}")
+    fold_of: dict[str, int] = {}
+    filled = [0] * k
+    for group, images in waiting:
+        fold = min(range(k), key=lambda f: filled[f])
+        fold_of[group] = fold
+        filled[fold] += images
+    parts = [sorted(i for i in indices if fold_of[groups[i]] == f) for f in range(k)]
+    return _folds_of(parts)
+
+
+def _folds_of(parts: list[list]) -> list[Fold]:
+    """Each part is one fold's val; the others are its train."""
+    return [
+        {"train": sorted(i for other in parts[:f] + parts[f + 1 :] for i in other), "val": part}
+        for f, part in enumerate(parts)
+    ]
+
+
+def _too_few(groups: int, need: str) -> UserError:
+    return UserError(
+        f"only {groups} groups of images (cities, sequences, blocks), but {need}: lower cv.folds, or set "
+        f"cv.group: none to split image by image"
+    )
+
+
+def limit(indices: Sequence[int], n: int) -> list[int]:
+    """The first n (0: all): `data.limit`, for trials."""
+    return list(indices[:n]) if n else list(indices)
+
+
+@dataclass
+class Splits:
+    """Roles and folds by image *name*, as splits.json keeps them: readable, and independent of the machine."""
+
+    dataset: str
+    seed: int
+    group: str  # cv.group
+    roles: dict[str, list[str]]
+    folds: list[dict[str, list[str]]]
+    names: list[str]  # every image of the split, also those that `data.limit` left out
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Written to a temporary name and renamed: a killed run leaves a whole file or none."""
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps({**asdict(self), "hash": self.hash}, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Splits:
+        """Raises: UserError if the file is missing, damaged or was edited."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            saved = content.pop("hash")
+            splits = cls(**content)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            raise UserError(f"{path}: not a splits file: {str(exc).splitlines()[0]}") from None
+        if splits.hash != saved:
+            raise UserError(f"{path}: its contents do not match its hash: it was edited or damaged")
+        return splits
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises: UserError that names the first image which is gone from, or new in, the data set."""
+        missing, new = sorted(set(self.names) - set(names)), sorted(set(names) - set(self.names))
+        if missing or new:
+            what = f"'{missing[0]}' is missing" if missing else f"'{new[0]}' is new"
+            raise UserError(
+                f"{self.dataset} has changed since the splits were drawn: {what} "
+                f"({len(missing)} missing, {len(new)} new); restore the data or start a new run"
+            )
+
+    def indices(self, names: Sequence[str]) -> tuple[dict[str, list[int]], list[dict[str, list[int]]]]:
+        """(roles, folds) as positions in `names`, the data set's own list. Raises: UserError as `check`."""
+        self.check(names)
+        at = {name: i for i, name in enumerate(names)}
+        roles = {role: [at[n] for n in members] for role, members in self.roles.items()}
+        return roles, [{part: [at[n] for n in members] for part, members in fold.items()} for fold in self.folds]
+
+
+def make_splits(
+    dataset: SegmentationDataset,
+    seed: int,
+    folds: int,
+    start_share: float,
+    select_share: float,
+    group: str = "auto",
+    limit_to: int = 0,
+) -> Splits:
+    """Draw roles and folds of a training split. `group` auto: the data set's groups; none: every image on its own.
+
+    folds 0 (a single run): one role `train` with everything. `limit_to` (data.limit): the first n images of each role
+    and of each fold's val part; a fold then trains on the others' parts.
+    """
+    names = dataset.names
+    if folds == 0:
+        roles, parts = {"train": limit(range(len(names)), limit_to)}, []
+    else:
+        groups = dataset.groups if group == "auto" else names
+        roles = assign_roles(groups, seed, start_share, select_share, folds)
+        parts = [limit(f["val"], limit_to) for f in make_folds(roles["fold"], groups, folds, seed)]
+        roles = {role: limit(members, limit_to) for role, members in roles.items()}
+        roles["fold"] = sorted(i for part in parts for i in part)
+    named = {role: [names[i] for i in members] for role, members in roles.items()}
+    named_folds = [{part: [names[i] for i in members] for part, members in f.items()} for f in _folds_of(parts)]
+    return Splits(dataset.name, seed, group, named, named_folds, names)
