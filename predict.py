@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from data.dataset import IMAGE_SUFFIXES, read_image
 from tqdm import tqdm
 
+from data.files import SUFFIXES, read_image
 from engine import checkpoint as ckpt
 from engine import cli
 from engine.aggregate import parse_name
@@ -59,7 +59,7 @@ def find_images(inputs: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in map(Path, inputs):
         if entry.is_dir():
-            below = sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            below = sorted(p for p in entry.rglob("*") if p.suffix.lower() in SUFFIXES)
             pairs = [(str(p.relative_to(entry).with_suffix("")), p) for p in below]
         elif entry.is_file():
             pairs = [(entry.stem, entry)]
@@ -70,7 +70,7 @@ def find_images(inputs: list[str]) -> dict[str, Path]:
                 raise UserError(f"{found[name]} and {path} would both be written as {name}; run them apart")
             found[name] = path
     if not found:
-        raise UserError(f"no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {', '.join(inputs)}")
+        raise UserError(f"no images ({', '.join(sorted(SUFFIXES))}) in {', '.join(inputs)}")
     return found
 
 

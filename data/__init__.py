@@ -56,4 +56,4 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
     records, labels = DATASETS[cfg.data.name](cfg.data, split)
     labels = labels.with_label_map(cfg.data.label_map)
     name = f"{cfg.data.name} {split}"
-    return SegmentationDataset(records, labels, transform, cfg.seed, cache=cfg.data.cache, name=name)
+    return SegmentationDataset(records, labels, transform, cfg.seed, cache=cfg.data.cache, name=name, split=split)

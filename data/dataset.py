@@ -63,6 +63,7 @@ class SegmentationDataset(Dataset):
         seed: int = 0,
         cache: bool = False,
         name: str = "dataset",
+        split: str = "train",
     ):
         if not records:
             raise UserError(f"{name}: the split is empty")
@@ -71,6 +72,7 @@ class SegmentationDataset(Dataset):
         self.transform = transform or build_transform("none", None)
         self.seed = seed
         self.name = name  # for messages: 'camvid train'
+        self.split = split
         self.indices = list(range(len(self.all_records)))  # of the samples here, in the whole split
         self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None  # shared by subsets
 
@@ -128,12 +130,15 @@ class SegmentationDataset(Dataset):
         """(H, W) of image `i` on disk, without decoding it."""
         return image_size(self.all_records[self.indices[i]].image)
 
-    def subset(self, indices: Sequence[int], augment: str | None = None) -> SegmentationDataset:
-        """The samples `indices` (positions in this data set), with another augmentation level if one is named."""
+    def subset(
+        self, indices: Sequence[int], augment: str | None = None, seed: int | None = None
+    ) -> SegmentationDataset:
+        """The samples `indices` (positions in this data set), with another augmentation level or seed if given."""
         if not len(indices):
             raise UserError(f"{self.name}: the subset is empty")
         part = copy.copy(self)  # records and cache are shared
         part.indices = [self.indices[i] for i in indices]
+        part.seed = self.seed if seed is None else seed
         if augment is not None:
             part.transform = build_transform(augment, self.transform.size, self.transform.native_target)
         return part

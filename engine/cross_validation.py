@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from data.loading import build_loader
-from data.splits import Splits, assign_roles, limit_images, make_folds
 
-from data import build_dataset, data_hash
+from data import build_dataset
+from data.loading import build_loader
+from data.splits import Splits
 from engine import aggregate
 from engine import checkpoint as ckpt
 from engine.config import Config, stage_config, start_config
@@ -39,22 +39,19 @@ START = "start"
 # --- roles ---------------------------------------------------------------------------------------------------------
 
 
-def make_splits(cfg: Config, train) -> Splits:
-    """Roles and folds of the training split (dataset `train`), by cfg.cv and cfg.seed; see the module's docstring.
+def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
+    """Roles and folds of the training split, by cfg.cv and cfg.seed; see the module's docstring.
 
-    cv.start=train is the widespread protocol: the start sees every training image, so no score on training images is
-    honest. cv.start=none|pretrained need no start images: these go to the folds. cv.select=val ranks on the reported
-    split, so nothing is held back for `select`.
+    cv.start=none and =pretrained need no start images: these go to the folds. cv.select=val ranks on the reported split,
+    so nothing is held back for `select`. cv.start=train is the widespread protocol: the start sees every training
+    image, so no score on training images is honest.
     """
-    groups = list(train.groups) if cfg.cv.group == "auto" else list(train.names)
     start_share = cfg.cv.start_share if cfg.cv.start == "role" else 0.0
     select_share = cfg.cv.select_share if cfg.cv.select == "role" else 0.0
-    roles = assign_roles(groups, cfg.seed, start_share, select_share, cfg.cv.folds)
+    splits = make_splits(train, cfg.seed, cfg.cv.folds, start_share, select_share, cfg.cv.group, cfg.data.limit)
     if cfg.cv.start == "train":
-        roles["start"] = list(range(len(groups)))
-    folds = make_folds(roles["fold"], groups, cfg.cv.folds, cfg.seed)
-    roles, folds = limit_images(roles, folds, cfg.data.limit)
-    return Splits(names=list(train.names), roles=roles, folds=folds, data_hash=data_hash(train))
+        splits.roles["start"] = sorted(name for role in ("fold", "select") for name in splits.roles[role])
+    return splits
 
 
 def score_labels(cfg: Config) -> list[str]:
@@ -77,9 +74,11 @@ class Study:
     cfg: Config
     run: Path
     device: torch.device
-    train: object  # the training split, evaluation transform
-    report: object  # the split that is reported
-    splits: Splits
+    train: SegmentationDataset  # the training split as it is evaluated
+    augmented: SegmentationDataset  # and as it is trained on
+    report: SegmentationDataset  # the split that is reported
+    roles: dict[str, list[int]]  # indices into train, by role
+    folds: list[dict[str, list[int]]]  # {"train": ..., "val": ...} of each fold
     views: Views = Views()
 
     @property
@@ -87,7 +86,7 @@ class Study:
         """The images that rank folds and candidates."""
         if self.cfg.cv.select == "val":
             return limited(build_dataset(self.cfg, "val", train=False), self.cfg.data.limit)
-        return self.train.subset(self.splits.roles["select"])
+        return self.train.subset(self.roles["select"])
 
     def fold_folder(self, stage: int, fold: int) -> Path:
         return self.run / f"stage{stage}" / f"fold{fold}"
@@ -114,16 +113,15 @@ class Study:
 
 def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None) -> Study:
     """Data and splits of a run; splits are drawn once, saved, and checked against the data ever after."""
+    augmented = build_dataset(cfg, "train", train=True)
     train = build_dataset(cfg, "train", train=False)
     path = run / "splits.json"
-    if path.exists():
-        splits = Splits.load(path)
-        splits.check(train.names, path)
-    else:
-        splits = make_splits(cfg, train)
+    splits = Splits.load(path) if path.exists() else draw_splits(cfg, train)
+    if not path.exists():
         splits.save(path)
+    roles, folds = splits.indices(train.names)
     report = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
-    return Study(cfg, run, device, train, report, splits, views or Views.of(cfg.eval))
+    return Study(cfg, run, device, train, augmented, report, roles, folds, views or Views.of(cfg.eval))
 
 
 def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
@@ -152,10 +150,10 @@ def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
 
 def fold_job(study: Study, stage: int, fold: int, init: aggregate.State | None) -> Job:
     cfg = stage_config(study.cfg, stage)
-    part = study.splits.folds[fold]
-    indices = sorted({*part["train"], *(study.splits.roles["start"] if cfg.cv.replay_start else [])})
+    part = study.folds[fold]
+    indices = sorted({*part["train"], *(study.roles["start"] if cfg.cv.replay_start else [])})
     seed = derive_seed(cfg.seed, "stage", stage, "fold", fold)
-    train = build_dataset(cfg, "train", train=True).subset(indices, seed=seed)
+    train = study.augmented.subset(indices, cfg.data.augment, seed)
     val = study.train.subset(part["val"])
     return Job(study.fold_folder(stage, fold), cfg, train, val, seed, fold, stage, init)
 
@@ -185,7 +183,7 @@ def start_job(study: Study) -> Job:
     cfg = start_config(study.cfg)
     cfg.train.early_stopping = 0
     seed = derive_seed(cfg.seed, "start")
-    train = build_dataset(cfg, "train", train=True).subset(study.splits.roles["start"], seed=seed)
+    train = study.augmented.subset(study.roles["start"], cfg.data.augment, seed)
     return Job(study.run / START, cfg, train, study.select, seed, START, 0)
 
 
@@ -207,7 +205,7 @@ def cut_log(study: Study, log: Log) -> None:
 def describe_roles(study: Study) -> None:
     groups = study.train.groups
     counts = []
-    for role, indices in study.splits.roles.items():
+    for role, indices in study.roles.items():
         counts.append(f"{role} {len(indices)} in {len({groups[i] for i in indices})} groups")
     say(f"images: {', '.join(counts)}; {study.report.split} {len(study.report)}; {study.cfg.cv.folds} folds")
 
@@ -235,9 +233,9 @@ def load_members(study: Study, stage: int) -> list[dict]:
 def batchnorm_images(study: Study, members: Sequence[int]) -> list[int]:
     """Indices of images that re-estimate BatchNorm for an average: the members' training folds and the start, spread
     evenly over them, at most cv.bn_images, in full batches; never an image of `select`."""
-    chosen = {i for m in members for i in study.splits.folds[m]["train"]}
-    chosen |= set(study.splits.roles["start"]) if study.cfg.cv.start == "role" else set()
-    chosen -= set(study.splits.roles["select"])
+    chosen = {i for m in members for i in study.folds[m]["train"]}
+    chosen |= set(study.roles["start"]) if study.cfg.cv.start == "role" else set()
+    chosen -= set(study.roles["select"])
     pool, wanted = sorted(chosen), min(len(chosen), study.cfg.cv.bn_images)
     size = batchnorm_batch(study)
     wanted = wanted // size * size or wanted  # a trial with fewer images than one batch uses what there is
@@ -404,7 +402,7 @@ def line_between(study: Study, states: Sequence[aggregate.State], select_mious: 
 
 def used_images(study: Study):
     """The training images that this run uses in any role."""
-    return study.train.subset(sorted({i for role in study.splits.roles.values() for i in role}))
+    return study.train.subset(sorted({i for role in study.roles.values() for i in role}))
 
 
 def study_protocol(study: Study) -> dict:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from data.loading import build_loader
 from torch import nn
 
 from data import data_hash
+from data.loading import build_loader
 from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.errors import UserError
@@ -47,7 +47,7 @@ def score_models(
 ) -> Score:
     """Score one model or an ensemble, with one confusion matrix a group of the data set."""
     size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
-    loader = build_loader(dataset, size, train=False, seed=cfg.seed, workers=cfg.train.workers)
+    loader = build_loader(dataset, size, train=False, workers=cfg.train.workers)
     return evaluate(
         models, loader, dataset.num_classes, device, ignore_index=dataset.ignore_index,
         amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups,
@@ -62,7 +62,7 @@ def limited(dataset, limit: int):
 def class_frequency(cfg: Config, dataset) -> dict[str, float]:
     """Share of each class in the labelled pixels of a data set."""
     counts = torch.zeros(dataset.num_classes, dtype=torch.int64)
-    for _, target in build_loader(dataset, 1, train=False, seed=cfg.seed, workers=cfg.train.workers):
+    for _, target in build_loader(dataset, 1, train=False, workers=cfg.train.workers):
         counts += torch.bincount(target[target != dataset.ignore_index].view(-1), minlength=len(counts))
     return dict(zip(dataset.class_names, (counts.double() / counts.sum().clamp(min=1)).tolist()))
 
