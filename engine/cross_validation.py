@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from data import build_dataset
+from data.dataset import SegmentationDataset
 from data.loading import build_loader
-from data.splits import Splits
+from data.splits import Splits, make_splits
 from engine import aggregate
 from engine import checkpoint as ckpt
 from engine.config import Config, stage_config, start_config
@@ -42,9 +43,9 @@ START = "start"
 def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
     """Roles and folds of the training split, by cfg.cv and cfg.seed; see the module's docstring.
 
-    cv.start=none and =pretrained need no start images: these go to the folds. cv.select=val ranks on the reported split,
-    so nothing is held back for `select`. cv.start=train is the widespread protocol: the start sees every training
-    image, so no score on training images is honest.
+    cv.start=none and =pretrained need no start images: these go to the folds. cv.select=val ranks on the reported
+    split, so nothing is held back for `select`. cv.start=train is the widespread protocol: the start sees every
+    training image, so no score on training images is honest.
     """
     start_share = cfg.cv.start_share if cfg.cv.start == "role" else 0.0
     select_share = cfg.cv.select_share if cfg.cv.select == "role" else 0.0
