@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
-from data.check import check_pairs
 from engine.report import candidates_table, write_report
 
 from data import build_dataset
+from data.check import check_pairs
 from engine import cli
 from engine import config as config_module
 from engine.config import Config, load_config
@@ -76,9 +76,13 @@ def make_deterministic(cfg: Config) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
     p = cli.parser(__doc__.splitlines()[0], "python train.py configs/deeplabv3plus_cv.yaml --set optim.lr=3e-4")
     p.add_argument("config", nargs="?", help="a YAML file under configs/")
     p.add_argument("--resume", metavar="RUN", help="go on with this run folder from its last checkpoint")
     p.add_argument("--name", help="name of the run folder (default: the config's name)")
-    sys.exit(cli.run(main, p))
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))
