@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from engine.config import Config
+from engine.errors import UserError
 
 
 def write_image(path: Path, hw: tuple[int, int] = (40, 60), seed: int = 0) -> Path:
@@ -69,3 +71,8 @@ def config(name: str, root: Path | None, size=(32, 48), augment: str = "none", *
     for key, value in data.items():
         setattr(cfg.data, key, value)
     return cfg
+
+
+def refuses(pattern: str):
+    """Expects a UserError of one line that matches."""
+    return pytest.raises(UserError, match=r"\A(?!.*\n.)(?s:.*)" + pattern)
