@@ -31,7 +31,7 @@ from engine.evaluate import Score, metrics
 from engine.inference import Views
 from engine.metrics import ConfusionMatrix, bootstrap_difference
 from engine.run_folder import Log, say, warn
-from engine.scoring import class_frequency, limited, network, protocol, score_models
+from engine.scoring import candidate_path, class_frequency, limited, network, protocol, score_models
 from engine.train import Job, derive_seed, finished, fit, initial_model
 
 START = "start"
@@ -93,9 +93,7 @@ class Study:
         return self.run / f"stage{stage}" / f"fold{fold}"
 
     def candidate_path(self, stage: int, name: str) -> Path:
-        """The last stage's candidates have plain names; those before carry their stage."""
-        prefix = f"stage{stage}-" if stage < self.stages - 1 else ""
-        return self.run / "aggregate" / f"{prefix}{name}.pt"
+        return candidate_path(self.run, stage, self.stages, name)
 
     @property
     def stages(self) -> int:

@@ -96,7 +96,7 @@ def test_set_needs_a_key_and_two_levels():
 
 def test_another_model_by_set_drops_the_options_of_the_first():
     cfg = config("model: {name: deeplabv3plus_resnet18, separable: true}", "model.name=unet")
-    assert cfg.model.options == {}
+    assert cfg.model.name == "unet" and cfg.model.options == {}
 
 
 def test_stages_change_what_they_name_and_nothing_else():

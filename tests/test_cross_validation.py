@@ -1,11 +1,10 @@
-"""Cross-validation end to end on a tiny folder: roles, honesty labels, candidates, resume, stages, eval.py's protocol."""
+"""Cross-validation end to end on a tiny folder: roles, labels, candidates, resume, stages, eval.py's protocol."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers import write_image, write_mask
 
 from engine import checkpoint as ckpt
 from engine import cross_validation as cv
@@ -13,6 +12,7 @@ from engine.config import config_from
 from engine.errors import UserError
 from engine.run_folder import Log
 from engine.train import fit
+from tests.helpers import write_image, write_mask
 from tests.test_training import CPU, equal_runs, run_in
 
 BASE = {
