@@ -47,7 +47,7 @@ def figure(title: str, note: str, path: Path, width: float, height: float, draw)
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(fig)
-        lines = textwrap.wrap(note, int(width * 15.5)) or [""]  # a 9 pt letter is about 1/15.5 inch wide
+        lines = textwrap.wrap(note, int(width * 14.5)) or [""]  # a 9 pt letter is about 1/15 inch wide
         head = (0.46 + 0.17 * len(lines)) / height  # kept free for the text above the axes
         fig.get_layout_engine().set(rect=(0.008, 0.012, 0.984, 0.976 - head), w_pad=0.08, h_pad=0.06)
         fig.text(0.015, 1 - 0.10 / height, title, fontsize=13, fontweight="bold", va="top")
@@ -210,8 +210,8 @@ def folds(rows: Sequence[dict], mean: float | None, sd: float | None, path: Path
         left, right = [x - 0.13 for x in xs], [x + 0.13 for x in xs]
         ax.plot(left, percent([r.get("miou") for r in rows]), "o", color=INK, markersize=8, markeredgecolor="white",
                 label=f"{split} (reported)")  # fmt: skip
-        ax.plot(right, percent([r.get("val_miou") for r in rows]), "D", color=INK, markerfacecolor="white", markersize=7,
-                label="the fold's own held-out images")  # fmt: skip
+        ax.plot(right, percent([r.get("val_miou") for r in rows]), "D", color=INK, markerfacecolor="white",
+                markersize=7, label="the fold's own held-out images")  # fmt: skip
         if mean is not None:
             spread = "" if sd is None else f" ± {100 * sd:.2f}"
             label = f"mean {100 * mean:.2f}{spread}"
