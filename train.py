@@ -24,6 +24,7 @@ from engine.config import Config, load_config, loss_spec, stage_config, start_co
 from engine.cross_validation import cross_validate, draw_splits
 from engine.errors import UserError
 from engine.inference import amp_dtype
+from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say
 from engine.single_run import train_single
@@ -51,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
     if cfg.cv.folds:
         say(candidates_table(results))
+    write_samples(run, cfg, device)
     say(f"report: {write_report(run)}  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
 
