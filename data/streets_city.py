@@ -16,7 +16,7 @@ FACADES = {  # families of wall colours; a city builds in one or two of them
     "sand": [(206, 186, 148), (192, 168, 130), (216, 200, 168), (176, 152, 118), (222, 204, 160)],
     "pastel": [(214, 172, 152), (172, 186, 196), (226, 206, 158), (190, 172, 188), (216, 188, 184)],
     "render": [(222, 218, 206), (204, 198, 186), (232, 228, 220), (190, 186, 178), (212, 202, 192)],
-    "concrete": [(148, 146, 142), (164, 162, 160), (132, 132, 134), (176, 172, 164), (140, 148, 154)],
+    "concrete": [(158, 154, 146), (172, 168, 160), (146, 142, 134), (186, 180, 168), (150, 152, 150)],
     "ochre": [(204, 150, 84), (190, 124, 76), (218, 172, 102), (176, 112, 80), (224, 190, 130)],
 }
 ROOFS = [(128, 66, 52), (146, 82, 60), (84, 84, 92), (98, 78, 70), (112, 104, 100)]
@@ -25,10 +25,10 @@ AUTUMN = [(168, 128, 44), (150, 100, 40), (134, 122, 46)]
 GRASS = [(124, 158, 70), (140, 164, 80), (112, 148, 72), (152, 162, 88)]
 SKIES = ("clear", "cloudy", "overcast", "rain", "fog", "dusk", "night")
 CLIMATES = [  # how often each of SKIES is met
-    (0.50, 0.25, 0.10, 0.04, 0.03, 0.06, 0.02),
-    (0.25, 0.30, 0.20, 0.11, 0.04, 0.06, 0.04),
-    (0.15, 0.25, 0.25, 0.17, 0.10, 0.05, 0.03),
-    (0.30, 0.22, 0.10, 0.08, 0.05, 0.15, 0.10),
+    (0.52, 0.27, 0.09, 0.04, 0.02, 0.05, 0.01),
+    (0.32, 0.32, 0.18, 0.08, 0.03, 0.05, 0.02),
+    (0.20, 0.28, 0.26, 0.14, 0.06, 0.04, 0.02),
+    (0.38, 0.26, 0.10, 0.06, 0.03, 0.12, 0.05),
 ]
 # (shops and flats, gardens, park, walled) and number of floors: what stands along the street
 QUARTERS = {
@@ -83,10 +83,10 @@ def make_city(rng: np.random.Generator) -> City:
     quarter = pick(rng, ("centre", "town", "town", "suburb"))
     family = pick(rng, sorted(FACADES))
     walls = FACADES[family] + FACADES[pick(rng, sorted(FACADES))][:2]
-    grey = between(rng, 88, 130)
-    paving = pick(rng, [(176, 170, 162), (188, 176, 160), (164, 164, 166), (186, 166, 150), (170, 160, 156)])
+    grey = between(rng, 84, 118)
+    paving = pick(rng, [(190, 182, 170), (200, 186, 166), (184, 178, 172), (198, 172, 152), (186, 170, 162)])
     leaves = [pick(rng, LEAVES), pick(rng, LEAVES), pick(rng, AUTUMN if chance(rng, 0.3) else LEAVES)]
-    metal = [(84, 88, 92), (120, 124, 126), (58, 74, 66), (48, 50, 54), (142, 144, 142)]
+    metal = [(84, 88, 94), (104, 108, 114), (62, 76, 74), (66, 70, 76), (120, 124, 128)]
     return City(
         quarter=quarter,
         walls=walls,
@@ -107,14 +107,14 @@ def make_city(rng: np.random.Generator) -> City:
         verge=between(rng, 1.0, 2.4) if chance(rng, 0.6 if quarter != "centre" else 0.2) else 0.0,
         verge_trees=pick(rng, (0.25, 0.5, 0.8, 1.1)),
         fences=(pick(rng, ("bars", "picket", "mesh")), pick(rng, ("bars", "picket", "mesh", "rails"))),
-        fence_colour=pick(rng, [(238, 236, 230), (142, 98, 62), (46, 62, 56), (56, 58, 62), (122, 88, 66)]),
+        fence_colour=pick(rng, [(240, 238, 230), (150, 100, 60), (40, 66, 56), (240, 238, 230), (128, 88, 62)]),
         wall_style=pick(rng, ("brick", "stone", "slabs")),
-        wall_colour=pick(rng, [(158, 92, 74), (168, 158, 142), (150, 150, 148), (186, 172, 150), (126, 118, 110)]),
+        wall_colour=pick(rng, [(104, 100, 124), (120, 118, 142), (92, 96, 118), (128, 116, 136), (110, 112, 132)]),
         pole_colour=pick(rng, metal),
-        pole_width=between(rng, 0.17, 0.24),
+        pole_width=between(rng, 0.20, 0.27),
         lamp=pick(rng, ("arm", "arm", "double", "lantern")),
-        light_colour=pick(rng, [(34, 36, 38), (34, 36, 38), (38, 62, 50), (222, 172, 44)]),
-        light_board=chance(rng, 0.5),
+        light_colour=pick(rng, [(30, 32, 34), (30, 32, 34), (224, 170, 36), (224, 170, 36)]),
+        light_board=chance(rng, 0.65),
         light_arm=chance(rng, 0.5),
         warning=pick(rng, [(244, 244, 240), (244, 244, 240), (250, 206, 52)]),
         focal=between(rng, 0.58, 0.72),

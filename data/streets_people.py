@@ -21,6 +21,7 @@ TOPS = [
     (70, 130, 148),
 ]
 LEGS = [(46, 56, 84), (52, 50, 52), (96, 84, 70), (122, 126, 132), (36, 40, 52)]
+VESTS = [(214, 240, 40), (250, 130, 28), (236, 246, 60)]  # cyclists dress to be seen
 HELMETS = [(236, 236, 236), (224, 60, 48), (240, 196, 44), (44, 116, 190)]
 FRAMES = [(206, 44, 40), (36, 104, 160), (40, 44, 48), (226, 226, 222), (46, 132, 96)]
 
@@ -67,7 +68,7 @@ def _foot_shadow(canvas: Canvas, x: float, z: float, wide: float, high: float) -
 
 def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """Someone standing or walking."""
-    size = between(rng, 0.92, 1.08) if chance(rng, 0.88) else between(rng, 0.62, 0.78)
+    size = between(rng, 0.98, 1.12) if chance(rng, 0.88) else between(rng, 0.62, 0.78)
     f = Figure(canvas, x, z, between(rng, 0.75, 1.1), chance(rng, 0.5))
     top, legs, skin, hair = (pick(rng, options) for options in (TOPS, LEGS, SKIN, HAIR))
     stride = between(rng, 0.04, 0.3)
@@ -142,7 +143,7 @@ def parked_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float)
 def cyclist(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """A rider with a helmet on a bicycle."""
     f = Figure(canvas, x, z, between(rng, 0.45, 1.0), chance(rng, 0.5))
-    top, legs, skin, helmet = (pick(rng, options) for options in (TOPS, LEGS, SKIN, HELMETS))
+    top, legs, skin, helmet = (pick(rng, options) for options in (VESTS, LEGS, SKIN, HELMETS))
     _foot_shadow(canvas, x, z, 0.7, 1.6)
     _bicycle(f, pick(rng, FRAMES))
     knee = between(rng, 0.55, 0.75)

@@ -34,12 +34,12 @@ def _furniture(canvas: Canvas, city: City, plan: Plan, rng) -> list:
     for side in (-1, 1):
         x = side * (plan.kerb + 0.55)
         z = start + (pace / 2 if side < 0 else 0)
-        while z < 42:
+        while z < 34:
             if plan.free(z, 0.5):
                 things.append((z, partial(lamp_post, canvas, city, x, z)))
             z += pace
         for _ in range(1 + int(rng.random() * 2.2)):
-            z = between(rng, 6.5, 19)
+            z = between(rng, 6, 16)
             if plan.free(z, 0.3):
                 things.append(
                     (z, partial(sign_post, canvas, city, rng, side * (plan.kerb + between(rng, 0.5, 0.9)), z))
@@ -81,7 +81,7 @@ def _junction(canvas: Canvas, city: City, plan: Plan, rng) -> list:
         for side in (-1, 1):
             x, z = side * (plan.kerb + 0.5), j.z - 0.4
             things.append((z, partial(traffic_light, canvas, city, rng, x, z, city.light_arm and side > 0, state)))
-        if chance(rng, 0.6):  # the far side's lights, over the crossing street
+        if chance(rng, 0.4):  # the far side's lights, over the crossing street
             x, z = (plan.kerb + 0.5) * pick(rng, (-1, 1)), j.z + j.width + 0.5
             things.append((z, partial(traffic_light, canvas, city, rng, x, z, False, state)))
     if chance(rng, 0.45):
@@ -121,8 +121,8 @@ def _traffic(canvas: Canvas, city: City, plan: Plan, rng) -> list:
         x = (lane + 0.5 - city.lanes / 2) * city.lane_width
         away = lane >= city.lanes // 2
         z = between(rng, 9, 24) if away else between(rng, 7, 22)
-        while z < 75:
-            kind = pick(rng, (car, car, car, truck, bus, bus))
+        while z < 60:
+            kind = pick(rng, (car, car, car, truck, bus, bus) if z < 32 else (car,))
             half = {car: 2.3, truck: 3.6, bus: 5.3}[kind]
             z += half
             if not (plan.junction and plan.junction.z - half < z < plan.junction.z + plan.junction.width + half):
@@ -136,14 +136,14 @@ def _people(canvas: Canvas, city: City, plan: Plan, rng) -> list:
     """People on the pavements, alone or in small groups, and cyclists at the edge of the road."""
     things = []
     for _ in range(3 + int(rng.random() * 5)):
-        side, z = pick(rng, (-1, 1)), 5.5 + 17 * rng.random() ** 1.5
+        side, z = pick(rng, (-1, 1)), 5.5 + 12 * rng.random() ** 1.4
         x = side * between(rng, plan.pave + 0.7, plan.line - 0.3)
         for k in range(pick(rng, (1, 1, 2, 3))):
             spot, depth = x + k * between(rng, 0.5, 0.8), z + between(rng, -0.4, 0.4)
             things.append((depth, partial(person, canvas, rng, spot, depth)))
     for side in (-1, 1, 1):
         if chance(rng, 0.55):
-            z = 6 + 12 * rng.random() ** 1.3
+            z = 5.5 + 8 * rng.random() ** 1.2
             x = side * (plan.kerb - between(rng, 0.5, 0.9) - (2.3 if plan.parking[(side + 1) // 2] else 0))
             things.append((z, partial(cyclist, canvas, rng, x, z)))
     return things
@@ -154,7 +154,7 @@ def _bicycles(canvas: Canvas, city: City, plan: Plan, rng) -> list:
     things = []
     for side in (-1, 1):
         if chance(rng, 0.45):
-            z, x = between(rng, 7, 16), side * (plan.pave + between(rng, 0.9, max(1.0, city.pavement - 0.6)))
+            z, x = between(rng, 6, 13), side * (plan.pave + between(rng, 0.9, max(1.0, city.pavement - 0.6)))
             for k in range(2 + int(rng.random() * 3)):
                 things.append((z + k * 0.75, partial(parked_bicycle, canvas, rng, x, z + k * 0.75)))
     return things

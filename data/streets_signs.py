@@ -44,37 +44,49 @@ def _bar(canvas: Canvas, city: City, x0, y0, x1, y1, z) -> None:
 
 
 def lamp_post(canvas: Canvas, city: City, x: float, z: float) -> None:
-    """A street lamp whose arm reaches over the road."""
-    high = 3.8 if city.lamp == "lantern" else 7.5
-    scale = canvas.camera.scale(z)
-    column, top, half = post(canvas, city, x, z, high)
-    heads = []
+    """A street lamp: a lantern, or one or two arms over the road."""
+    scale = max(canvas.camera.scale(z), 12.0)  # far lamps are drawn larger than life, to keep to MIN_PX
+    column, top, half = post(canvas, city, x, z, 3.8 if city.lamp == "lantern" else 7.5)
     if city.lamp == "lantern":
-        heads = [(column, top, 0.28 * scale)]
-        shape = [(column - 0.16 * scale, top), (column - 0.3 * scale, top - 0.55 * scale),
-                 (column + 0.3 * scale, top - 0.55 * scale), (column + 0.16 * scale, top)]  # fmt: skip
-        canvas.poly(shape, (240, 226, 176), POLE, z, canvas.lamps)
-        cap = [
-            (column - 0.36 * scale, top - 0.55 * scale),
-            (column, top - 0.85 * scale),
-            (column + 0.36 * scale, top - 0.55 * scale),
-        ]
-        canvas.poly(cap, lit(city.pole_colour, 0.8), POLE, z)
+        heads = [_lantern(canvas, city, column, top, scale, z)]
     else:
-        for direction in (-1, 1) if city.lamp == "double" else (-1 if x > 0 else 1,):
-            reach = direction * 1.7 * scale
-            _bar(canvas, city, min(column, column + reach), top, max(column, column + reach), top + half * 1.4, z)
-            tip = column + reach
-            head = [(tip - 0.5 * scale, top + half * 1.6), (tip - 0.35 * scale, top - half * 0.6),
-                    (tip + 0.35 * scale, top - half * 0.6), (tip + 0.5 * scale, top + half * 1.6)]  # fmt: skip
-            canvas.poly(head, lit(city.pole_colour, 0.85), POLE, z)
-            glass = [(tip - 0.4 * scale, top + half * 1.0), (tip + 0.4 * scale, top + half * 1.0),
-                     (tip + 0.3 * scale, top + half * 1.7), (tip - 0.3 * scale, top + half * 1.7)]  # fmt: skip
-            canvas.poly(glass, (250, 236, 190), POLE, z, canvas.lamps)
-            heads.append((tip, top + half, 0.5 * scale))
+        directions = (-1, 1) if city.lamp == "double" else (-1 if x > 0 else 1,)
+        heads = [_arm(canvas, city, column, top, half, direction, scale, z) for direction in directions]
     if canvas.lamps:
         for u, v, r in heads:
             canvas.glows.append((u, v, r * 1.6, (236, 190, 110)))
+
+
+def _lantern(canvas: Canvas, city: City, column, top, scale, z) -> tuple[float, float, float]:
+    """-> where its light is, and how far it reaches, in pixels."""
+    foot, lid, tip = max(0.16 * scale, MIN_PX / 2), 0.36 * scale, max(0.12 * scale, MIN_PX / 2)
+    brim = top - 0.55 * scale
+    lamp = [(column - foot, top), (column - 0.3 * scale, brim), (column + 0.3 * scale, brim), (column + foot, top)]
+    canvas.poly(lamp, (240, 226, 176), POLE, z, canvas.lamps)
+    peak = top - 0.85 * scale
+    cap = [(column - lid, brim), (column - tip, peak), (column + tip, peak), (column + lid, brim)]
+    canvas.poly(cap, lit(city.pole_colour, 0.8), POLE, z)
+    return column, top, 0.28 * scale
+
+
+def _arm(canvas: Canvas, city: City, column, top, half, direction, scale, z) -> tuple[float, float, float]:
+    """An arm with a flat head; -> as `_lantern`."""
+    tip = column + direction * 1.7 * scale
+    _bar(canvas, city, min(column, tip), top, max(column, tip), top + half * 2, z)
+
+    def slab(low, wide, high, narrow):
+        """A slab seen from the side: half widths in metres, heights in half pole widths under the top."""
+        w, n = wide * scale, narrow * scale
+        return [
+            (tip - w, top + half * low),
+            (tip - n, top + half * high),
+            (tip + n, top + half * high),
+            (tip + w, top + half * low),
+        ]
+
+    canvas.poly(slab(2.0, 0.5, -0.6, 0.35), lit(city.pole_colour, 0.85), POLE, z)
+    canvas.poly(slab(2.1, 0.3, 1.4, 0.4), (250, 236, 190), POLE, z, canvas.lamps)
+    return tip, top + half, 0.5 * scale
 
 
 def traffic_light(
@@ -95,7 +107,7 @@ def traffic_light(
 
 def _signal(canvas: Canvas, city: City, column: float, top: float, scale: float, z: float, state: int) -> None:
     """The housing with three lamps, hanging from row `top`."""
-    half, high = max(0.26 * scale, MIN_PX / 2 + 1), max(1.3 * scale, 17)
+    half, high = max(0.32 * scale, MIN_PX / 2 + 1), max(1.45 * scale, 18)
     if city.light_board:
         rim = half * 0.55
         board = [(column - half - rim, top - rim), (column + half + rim, top - rim),
@@ -121,7 +133,7 @@ def _signal(canvas: Canvas, city: City, column: float, top: float, scale: float,
 def sign_post(canvas: Canvas, city: City, rng: np.random.Generator, x: float, z: float) -> None:
     """One or two traffic signs on a pole."""
     scale = canvas.camera.scale(z)
-    radius = max(between(rng, 0.4, 0.5) * scale, MIN_PX * 0.75)
+    radius = max(between(rng, 0.46, 0.58) * scale, MIN_PX * 0.75)
     two = chance(rng, 0.35)
     column, top, _ = post(canvas, city, x, z, 3.5 if two else 2.9)
     faces = [pick(rng, FACES) for _ in range(2 if two else 1)]
