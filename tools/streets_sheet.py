@@ -1,0 +1,58 @@
+"""The sheet of drawn streets in the README: pictures of several cities and weathers, each over its labels.
+
+python -m tools.streets_sheet --out docs/images/streets.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.labels import CITYSCAPES_IDS
+from data.streets import CITIES, SEED, draw_frame
+
+# (split, city's place in CITIES, frame): chosen by eye, for variety
+SHEET = (("val", 3, 1), ("val", 1, 1), ("val", 0, 4), ("train", 1, 1), ("val", 4, 5), ("val", 2, 1))
+COLUMNS, GAP = 3, 6
+
+
+def colours(labels: np.ndarray) -> np.ndarray:
+    """labelIds (H, W) -> official Cityscapes colours (H, W, 3) uint8."""
+    palette = np.zeros((256, 3), np.uint8)
+    for label_id, (_, _, colour) in CITYSCAPES_IDS.items():
+        palette[label_id % 256] = colour
+    return palette[labels]
+
+
+def sheet(frames=SHEET, columns: int = COLUMNS, width: int = 400) -> Image.Image:
+    """A grid of frames; under each picture its labels in colour. `width` of one picture in pixels."""
+    height, tiles = width // 2, []
+    for split, city, frame in frames:
+        picture, labels = draw_frame(SEED, split, CITIES[split][city], frame)
+        above = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+        below = Image.fromarray(colours(labels)).resize((width, height), Image.Resampling.NEAREST)
+        tiles.append((above, below))
+    rows = -(-len(tiles) // columns)
+    page = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (2 * height + 2 * GAP) + GAP), (255, 255, 255))
+    for i, (above, below) in enumerate(tiles):
+        x, y = GAP + i % columns * (width + GAP), GAP + i // columns * (2 * height + 2 * GAP)
+        page.paste(above, (x, y))
+        page.paste(below, (x, y + height + GAP // 3))
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/images/streets.png"), help="file to write")
+    out = parser.parse_args().out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page = sheet()
+    page.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, optimize=True)
+    print(f"wrote {out}: {page.width}x{page.height}, {out.stat().st_size // 1024} kB")
+
+
+if __name__ == "__main__":
+    main()
