@@ -41,8 +41,8 @@ class CrossEntropy(nn.Module):
         weight = None if self.weight is None else self.weight.to(logits.dtype)
         options = dict(weight=weight, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
         labelled = target != self.ignore_index
-        pixels = labelled.sum() if weight is None else weight[target[labelled]].sum()
+        count = labelled.sum() if weight is None else weight[target[labelled]].sum()
         loss = F.cross_entropy(logits, target, reduction="sum", **options)
-        loss = loss / pixels.clamp(min=torch.finfo(logits.dtype).tiny)  # 0 / tiny = 0 where nothing is labelled
+        loss = loss / torch.where(count > 0, count, 1)  # nothing labelled: 0 / 1
         self.parts = {"cross_entropy": loss.detach()}
         return loss

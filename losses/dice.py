@@ -12,9 +12,9 @@ class Dice(nn.Module):
     """1 - mean over classes of (2 sum p q + s) / (sum p + sum q + s), p = softmax(logits), q = one-hot target.
 
     V-Net (arXiv 1606.04797, sec. 3) with p, not p^2, in the denominator, and several classes. Sums run over the
-    labelled pixels of the batch (`per_image`: of each image, then the mean over images). The mean runs over the classes present
-    in the target: an absent class would score s / (sum p + s), so that a perfect prediction would not cost 0. What is
-    wrongly given to an absent class is missing from a present one, and costs there.
+    labelled pixels of the batch (`per_image`: of each image, then the mean over images). The mean runs over the classes
+    present in the target: an absent class would score s / (sum p + s), so that a perfect prediction would not cost 0.
+    What is wrongly given to an absent class is missing from a present one, and costs there.
     Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with
     a gradient of 0. smooth: s, in pixels.
     """
