@@ -267,6 +267,7 @@ def line(data: dict, path: Path, note: str = "") -> Path:
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], [f"fold {a}", "¼", "half-way", "¾", f"fold {b}"])
         ax.set(xlabel="share of the second fold in the average", ylabel="mIoU [%]")
         ax.margins(y=0.25)
+        ax.set_ylim(bottom=max(0, ax.get_ylim()[0]))
         fig.legend(loc="outside lower center", ncols=2, fontsize=9)
 
     return figure(f"Along the line from fold {a} to fold {b}", note, path, 7.5, 4.2, draw)

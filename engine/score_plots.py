@@ -134,6 +134,9 @@ def frequency_iou(
             ax.plot([x], [y], "o", color=colour, markersize=9, markeredgecolor=INK, markeredgewidth=0.7)
         ax.set(xlabel="share of the labelled training pixels [%]", ylabel="IoU [%]", ylim=(-4, 104))
         ax.margins(x=0.12)
+        low, high = ax.get_xlim()
+        if high < 16 * low:  # on less than a decade the ticks between powers of ten get unreadable labels
+            ax.set_xlim((low * high) ** 0.5 / 4, (low * high) ** 0.5 * 4)
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
         fig.set_layout_engine("none")
