@@ -135,9 +135,12 @@ def frequency_iou(
         ax.set(xlabel="share of the labelled training pixels [%]", ylabel="IoU [%]", ylim=(-4, 104))
         ax.margins(x=0.12)
         low, high = ax.get_xlim()
-        if high < 16 * low:  # on less than a decade the ticks between powers of ten get unreadable labels
-            ax.set_xlim((low * high) ** 0.5 / 4, (low * high) ** 0.5 * 4)
+        if high < 16 * low:  # at least a decade, so that there are ticks to read
+            low, high = (low * high) ** 0.5 / 4, (low * high) ** 0.5 * 4
+            ax.set_xlim(low, high)
+        between = "25" if high < 1000 * low else ""  # which ticks between the powers of ten get a number
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        ax.xaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in between else "")
         fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
         fig.set_layout_engine("none")
         _place_labels(ax, [p[:3] for p in points])
