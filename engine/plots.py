@@ -1,7 +1,7 @@
 """The pictures of a report, from plain numbers: no model and no tensor comes in here, only lists and dicts.
 
 Here: the frame of every picture, training and cross-validation; engine/score_plots has classes and candidates. The only
-module that imports matplotlib, and only inside `figure`: without it `available()` is False, the caller skips the plots
+module that imports matplotlib, and only inside functions: without it `available()` is False, the caller skips the plots
 with one line, and everything else works (the page of sample predictions needs Pillow alone: engine/pages).
 Colours: Okabe and Ito's palette for series (distinct for colour-blind readers), the data set's own for classes. Scores
 come in as fractions and are drawn in percent; None is a class or an epoch without a score.
@@ -9,7 +9,6 @@ come in as fractions and are drawn in percent; None is a class or an epoch witho
 
 from __future__ import annotations
 
-import importlib.util
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +25,17 @@ STYLE = {
     "font.family": "DejaVu Sans", "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "xtick.color": GREY, "ytick.color": GREY,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "legend.frameon": False, "savefig.dpi": 120,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "legend.frameon": False,
 }  # fmt: skip
 
 
 def available() -> bool:
     """Whether plots can be drawn here."""
-    return importlib.util.find_spec("matplotlib") is not None
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:  # not installed, or broken
+        return False
+    return True
 
 
 def figure(title: str, note: str, path: Path, width: float, height: float, draw) -> Path:
@@ -45,7 +48,7 @@ def figure(title: str, note: str, path: Path, width: float, height: float, draw)
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(width, height), layout="constrained")
+        fig = Figure(figsize=(width, height), dpi=120, layout="constrained")
         FigureCanvasAgg(fig)
         lines = textwrap.wrap(note, int(width * 14.5)) or [""]  # a 9 pt letter is about 1/15 inch wide
         head = (0.46 + 0.17 * len(lines)) / height  # kept free for the text above the axes
@@ -264,6 +267,7 @@ def line(data: dict, path: Path, note: str = "") -> Path:
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], [f"fold {a}", "¼", "half-way", "¾", f"fold {b}"])
         ax.set(xlabel="share of the second fold in the average", ylabel="mIoU [%]")
         ax.margins(y=0.25)
+        ax.set_ylim(bottom=max(0, ax.get_ylim()[0]))
         fig.legend(loc="outside lower center", ncols=2, fontsize=9)
 
     return figure(f"Along the line from fold {a} to fold {b}", note, path, 7.5, 4.2, draw)

@@ -13,6 +13,7 @@ from engine.errors import UserError
 from engine.report_plots import draw_plots, pictures
 from engine.run_results import latest, read_run, section, shown_candidates, winners
 from engine.tables import (
+    SUMMARY,
     all_labels,
     candidate_headers,
     candidate_rows,
@@ -202,7 +203,11 @@ def classes_section(results: dict) -> list[str]:
         for name in results["class_names"]
     ]
     headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown)]
-    return ["## Classes", markdown_table(rows, headers), "In percent; `-`: in neither target nor prediction."]
+    out = ["## Classes", markdown_table(rows, headers), "In percent; `-`: in neither target nor prediction."]
+    if "candidates" in results:
+        return out
+    means = [[label, pct(results.get(key))] for key, label in SUMMARY.items()]
+    return [f"## Scores of epoch {results['best_epoch']}", markdown_table(means, ["score", "%"]), *out]
 
 
 def training(facts: dict) -> list[str]:

@@ -18,7 +18,7 @@ CAPTIONS = {
     "difference to the best single fold; an interval that crosses 0 is no evidence of a difference.",
     "folds": "Bars rank; the band is one standard deviation (ddof 1) around the mean. Differences between folds that "
     "are smaller than the band are luck of the split.",
-    "stages": "Each stage starts every fold from the best single network of the one before. "
+    "stages": "Each stage starts every fold from the best network of the one before (not its ensemble). "
     "The grey bar is mean and standard deviation of the folds; a winner above it is what averaging added.",
     "line": "Each point is an average of the two best folds' weights, BatchNorm re-estimated, on a few images. A curve "
     "at or above the dashed line: both lie in one basin and may be averaged. A sag in the middle: they may not.",

@@ -69,7 +69,7 @@ def candidates(rows: Sequence[dict], path: Path, note: str = "", split: str = "v
         left.set(xlabel="mIoU [%]", ylim=(len(rows) - 0.5, -0.5))
         left.margins(x=0.08)
         for y, row in zip(ys, rows):
-            _draw_interval(right, y, row.get("bootstrap"))
+            _draw_interval(right, y, row)
         right.axvline(0, color=INK, linewidth=1)
         right.set(xlabel=f"{split} mIoU minus best single fold\n[points, 95 % interval]")
         right.margins(x=0.12)
@@ -78,9 +78,11 @@ def candidates(rows: Sequence[dict], path: Path, note: str = "", split: str = "v
     return figure("Candidates compared", note, path, 10.5, 2.3 + 0.42 * len(rows), draw)
 
 
-def _draw_interval(ax, y: int, bootstrap: dict | None) -> None:
+def _draw_interval(ax, y: int, row: dict) -> None:
+    bootstrap = row.get("bootstrap")
     if not bootstrap:
-        ax.annotate("reference", (0, y), (6, 0), textcoords="offset points", va="center", fontsize=8, color=GREY)
+        text = "reference" if row["name"] == "best" else "no interval"
+        ax.annotate(text, (0, y), (6, 0), textcoords="offset points", va="center", fontsize=8, color=GREY)
         return
     low, middle, high = (100 * bootstrap[k] for k in ("low", "difference", "high"))
     colour = GREEN if low > 0 else ORANGE if high < 0 else GREY
@@ -134,7 +136,13 @@ def frequency_iou(
             ax.plot([x], [y], "o", color=colour, markersize=9, markeredgecolor=INK, markeredgewidth=0.7)
         ax.set(xlabel="share of the labelled training pixels [%]", ylabel="IoU [%]", ylim=(-4, 104))
         ax.margins(x=0.12)
+        low, high = ax.get_xlim()
+        if high < 16 * low:  # at least a decade, so that there are ticks to read
+            low, high = (low * high) ** 0.5 / 4, (low * high) ** 0.5 * 4
+            ax.set_xlim(low, high)
+        between = "25" if high < 1000 * low else ""  # which ticks between the powers of ten get a number
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        ax.xaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in between else "")
         fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
         fig.set_layout_engine("none")
         _place_labels(ax, [p[:3] for p in points])

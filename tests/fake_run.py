@@ -125,12 +125,12 @@ def write(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False))
 
 
-def common_files(run: Path, folds: int, stages: int) -> None:
+def common_files(run: Path, folds: int, stages: int, plots: bool) -> None:
     run.mkdir(parents=True)
     config = {
         "name": "deeplabv3plus-streets", "seed": 0, "model": {"name": "deeplabv3plus_resnet18"},
         "data": {"name": "streets", "size": [128, 256]},
-        "cv": {"folds": folds, "stages": [{}] * stages if stages > 1 else []}, "log": {"plots": True},
+        "cv": {"folds": folds, "stages": [{}] * stages if stages > 1 else []}, "log": {"plots": plots},
     }  # fmt: skip
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     write(run / "environment.json", {
@@ -144,9 +144,9 @@ def write_log(run: Path, rows: list[dict]) -> None:
     (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def cross_validated(run: Path, folds: int = 5, stages: int = 2, finished: int | None = None, **options) -> Path:
+def cross_validated(run: Path, folds=5, stages=2, finished: int | None = None, plots=False, **options) -> Path:
     """A cross-validated run of which `finished` stages (default: all) have been scored."""
-    common_files(run, folds, stages)
+    common_files(run, folds, stages, plots)
     roles = {"start": list(range(84)), "fold": list(range(84, 204)), "select": list(range(204, 240))}
     write(run / "splits.json", {"names": [f"i{k}" for k in range(240)], "roles": roles, "folds": [], "hash": "0" * 64})
     rows = log_rows(12, "start", 0)
@@ -159,8 +159,8 @@ def cross_validated(run: Path, folds: int = 5, stages: int = 2, finished: int | 
     return run
 
 
-def single(run: Path, finished: bool = True) -> Path:
-    common_files(run, folds=0, stages=0)
+def single(run: Path, finished: bool = True, plots=False) -> Path:
+    common_files(run, 0, 0, plots)
     write_log(run, log_rows(20, None, None))
     if finished:
         write(run / "results.json", {
