@@ -32,15 +32,19 @@ def loss_options(name: str) -> dict[str, inspect.Parameter]:
 def build_loss(spec: str | dict, num_classes: int, ignore_index: int = 255) -> nn.Module:
     """spec: a name; {"name": ..., options}; or {"terms": [{"name": ..., "weight": w, options}, ...]}, where an extra
     "weights": [...] replaces the terms' weights in order. Raises: ValueError for unknown names and options."""
+    if not isinstance(spec, str | dict) or (isinstance(spec, dict) and not {"name", "terms"} & spec.keys()):
+        raise UserError(f"loss: expected a name, {{name: ...}} or {{terms: [...]}}, got {spec!r}")
     spec = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "terms" in spec:
+        for key in spec.keys() - {"terms", "weights"}:
+            raise unknown("key beside loss terms", key, ["terms", "weights"])
         terms = [dict(t) for t in spec["terms"]]
         weights = [float(t.pop("weight", 1.0)) for t in terms]
         weights = [float(w) for w in spec.get("weights") or weights]
         if not terms or len(weights) != len(terms) or not any(weights) or min(weights) < 0:
             raise UserError(f"loss: {len(terms)} terms need as many weights >= 0, not all 0; got {weights}")
         return WeightedSum([build_loss(t, num_classes, ignore_index) for t in terms], weights)
-    name, options = spec.pop("name", None), spec
+    name, options = spec.pop("name"), spec
     valid = loss_options(str(name))
     for option in options:
         if option not in valid:

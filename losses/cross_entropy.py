@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ class CrossEntropy(nn.Module):
         super().__init__()
         if class_weights is not None and len(class_weights) != num_classes:
             raise UserError(f"class_weights: expected {num_classes} numbers, one a class, got {len(class_weights)}")
+        if class_weights is not None and not (min(class_weights) >= 0 and 0 < sum(class_weights) < math.inf):
+            raise UserError(f"class_weights: expected finite numbers >= 0, not all 0, got {list(class_weights)}")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -40,9 +44,13 @@ class CrossEntropy(nn.Module):
         logits = logits if logits.dtype == torch.float64 else logits.float()
         weight = None if self.weight is None else self.weight.to(logits.dtype)
         options = dict(weight=weight, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
+        # summed outside: on CUDA torch's own reduction over pixels adds atomically, in no fixed order
+        total = F.cross_entropy(logits, target, reduction="none", **options).sum()
         labelled = target != self.ignore_index
-        count = labelled.sum() if weight is None else weight[target[labelled]].sum()
-        loss = F.cross_entropy(logits, target, reduction="sum", **options)
-        loss = loss / torch.where(count > 0, count, 1)  # nothing labelled: 0 / 1
+        if weight is None:
+            divisor = labelled.sum().to(logits.dtype)  # pixels
+        else:
+            divisor = (weight[target.masked_fill(~labelled, 0)] * labelled).sum()
+        loss = total / divisor.masked_fill(divisor == 0, math.inf)  # nothing labelled: exactly 0, and so its gradient
         self.parts = {"cross_entropy": loss.detach()}
         return loss

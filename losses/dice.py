@@ -11,12 +11,13 @@ from engine.errors import UserError
 class Dice(nn.Module):
     """1 - mean over classes of (2 sum p q + s) / (sum p + sum q + s), p = softmax(logits), q = one-hot target.
 
-    V-Net (arXiv 1606.04797, sec. 3) with p, not p^2, in the denominator, and several classes. Sums run over the
-    labelled pixels of the batch (`per_image`: of each image, then the mean over images). The mean runs over the classes
-    present in the target: an absent class would score s / (sum p + s), so that a perfect prediction would not cost 0.
-    What is wrongly given to an absent class is missing from a present one, and costs there.
+    V-Net (arXiv 1606.04797) with p, not p^2, in the denominator, and several classes. Sums run over the labelled pixels
+    of the batch (`per_image`: of each image, then the mean over images). The mean runs over the classes present in the
+    target: an absent class would score s / (sum p + s), so that a nearly perfect prediction would cost much. What is
+    wrongly given to an absent class is missing from a present one, and costs there. smooth (s, in pixels) steadies
+    classes of few pixels: one pixel missed altogether costs 1 - s / (1 + s), half with s = 1, and nearly 1 when s << 1.
     Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with
-    a gradient of 0. smooth: s, in pixels.
+    a gradient of 0.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255, smooth: float = 1.0, per_image: bool = False) -> None:

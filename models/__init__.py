@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 from torch import nn
 
@@ -38,7 +38,8 @@ def deeplabv3(
     dropout: float = 0.5,
     aux: bool = False,
 ) -> Segmenter:
-    """DeepLabV3; the defaults are torchvision's. atrous_rates None: 12, 24, 36 at stride 8, half of that at 16."""
+    """DeepLabV3; the defaults are torchvision's. atrous_rates None: 12, 24, 36 at stride 8, half of that at 16,
+    half again at 32: the same reach in pixels of the image."""
     backbone = resnet(encoder, output_stride=output_stride, dilate=dilate)
     rates = _rates(atrous_rates, output_stride)
     head = DeepLabV3Head(backbone.channels, num_classes, rates, aspp_channels, decoder_channels, separable, dropout)
@@ -55,24 +56,25 @@ def deeplabv3plus(
     decoder_channels: int = 256,
     low_level_channels: int = 48,
     decoder_convs: int = 2,
+    aspp_conv: bool = False,
     separable: bool = False,
     concat: Literal["aspp_first", "low_first"] = "aspp_first",
     dropout: float = 0.1,
     aux: bool = False,
 ) -> Segmenter:
-    """DeepLabV3+. atrous_rates None: 12, 24, 36 at stride 8, half of that at 16."""
+    """DeepLabV3+, options as in DeepLabV3PlusHead. atrous_rates None: as in `deeplabv3`."""
     backbone = resnet(encoder, output_stride=output_stride, dilate=dilate)
     head = DeepLabV3PlusHead(
         backbone.channels, num_classes, _rates(atrous_rates, output_stride), aspp_channels, decoder_channels,
-        low_level_channels, decoder_convs, separable, concat, dropout,
+        low_level_channels, decoder_convs, aspp_conv, separable, concat, dropout,
     )  # fmt: skip
     return Segmenter(backbone, head, _aux_head(backbone.channels, num_classes, aux))
 
 
 def _rates(given: tuple[int, ...] | None, output_stride: int) -> tuple[int, ...]:
-    rates = tuple(given or RATES[output_stride])
-    if min(rates) < 1:
-        raise UserError(f"atrous_rates: expected numbers of at least 1, got {list(rates)}")
+    rates = RATES[output_stride] if given is None else tuple(given)
+    if not rates or min(rates) < 1:
+        raise UserError(f"atrous_rates: expected whole numbers of at least 1, got {list(rates)}")
     return rates
 
 
@@ -102,6 +104,18 @@ def build_model(name: str, num_classes: int, **options) -> nn.Module:
     for option in options:
         if option not in valid:
             raise unknown(f"option of {name}", option, valid)
-    if num_classes < 1:
-        raise UserError(f"num_classes must be at least 1, got {num_classes}")
+        _check_value(name, option, options[option], valid[option].annotation)
+    _check_value(name, "num_classes", num_classes, int)
     return MODELS[name](num_classes=num_classes, **options)
+
+
+def _check_value(name: str, option: str, value: object, kind: object) -> None:
+    """Checks that every builder would need alike; what only one can know (a stride it cannot build) it says itself."""
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise unknown(f"{option} of {name}", value, get_args(kind))
+    if kind is bool and not isinstance(value, bool):  # the word "false" would count as true
+        raise UserError(f"{name}: {option} must be true or false, got {value!r}")
+    if kind is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise UserError(f"{name}: {option} must be a whole number of at least 1, got {value!r}")
+    if option == "dropout" and not 0 <= value < 1:
+        raise UserError(f"{name}: dropout must be at least 0 and below 1, got {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -38,12 +39,17 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def kaiming_fan_out(module: nn.Module) -> None:
-    """He initialisation (arXiv 1502.01852) with fan-out for every convolution; norm layers start as the identity."""
+    """He initialisation (arXiv 1502.01852) with fan-out for convolutions; norm layers start as the identity.
+
+    Convolutions with a bias are left as torch made them: here these are the classifiers, the only ones without a norm
+    layer behind them. Fan-out there is the number of classes, so He's weights would give logits several units wide,
+    and the first steps would go into unlearning them; torch's small ones start near the loss of a uniform guess.
+    """
     for m in module.modules():
-        if isinstance(m, nn.Conv2d):
-            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
+        if isinstance(m, nn.Conv2d) and m.bias is None:
+            # per group: an output of a depthwise convolution hangs on kernel_size^2 weights, not on all channels
+            fan_out = m.out_channels // m.groups * m.kernel_size[0] * m.kernel_size[1]
+            nn.init.normal_(m.weight, std=math.sqrt(2 / fan_out))
         elif isinstance(m, nn.BatchNorm2d):
             nn.init.ones_(m.weight)
             nn.init.zeros_(m.bias)

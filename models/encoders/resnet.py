@@ -12,11 +12,11 @@ torchvision refuses to dilate basic blocks (ResNet-18/34); here both of their co
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from engine.errors import UserError, unknown
 from models.layers import kaiming_fan_out
 
 Dilate = Literal["first_keeps", "whole_stage"]
@@ -27,7 +27,7 @@ def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> 
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (section 3.3). (B, in, H, W) -> (B, width, H / stride, W / stride)."""
+    """Two 3x3 convolutions and a shortcut. (B, in, H, W) -> (B, width, H / stride, W / stride)."""
 
     expansion = 1
 
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
 
     output_stride 32 gives strides 4, 8, 16, 32; 16 dilates the last stage, 8 the last two. `stem=True` prepends the
     map before the max pooling (64 channels, stride 2). `.channels` and `.strides` describe the list.
-    Raises: UserError for another output stride.
+    Raises: UserError for another output stride or way of dilating.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class ResNet(nn.Module):
         super().__init__()
         if output_stride not in (8, 16, 32):
             raise UserError(f"output_stride: expected 8, 16 or 32, got {output_stride}")
+        if dilate not in get_args(Dilate):
+            raise unknown("dilate", dilate, get_args(Dilate))
         self.stem = stem
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -129,7 +131,7 @@ class ResNet(nn.Module):
 
 
 def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """Shortcut where the shape changes: 1x1 convolution + BatchNorm (option B of the paper, section 3.3)."""
+    """Shortcut where the shape changes: 1x1 convolution + BatchNorm (option B of the paper)."""
     conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 

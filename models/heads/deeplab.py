@@ -22,6 +22,7 @@ class ImagePooling(nn.Module):
 
     BatchNorm cannot take statistics from a single value per channel, so a training step with one image uses the running
     statistics here and leaves them as they are; gradients flow as usual. From two images on it is the plain layer.
+    torchvision keeps the same parameters in `convs[-1]` as `1` (convolution) and `2` (BatchNorm).
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -31,16 +32,16 @@ class ImagePooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x.mean((2, 3), keepdim=True))  # (B, out, 1, 1)
-        if self.training and x.shape[0] == 1:
-            bn = self.bn
+        bn = self.bn
+        if bn.training and x.shape[0] == 1:
             x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, training=False, eps=bn.eps)
         else:
-            x = self.bn(x)
+            x = bn(x)
         return F.relu(x)
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling (DeepLabV3, sec. 3.3): a 1x1, one 3x3 per rate, the image's mean; 1x1 over all.
+    """Atrous spatial pyramid pooling (DeepLabV3, arXiv 1706.05587): 1x1, one 3x3 per rate, the mean; 1x1 over all.
 
     The textbook expands the pooled vector p to the map's size, concatenates it and applies the 1x1 projection W:
         y = W [b_0, b_1, .., expand(p)]
@@ -93,8 +94,10 @@ class DeepLabV3Head(nn.Module):
 class DeepLabV3PlusHead(nn.Module):
     """ASPP on the last map, enlarged and joined with the first: features -> (B, num_classes, H/4, W/4).
 
-    The encoder-decoder of DeepLabV3+ (sec. 3.1): the low-level map is first reduced to few channels by a 1x1, so that
-    it sharpens borders without drowning the richer map.
+    The decoder of DeepLabV3+ (arXiv 1802.02611): the low-level map is first reduced to few channels by a 1x1, so that
+    it sharpens borders without drowning the richer map. `aspp_conv` adds a 3x3 convolution to ASPP's output before it
+    is enlarged; `decoder_convs` counts the 3x3 convolutions after joining. Known forms (decoder_convs, concat, others):
+    system D (2, aspp_first, whole-stage dilation); VainF (1, low_first); smp (1, aspp_first, separable, aspp_conv).
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class DeepLabV3PlusHead(nn.Module):
         decoder_channels: int = 256,
         low_level_channels: int = 48,
         decoder_convs: int = 2,
+        aspp_conv: bool = False,
         separable: bool = False,
         concat: Literal["aspp_first", "low_first"] = "aspp_first",
         dropout: float = 0.1,
@@ -114,6 +118,7 @@ class DeepLabV3PlusHead(nn.Module):
         conv = separable_conv_bn_relu if separable else conv_bn_relu
         self.concat = concat
         self.aspp = ASPP(channels[-1], aspp_channels, rates, separable, dropout)
+        self.aspp_conv = conv(aspp_channels, aspp_channels) if aspp_conv else nn.Identity()
         self.low_level = conv_bn_relu(channels[0], low_level_channels, 1)
         widths = [aspp_channels + low_level_channels, *[decoder_channels] * decoder_convs]
         self.decoder = nn.Sequential(*[conv(a, b) for a, b in zip(widths, widths[1:])])
@@ -122,6 +127,6 @@ class DeepLabV3PlusHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         low = self.low_level(features[0])  # (B, low, H/4, W/4)
-        x = resize(self.aspp(features[-1]), low.shape[-2:])  # (B, aspp, H/4, W/4)
+        x = resize(self.aspp_conv(self.aspp(features[-1])), low.shape[-2:])  # (B, aspp, H/4, W/4)
         pair = [x, low] if self.concat == "aspp_first" else [low, x]
         return self.classifier(self.decoder(torch.cat(pair, dim=1)))
