@@ -11,16 +11,15 @@ from data.streets_canvas import BICYCLE, PERSON, RIDER, Canvas, Colour, between,
 SKIN = [(236, 198, 168), (216, 170, 136), (172, 124, 92), (124, 84, 60), (90, 62, 46)]
 HAIR = [(42, 32, 28), (84, 58, 38), (168, 128, 74), (120, 116, 114), (28, 26, 28)]
 TOPS = [
-    (196, 58, 56),
-    (56, 96, 160),
-    (238, 232, 220),
-    (56, 62, 70),
-    (222, 168, 60),
-    (96, 140, 96),
-    (150, 92, 142),
-    (70, 130, 148),
+    (214, 48, 60),
+    (64, 116, 204),
+    (244, 240, 234),
+    (206, 72, 130),
+    (232, 112, 104),
+    (120, 170, 222),
+    (150, 84, 170),
 ]
-LEGS = [(46, 56, 84), (52, 50, 52), (96, 84, 70), (122, 126, 132), (36, 40, 52)]
+LEGS = [(44, 58, 110), (58, 76, 138), (74, 96, 150), (40, 44, 84)]
 VESTS = [(214, 240, 40), (250, 130, 28), (236, 246, 60)]  # cyclists dress to be seen
 HELMETS = [(236, 236, 236), (224, 60, 48), (240, 196, 44), (44, 116, 190)]
 FRAMES = [(206, 44, 40), (36, 104, 160), (40, 44, 48), (226, 226, 222), (46, 132, 96)]
@@ -143,7 +142,8 @@ def parked_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float)
 def cyclist(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """A rider with a helmet on a bicycle."""
     f = Figure(canvas, x, z, between(rng, 0.45, 1.0), chance(rng, 0.5))
-    top, legs, skin, helmet = (pick(rng, options) for options in (VESTS, LEGS, SKIN, HELMETS))
+    top, skin, helmet = (pick(rng, options) for options in (VESTS, SKIN, HELMETS))
+    legs = lit(top, 0.72)
     _foot_shadow(canvas, x, z, 0.7, 1.6)
     _bicycle(f, pick(rng, FRAMES))
     knee = between(rng, 0.55, 0.75)

@@ -62,7 +62,7 @@ def _verge(canvas: Canvas, city: City, plan: Plan, rng) -> list:
     things = []
     for side in (-1, 1):
         z = between(rng, 8, 16)
-        while z < 60 and city.verge_trees > 0:
+        while z < 50 and city.verge_trees > 0:
             x = side * (plan.kerb + max(0.9, city.verge / 2))
             if plan.free(z, 2):
                 size = between(rng, 5.0, 8.5)
@@ -104,7 +104,7 @@ def _parked(canvas: Canvas, city: City, plan: Plan, rng) -> list:
     things = []
     for side, parked in zip((-1, 1), plan.parking):
         z = between(rng, 7, 11)
-        while parked and z < 60:
+        while parked and z < 45:
             if chance(rng, 0.7) and plan.free(z, 4):
                 x, heading = side * (plan.kerb - 1.15), (AWAY if side > 0 else TOWARDS) + between(rng, -0.03, 0.03)
                 kind = car if chance(rng, 0.93) else truck
@@ -121,7 +121,7 @@ def _traffic(canvas: Canvas, city: City, plan: Plan, rng) -> list:
         x = (lane + 0.5 - city.lanes / 2) * city.lane_width
         away = lane >= city.lanes // 2
         z = between(rng, 9, 24) if away else between(rng, 7, 22)
-        while z < 60:
+        while z < 48:
             kind = pick(rng, (car, car, car, truck, bus, bus) if z < 32 else (car,))
             half = {car: 2.3, truck: 3.6, bus: 5.3}[kind]
             z += half

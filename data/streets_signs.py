@@ -7,7 +7,7 @@ import numpy as np
 from data.streets_canvas import LIGHT, POLE, SIGN, Canvas, between, chance, disc, lit, pick
 from data.streets_city import City
 
-MIN_PX = 6.0  # least width of a pole or sign on the picture, pixels: still 3 px wide at half size
+MIN_PX = 7.0  # least width of a pole or sign on the picture, pixels: still over 3 px at half size
 RED, BLUE, WHITE, BLACK, YELLOW, GREEN = (
     (204, 32, 38), (28, 84, 172), (246, 246, 244), (26, 26, 28), (250, 204, 40), (24, 116, 72),
 )  # fmt: skip

@@ -206,7 +206,7 @@ def fence(canvas: Canvas, city: City, rng, x: float, z0: float, z1: float, style
     if z1 - z0 < 0.5:
         return
     colour = daylight(city.fence_colour, rng)
-    canvas.quad([(x, 0.03, z0), (x, high, z0), (x, high, z1), (x, 0.03, z1)], (*colour, 105), FENCE)
+    canvas.quad([(x, 0.03, z0), (x, high, z0), (x, high, z1), (x, 0.03, z1)], (*colour, 140), FENCE)
     posts = 1.0 if style == "rails" else 2.4
     step = {"bars": 0.24, "picket": 0.24, "mesh": 0.32, "rails": 1.0}[style]
     thick = {"bars": 0.055, "picket": 0.14, "mesh": 0.03, "rails": 0.07}[style]

@@ -146,13 +146,15 @@ def _texture(canvas: Canvas, label: np.ndarray, rng: np.random.Generator) -> np.
 
 def _soften(field: np.ndarray, radius: int) -> np.ndarray:
     """Box blur along both axes with repeated borders."""
-    for axis in range(2):
+    span = 2 * radius + 1
+    for axis in (0, 1):
         pad = [(radius, radius) if a == axis else (0, 0) for a in range(field.ndim)]
-        total = np.cumsum(np.pad(field, pad, mode="edge"), axis, dtype=np.float64)
-        total = np.concatenate([np.zeros_like(np.take(total, [0], axis)), total], axis)
+        padded = np.swapaxes(np.pad(field, pad, mode="edge"), 0, axis)
         size = field.shape[axis]
-        upper = np.take(total, range(2 * radius + 1, 2 * radius + 1 + size), axis)
-        field = ((upper - np.take(total, range(size), axis)) / (2 * radius + 1)).astype(np.float32)
+        total = padded[:size].copy()
+        for shift in range(1, span):
+            total += padded[shift : shift + size]
+        field = np.swapaxes(total, 0, axis) / np.float32(span)
     return field
 
 

@@ -27,7 +27,7 @@ def colours(labels: np.ndarray) -> np.ndarray:
     return palette[labels]
 
 
-def sheet(frames=SHEET, columns: int = COLUMNS, width: int = 400) -> Image.Image:
+def sheet(frames=SHEET, columns: int = COLUMNS, width: int = 384) -> Image.Image:
     """A grid of frames; under each picture its labels in colour. `width` of one picture in pixels."""
     height, tiles = width // 2, []
     for split, city, frame in frames:
@@ -50,7 +50,7 @@ def main() -> None:
     out = parser.parse_args().out
     out.parent.mkdir(parents=True, exist_ok=True)
     page = sheet()
-    page.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, optimize=True)
+    page.save(out, optimize=True)
     print(f"wrote {out}: {page.width}x{page.height}, {out.stat().st_size // 1024} kB")
 
 
