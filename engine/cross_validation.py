@@ -256,7 +256,7 @@ def refit(study: Study, state: aggregate.State, members: Sequence[int]) -> aggre
     return ckpt.cpu_state(model)
 
 
-def aggregate_stage(study: Study, stage: int, extra_top: int | None = None, keep: bool = True) -> dict:
+def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = True) -> dict:
     """Score every fold and candidate of a finished stage; return what results.json holds. Writes aggregate/*.pt;
     with keep=False only those that are not there yet (eval.py under another protocol than the run's)."""
     started, cfg = time.perf_counter(), study.cfg
@@ -273,7 +273,7 @@ def aggregate_stage(study: Study, stage: int, extra_top: int | None = None, keep
     rows, baseline = [], None
     make = aggregate.make_candidates(
         states, select_mious, refit=lambda s, m: refit(study, s, m),
-        score_select=lambda s: study.miou(study.score(s, select)), extra_top=extra_top,
+        score_select=lambda s: study.miou(study.score(s, select)), top=top,
     )  # fmt: skip
     for candidate in make:
         if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself: scored above

@@ -68,14 +68,14 @@ def test_results_and_candidates(finished):
     cfg, run, results = finished
     assert json.loads((run / "stage0" / "results.json").read_text()) == json.loads(json.dumps(results))
     rows = {c["name"]: c for c in results["candidates"]}
-    assert list(rows) == ["best", "mean", "top2", "greedy", "weighted", "ensemble"]
+    assert list(rows) == ["best", "mean", "top3", "greedy", "weighted", "ensemble"]
     for row in rows.values():
         assert {"name", "members", "select_miou", "miou", "miou_raw", "labels"} <= set(row) and row["labels"] == []
         assert row["miou"] is not None and 0 <= row["miou"] <= 1
         assert sum(map(sum, row["confusion_matrix"])) == 6 * 64 * 64  # every labelled pixel of val, once
     assert rows["best"]["miou"] == rows["best"]["miou_raw"] == results["folds"][rows["best"]["members"][0]]["miou"]
     assert rows["ensemble"]["miou"] == rows["ensemble"]["miou_raw"]
-    assert rows["mean"]["miou"] == rows["top2"]["miou"]  # of two folds, both are everything
+    assert rows["mean"]["miou"] == rows["top3"]["miou"]  # of two folds, both are everything
     assert results["winner"] == max(results["candidates"], key=lambda c: c["select_miou"])["name"]
     assert len(results["line"]["miou"]) == 3 and results["pairwise_distance"][0][0] == 0
     assert all(f["distance_from_start"] > 0 for f in results["folds"])
