@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from engine.report import candidates_table, class_table
-
 from data import build_dataset
 from engine import checkpoint as ckpt
 from engine import cli, pictures
@@ -22,6 +20,7 @@ from engine.cross_validation import aggregate_stage, finished_stages, open_study
 from engine.errors import UserError
 from engine.evaluate import metrics
 from engine.inference import Views
+from engine.report import candidates_table, class_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
 from engine.scoring import chosen_checkpoint, limited, networks, protocol, score_models
 

@@ -135,7 +135,7 @@ def make_candidates(
     """All candidates of a stage, in the order of the table.
 
     states, select_mious: by fold. refit(state, members) -> state: re-estimates BatchNorm on images those members
-    trained on. score_select(states) -> mIoU on the images that rank candidates. top: the name of another topK to make beside top3.
+    trained on. score_select(states) -> mIoU on the images that rank candidates. top: another topK beside top3.
     """
     folds = len(states)
     order = sorted(range(folds), key=lambda i: (-select_mious[i], i))  # best first
