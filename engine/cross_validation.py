@@ -65,6 +65,11 @@ def score_labels(cfg: Config) -> list[str]:
     return labels
 
 
+def ranking_split(cfg: Config) -> str:
+    """Which images rank folds and candidates, as reports name them."""
+    return "select" if cfg.cv.select == "role" else "val"
+
+
 # --- training ------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +145,7 @@ def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
             job = fold_job(study, stage, fold, init)
             if not finished(job.folder):
                 fit(job, log, device)
-        say(f"stage {stage}: scoring candidates on {study.cfg.cv.select} and {study.report.split}")
+        say(f"stage {stage}: scoring candidates on {ranking_split(cfg)} and {study.report.split}")
         results = aggregate_stage(study, stage)
         ckpt.write_json(run / f"stage{stage}" / "results.json", results)
         init = next_start(study, stage, results)
@@ -396,7 +401,7 @@ def line_between(study: Study, states: Sequence[aggregate.State], select_mious: 
     for t in ts:
         state = refit(study, aggregate.average([states[a], states[b]], [1 - t, t]), [a, b])
         mious.append(study.miou(study.score([state], dataset)))
-    return {"folds": [a, b], "t": ts, "miou": mious, "images": len(dataset), "split": cfg.select}
+    return {"folds": [a, b], "t": ts, "miou": mious, "images": len(dataset), "split": ranking_split(study.cfg)}
 
 
 def used_images(study: Study):
