@@ -16,13 +16,14 @@ from engine import checkpoint as ckpt
 from engine import cli, pictures
 from engine.aggregate import parse_name
 from engine.config import Config, config_from, load_config, to_dict
-from engine.cross_validation import aggregate_stage, finished_stages, open_study
 from engine.errors import UserError
 from engine.evaluate import metrics
 from engine.inference import Views
+from engine.judging import aggregate_stage, finished_stages
 from engine.report import candidates_table, class_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
 from engine.scoring import chosen_checkpoint, limited, networks, protocol, score_models
+from engine.study import open_study
 
 
 def main(args: argparse.Namespace) -> None:

@@ -21,13 +21,14 @@ from data.transforms import build_transform
 from engine import cli
 from engine import config as config_module
 from engine.config import Config, load_config, loss_spec, stage_config, start_config
-from engine.cross_validation import cross_validate, draw_splits
+from engine.cross_validation import cross_validate
 from engine.errors import UserError
 from engine.inference import amp_dtype
 from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say
 from engine.single_run import train_single
+from engine.study import draw_splits
 from engine.train import initial_model
 from losses import build_loss
 

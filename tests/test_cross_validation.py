@@ -10,7 +10,9 @@ from engine import checkpoint as ckpt
 from engine import cross_validation as cv
 from engine.config import config_from
 from engine.errors import UserError
+from engine.judging import aggregate_stage, batchnorm_images
 from engine.run_folder import Log
+from engine.study import open_study
 from engine.train import fit
 from tests.helpers import write_image, write_mask
 from tests.test_training import CPU, equal_runs, run_in
@@ -52,7 +54,7 @@ def finished(folder, tmp_path_factory):
 
 def test_roles_are_disjoint_grouped_and_used(folder, tmp_path):
     cfg = config(folder)
-    study = cv.open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    study = open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
     groups = {role: {study.train.groups[i] for i in indices} for role, indices in study.roles.items()}
     assert all(groups.values())
     assert sum(map(len, groups.values())) == len(set().union(*groups.values())) == 10
@@ -60,7 +62,7 @@ def test_roles_are_disjoint_grouped_and_used(folder, tmp_path):
         assert not {study.train.groups[i] for i in fold["train"]} & {study.train.groups[i] for i in fold["val"]}
         job = cv.fold_job(study, 0, 0, None)
         assert not set(job.train.names) & set(study.select.names) and not set(job.train.names) & set(job.val.names)
-    bn = cv.batchnorm_images(study, [0, 1])
+    bn = batchnorm_images(study, [0, 1])
     assert not set(bn) & set(study.roles["select"]) and len(bn) == 8 * (len(bn) // 8)
 
 
@@ -84,7 +86,7 @@ def test_results_and_candidates(finished):
 
 def test_candidate_files_rebuild_what_was_scored(finished):
     cfg, run, results = finished
-    study = cv.open_study(cfg, run, CPU)
+    study = open_study(cfg, run, CPU)
     for row in results["candidates"]:
         file = ckpt.load_ours(run / "aggregate" / f"{row['name']}.pt")
         score = study.score(file.get("ensemble", [file["model"]]), study.report)
@@ -94,7 +96,7 @@ def test_candidate_files_rebuild_what_was_scored(finished):
 
 def test_scoring_again_gives_the_same_digits(finished):
     cfg, run, results = finished
-    again = cv.aggregate_stage(cv.open_study(cfg, run, CPU), 0)
+    again = aggregate_stage(open_study(cfg, run, CPU), 0)
     for r in (results, again):
         r.pop("seconds", None)
     assert again == results
@@ -130,19 +132,19 @@ def test_changed_data_is_noticed(finished, folder, tmp_path):
     (tmp_path / "splits.json").write_text(json.dumps(saved))
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(UserError):
-        cv.open_study(cfg, tmp_path, CPU)
+        open_study(cfg, tmp_path, CPU)
 
 
 def test_averaging_refuses_different_starts(finished, folder, tmp_path):
     cfg, run, _ = finished
-    study = cv.open_study(cfg, run, CPU)
+    study = open_study(cfg, run, CPU)
     path = study.fold_folder(0, 1) / "best.pt"
     original = path.read_bytes()
     try:
         member = ckpt.load(path)
         ckpt.save({**member, "init_hash": "another"}, path)
         with pytest.raises(UserError, match="same weights"):
-            cv.aggregate_stage(study, 0)
+            aggregate_stage(study, 0)
     finally:
         path.write_bytes(original)
 
@@ -170,7 +172,7 @@ def test_other_protocols_are_labelled(folder, tmp_path, capsys, sets, labels):
 
 def test_start_on_all_of_train_and_no_select_role(folder, tmp_path):
     cfg = config(folder, "cv.start=train", "cv.select=val")
-    study = cv.open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    study = open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
     assert len(study.roles["start"]) == len(study.roles["fold"]) == 20 and study.roles["select"] == []
 
 
@@ -201,7 +203,7 @@ def test_pretrained_start_is_common_to_all_folds(finished, folder, tmp_path):
 
 def test_replayed_start_images_are_trained_on_and_never_scored(folder, tmp_path):
     cfg = config(folder, "cv.replay_start=true")
-    study = cv.open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    study = open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
     job = cv.fold_job(study, 0, 0, None)
     start = {study.train.names[i] for i in study.roles["start"]}
     assert start <= set(job.train.names) and not start & set(job.val.names)
@@ -217,12 +219,12 @@ def test_last_member(folder, tmp_path):
 def test_more_folds_than_groups(folder, tmp_path):
     cfg = config(folder, "cv.folds=30")
     with pytest.raises(UserError, match="groups"):
-        cv.open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+        open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
 
 
 def test_limit_is_per_role_and_fold(folder, tmp_path):
     cfg = config(folder, "data.limit=2")
-    study = cv.open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    study = open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
     assert [len(study.roles[r]) for r in ("start", "fold", "select")] == [2, 4, 2]
     assert [len(f["val"]) for f in study.folds] == [2, 2] and len(study.report) == 2
     torch.manual_seed(0)

@@ -11,13 +11,6 @@ from tests.test_commands import write_config
 ROOT = Path(__file__).parent.parent
 OURS = {"models", "losses", "data", "engine", "tools", "benchmarks"}
 SIX = dict(torch="torch", torchvision="torchvision", numpy="numpy", PIL="pillow", tqdm="tqdm", yaml="pyyaml")
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "numpy",
-    "PIL": "pillow",
-    "tqdm": "tqdm",
-    "yaml": "pyyaml",
-}
 
 
 def imported(path: Path) -> set[str]:
