@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from engine.report import candidates_table, class_table
-
 from data import build_dataset
 from engine import checkpoint as ckpt
 from engine import cli, pictures
@@ -22,6 +20,7 @@ from engine.cross_validation import aggregate_stage, finished_stages, open_study
 from engine.errors import UserError
 from engine.evaluate import metrics
 from engine.inference import Views
+from engine.report import candidates_table, class_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
 from engine.scoring import chosen_checkpoint, limited, networks, protocol, score_models
 
@@ -48,13 +47,11 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     handle = lock(run)  # noqa: F841  held until the process ends
     say(f"run: {run}  split: {args.split}")
     name, k = parse_name(args.aggregate, cfg.cv.folds)
-    if args.aggregate.startswith("top") and name != args.aggregate:
-        say(f"{args.aggregate} clamped to {name}: the run has {cfg.cv.folds} folds")
     study = open_study(cfg, run, resolve_device(cfg.device), args.split, Views.of(cfg.eval))
     stages = finished_stages(study)
     if not stages:
         raise UserError(f"{run}: no stage is finished yet; go on with  python train.py --resume {run}")
-    results = aggregate_stage(study, stages[-1], extra_top=k, keep=cfg == saved)
+    results = aggregate_stage(study, stages[-1], top=name if k else "top3", keep=cfg == saved)
     say(candidates_table(results))
     name = results["winner"] if name == "all" else name
     row = next(c for c in results["candidates"] if c["name"] == name)

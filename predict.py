@@ -74,11 +74,15 @@ def find_images(inputs: list[str]) -> dict[str, Path]:
     return found
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
     p = cli.parser(__doc__.splitlines()[0], "python predict.py street.jpg holiday/ --out predictions")
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="images or folders of images")
     p.add_argument("--run", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="use this file instead of a run")
     p.add_argument("--aggregate", metavar="NAME", help="a candidate of a cross-validated run (default: best on select)")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the predictions")
-    sys.exit(cli.run(main, p))
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))

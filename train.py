@@ -14,17 +14,22 @@ import time
 from pathlib import Path
 
 import torch
-from data.check import check_pairs
-from engine.report import candidates_table, write_report
 
 from data import build_dataset
+from data.check import check_pairs
+from data.transforms import build_transform
 from engine import cli
 from engine import config as config_module
-from engine.config import Config, load_config
-from engine.cross_validation import cross_validate
+from engine.config import Config, load_config, loss_spec, stage_config, start_config
+from engine.cross_validation import cross_validate, draw_splits
 from engine.errors import UserError
+from engine.inference import amp_dtype
+from engine.pictures import write_samples
+from engine.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say
 from engine.single_run import train_single
+from engine.train import initial_model
+from losses import build_loss
 
 MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do differently
 
@@ -34,8 +39,7 @@ def main(args: argparse.Namespace) -> None:
     for item in args.set:
         say(f"set {item}")
     device = resolve_device(cfg.device)
-    for split in ("train", "val"):  # cheap: bad data is told before a run folder exists
-        check_pairs(build_dataset(cfg, split, train=False))
+    check_before(cfg)
     if run is None:
         run = make_run(cfg, cli.command_line())
     handle = lock(run)  # noqa: F841  held until the process ends
@@ -48,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
     if cfg.cv.folds:
         say(candidates_table(results))
+    write_samples(run, cfg, device)
     say(f"report: {write_report(run)}  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
 
@@ -69,6 +74,20 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
     return saved, run
 
 
+def check_before(cfg: Config) -> None:
+    """Tell what is wrong with data, splits, model or loss in seconds, before a run folder exists."""
+    train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
+    for dataset in (train, val):
+        check_pairs(dataset)
+    if cfg.cv.folds:
+        draw_splits(cfg, train)
+    for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
+        build_loss(loss_spec(c.loss), train.num_classes, train.ignore_index)
+        build_transform(c.data.augment, c.data.size)
+    amp_dtype(cfg.train, resolve_device(cfg.device))
+    initial_model(cfg, train)
+
+
 def make_deterministic(cfg: Config) -> None:
     if cfg.train.deterministic == "strict":  # the CPU is deterministic as it is; this is for GPUs
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -76,9 +95,13 @@ def make_deterministic(cfg: Config) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
     p = cli.parser(__doc__.splitlines()[0], "python train.py configs/deeplabv3plus_cv.yaml --set optim.lr=3e-4")
     p.add_argument("config", nargs="?", help="a YAML file under configs/")
     p.add_argument("--resume", metavar="RUN", help="go on with this run folder from its last checkpoint")
     p.add_argument("--name", help="name of the run folder (default: the config's name)")
-    sys.exit(cli.run(main, p))
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))

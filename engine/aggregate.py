@@ -9,7 +9,7 @@ weights that no longer exist, and are estimated anew, as SWA does. docs/averagin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -118,24 +118,24 @@ class Candidate:
 
 
 def parse_name(name: str, folds: int) -> tuple[str, int | None]:
-    """'top3' -> ('top3', 3); 'top9' of 5 folds is clamped: ('top5', 5). Unknown or K < 1: UserError."""
+    """'top2' -> ('top2', 2); K is clamped to the folds: 'top9' of 5 -> ('top9', 5). Unknown or K < 1: UserError."""
     if name.startswith("top") and name[3:].lstrip("-").isdigit():
         k = int(name[3:])
         if k < 1:
             raise UserError(f"--aggregate {name}: K must be at least 1")
-        return f"top{min(k, folds)}", min(k, folds)
+        return f"top{k}", min(k, folds)
     if name in ("best", "mean", "greedy", "weighted", "ensemble", "all"):
         return name, None
     raise UserError(f"--aggregate {name}: unknown, valid: best, mean, topK (as top3), greedy, weighted, ensemble, all")
 
 
 def make_candidates(
-    states: Sequence[State], select_mious: Sequence[float], refit, score_select, extra_top: int | None = None
-):
+    states: Sequence[State], select_mious: Sequence[float], refit, score_select, top: str = "top3"
+) -> Iterator[Candidate]:
     """All candidates of a stage, in the order of the table.
 
     states, select_mious: by fold. refit(state, members) -> state: re-estimates BatchNorm on images those members
-    trained on. score_select(states) -> mIoU on the images that rank candidates. extra_top: another K beside top3.
+    trained on. score_select(states) -> mIoU on the images that rank candidates. top: another topK beside top3.
     """
     folds = len(states)
     order = sorted(range(folds), key=lambda i: (-select_mious[i], i))  # best first
@@ -152,9 +152,10 @@ def make_candidates(
 
     yield single("best", order[0])
     yield soup("mean", list(range(folds)))
-    for k in sorted({min(3, folds), *([extra_top] if extra_top else [])}):
-        candidate = soup(f"top{k}", order[:k])
-        if k == folds < 3:
+    for name in dict.fromkeys(["top3", top]):
+        k = int(name[3:])
+        candidate = soup(name, order[:k])
+        if k > folds:
             candidate.notes.append(f"K clamped to the {folds} folds")
         yield candidate
     yield greedy_soup(order, select_mious, soup, score_select)

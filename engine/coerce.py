@@ -40,7 +40,7 @@ class _TextLoader(yaml.BaseLoader):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """YAML to dicts, lists and text. Tags (`!!python/object`) are refused, malformed text is one line with its place."""
+    """YAML to dicts, lists and text. Refuses tags (`!!python/object`); a fault is one line with its place."""
     try:
         for token in yaml.scan(text, Loader=yaml.BaseLoader):
             if isinstance(token, yaml.TagToken):
@@ -122,7 +122,7 @@ def _coerce_scalar(value: Any, kind: type, where: str) -> Any:
 
 
 def guess(value: Any) -> Any:
-    """Text of an option whose type is not declared: number, boolean, null or the text itself; lists and dicts within."""
+    """Text of an option whose type is not declared: a number, boolean, null or the text; lists and dicts within."""
     if isinstance(value, dict):
         return {k: guess(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -166,11 +166,11 @@ def config_from(raw: dict, overrides: typing.Sequence[str] = (), where: str = "c
         if len(parts) > 2:
             raise UserError(f"--set {item}: keys have at most two levels, e.g. optim.lr=1e-3")
         node = raw
+        _forget_rivals(raw, key)
         if len(parts) == 2:
             node = raw.setdefault(parts[0], {})
             if not isinstance(node, dict):
                 raise UserError(f"{where}: {parts[0]} must be a section of keys and values")
-        _forget_rivals(raw, key)
         node[parts[-1]] = value
     cfg = Config()
     for key, value in raw.items():

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from data import build_dataset
+from data.dataset import SegmentationDataset
 from data.loading import build_loader
-from data.splits import Splits
+from data.splits import Splits, make_splits
 from engine import aggregate
 from engine import checkpoint as ckpt
 from engine.config import Config, stage_config, start_config
@@ -30,7 +31,7 @@ from engine.evaluate import Score, metrics
 from engine.inference import Views
 from engine.metrics import ConfusionMatrix, bootstrap_difference
 from engine.run_folder import Log, say, warn
-from engine.scoring import class_frequency, limited, network, protocol, score_models
+from engine.scoring import candidate_path, class_frequency, limited, network, protocol, score_models
 from engine.train import Job, derive_seed, finished, fit, initial_model
 
 START = "start"
@@ -42,9 +43,9 @@ START = "start"
 def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
     """Roles and folds of the training split, by cfg.cv and cfg.seed; see the module's docstring.
 
-    cv.start=none and =pretrained need no start images: these go to the folds. cv.select=val ranks on the reported split,
-    so nothing is held back for `select`. cv.start=train is the widespread protocol: the start sees every training
-    image, so no score on training images is honest.
+    cv.start=none and =pretrained need no start images: these go to the folds. cv.select=val ranks on the reported
+    split, so nothing is held back for `select`. cv.start=train is the widespread protocol: the start sees every
+    training image, so no score on training images is honest.
     """
     start_share = cfg.cv.start_share if cfg.cv.start == "role" else 0.0
     select_share = cfg.cv.select_share if cfg.cv.select == "role" else 0.0
@@ -62,6 +63,11 @@ def score_labels(cfg: Config) -> list[str]:
     if cfg.cv.start == "none":
         labels.append("unconnected")
     return labels
+
+
+def ranking_split(cfg: Config) -> str:
+    """Which images rank folds and candidates, as reports name them."""
+    return "select" if cfg.cv.select == "role" else "val"
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -92,9 +98,7 @@ class Study:
         return self.run / f"stage{stage}" / f"fold{fold}"
 
     def candidate_path(self, stage: int, name: str) -> Path:
-        """The last stage's candidates have plain names; those before carry their stage."""
-        prefix = f"stage{stage}-" if stage < self.stages - 1 else ""
-        return self.run / "aggregate" / f"{prefix}{name}.pt"
+        return candidate_path(self.run, stage, self.stages, name)
 
     @property
     def stages(self) -> int:
@@ -141,7 +145,7 @@ def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
             job = fold_job(study, stage, fold, init)
             if not finished(job.folder):
                 fit(job, log, device)
-        say(f"stage {stage}: scoring candidates on {study.cfg.cv.select} and {study.report.split}")
+        say(f"stage {stage}: scoring candidates on {ranking_split(cfg)} and {study.report.split}")
         results = aggregate_stage(study, stage)
         ckpt.write_json(run / f"stage{stage}" / "results.json", results)
         init = next_start(study, stage, results)
@@ -257,7 +261,7 @@ def refit(study: Study, state: aggregate.State, members: Sequence[int]) -> aggre
     return ckpt.cpu_state(model)
 
 
-def aggregate_stage(study: Study, stage: int, extra_top: int | None = None, keep: bool = True) -> dict:
+def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = True) -> dict:
     """Score every fold and candidate of a finished stage; return what results.json holds. Writes aggregate/*.pt;
     with keep=False only those that are not there yet (eval.py under another protocol than the run's)."""
     started, cfg = time.perf_counter(), study.cfg
@@ -274,7 +278,7 @@ def aggregate_stage(study: Study, stage: int, extra_top: int | None = None, keep
     rows, baseline = [], None
     make = aggregate.make_candidates(
         states, select_mious, refit=lambda s, m: refit(study, s, m),
-        score_select=lambda s: study.miou(study.score(s, select)), extra_top=extra_top,
+        score_select=lambda s: study.miou(study.score(s, select)), top=top,
     )  # fmt: skip
     for candidate in make:
         if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself: scored above
@@ -397,7 +401,7 @@ def line_between(study: Study, states: Sequence[aggregate.State], select_mious: 
     for t in ts:
         state = refit(study, aggregate.average([states[a], states[b]], [1 - t, t]), [a, b])
         mious.append(study.miou(study.score([state], dataset)))
-    return {"folds": [a, b], "t": ts, "miou": mious, "images": len(dataset), "split": cfg.select}
+    return {"folds": [a, b], "t": ts, "miou": mious, "images": len(dataset), "split": ranking_split(study.cfg)}
 
 
 def used_images(study: Study):

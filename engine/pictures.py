@@ -10,13 +10,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+from data import build_dataset
 from data.files import read_image
 from data.transforms import denormalise, normalise
 from data.transforms import resize as resize_pair
+from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.errors import UserError
 from engine.inference import Views, amp_dtype, autocast, predict_scores, resize
+from engine.pages import samples_page
 from engine.run_folder import say
+from engine.scoring import chosen_checkpoint, networks
 
 
 def predict_image(models: Sequence[nn.Module], image: np.ndarray, cfg: Config, device, views: Views) -> np.ndarray:
@@ -65,3 +69,14 @@ def sample_predictions(models: Sequence[nn.Module], cfg: Config, dataset, device
         image = denormalise(tensor).permute(1, 2, 0).numpy()  # (h, w, 3)
         rows.append((image, target.to(torch.uint8).numpy(), pred))
     return rows
+
+
+def write_samples(run: Path, cfg: Config, device: torch.device) -> None:
+    """plots/samples.png: image, target, prediction and error of a few val images, by the run's chosen network."""
+    if not cfg.log.samples:
+        return
+    dataset = build_dataset(cfg, "val", train=False)
+    models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
+    images, targets, preds = zip(*sample_predictions(models, cfg, dataset, device, cfg.log.samples))
+    path = run / "plots" / "samples.png"
+    samples_page(images, targets, preds, dataset.palette, dataset.class_names, path, dataset.ignore_index)

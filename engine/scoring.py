@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from torch import nn
 
 from data import data_hash
 from data.loading import build_loader
-from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.errors import UserError
 from engine.evaluate import Score, evaluate
@@ -35,11 +35,17 @@ def chosen_checkpoint(run: Path) -> Path:
     """best.pt of a single run; of a cross-validated one the last stage's candidate with the best select score."""
     if (run / "best.pt").exists():
         return run / "best.pt"
-    files = sorted((run / "aggregate").glob("*.pt"))
-    if not files:
-        raise UserError(f"{run}: nothing to use yet (no best.pt, no aggregate/); python train.py --resume {run}")
-    loaded = {f: ckpt.load_ours(f) for f in files}
-    return max(files, key=lambda f: (loaded[f]["stage"], loaded[f]["select_miou"], f.name == "best.pt"))
+    stages = sorted(run.glob("stage*/results.json"), key=lambda p: int(p.parent.name.removeprefix("stage")))
+    if not stages:
+        raise UserError(f"{run}: nothing to use yet; go on with  python train.py --resume {run}")
+    results = json.loads(stages[-1].read_text())
+    return candidate_path(run, results["stage"], results["stages"], results["winner"])
+
+
+def candidate_path(run: Path, stage: int, stages: int, name: str) -> Path:
+    """The last stage's candidates have plain names; those before carry their stage."""
+    prefix = f"stage{stage}-" if stage < stages - 1 else ""
+    return run / "aggregate" / f"{prefix}{name}.pt"
 
 
 def score_models(

@@ -15,8 +15,8 @@ from PIL import Image
 from data import streets
 from data.cityscapes import cityscapes
 from data.labels import CITYSCAPES
-from data.streets_canvas import CAR, LIGHT, POLE, SIGN, SKY, Camera, Canvas, disc
-from data.streets_signs import FACES, MIN_PX, lamp_post, post, sign_post, traffic_light
+from data.streets.canvas import CAR, LIGHT, POLE, SIGN, SKY, Camera, Canvas, disc
+from data.streets.signs import FACES, MIN_PX, lamp_post, post, sign_post, traffic_light
 from engine.errors import UserError
 from tools.streets_sheet import sheet
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.streets_canvas import GROUND, ROAD, SIDEWALK, SKY, TERRAIN, VEGETATION, Canvas, Colour, between
-from data.streets_city import SKIES, City
+from data.streets.canvas import GROUND, ROAD, SIDEWALK, SKY, TERRAIN, VEGETATION, Canvas, Colour, between
+from data.streets.city import SKIES, City
 
 TILE = 128  # side of the noise tiles, cells
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.streets_canvas import Camera, Colour, between, chance, pick
+from data.streets.canvas import Camera, Colour, between, chance, pick
 
 FACADES = {  # families of wall colours; a city builds in one or two of them
     "brick": [(150, 82, 66), (166, 98, 76), (132, 72, 62), (178, 122, 96), (120, 80, 74)],

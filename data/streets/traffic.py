@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.streets_canvas import BUS, CAR, NEAR, TRUCK, Canvas, Colour, between, lit, pick
+from data.streets.canvas import BUS, CAR, NEAR, TRUCK, Canvas, Colour, between, lit, pick
 
 PAINT = [
     (196, 40, 38), (38, 78, 150), (232, 232, 234), (40, 42, 46), (150, 154, 158), (98, 104, 110),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.streets_canvas import BUILDING, NEAR, Canvas, Colour, between, chance, lit, mixed, pick
-from data.streets_city import City, daylight
+from data.streets.canvas import BUILDING, NEAR, Canvas, Colour, between, chance, lit, mixed, pick
+from data.streets.city import City, daylight
 
 GLASS = [(92, 112, 128), (70, 84, 98), (112, 134, 150), (58, 66, 76)]
 LAMPLIGHT = [(255, 214, 138), (255, 196, 110), (240, 226, 188), (206, 222, 236)]

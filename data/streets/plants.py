@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from data.streets_canvas import VEGETATION, Canvas, Colour, between, disc, lit, pick
-from data.streets_city import City, daylight
+from data.streets.canvas import VEGETATION, Canvas, Colour, between, disc, lit, pick
+from data.streets.city import City, daylight
 
 BARK = [(92, 70, 52), (78, 62, 50), (108, 86, 64)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.streets_canvas import LIGHT, POLE, SIGN, Canvas, between, chance, disc, lit, pick
-from data.streets_city import City
+from data.streets.canvas import LIGHT, POLE, SIGN, Canvas, between, chance, disc, lit, pick
+from data.streets.city import City
 
 MIN_PX = 7.0  # least width of a pole or sign on the picture, pixels: still over 3 px at half size
 RED, BLUE, WHITE, BLACK, YELLOW, GREEN = (

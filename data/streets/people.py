@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from data.streets_canvas import BICYCLE, PERSON, RIDER, Canvas, Colour, between, chance, disc, lit, pick
+from data.streets.canvas import BICYCLE, PERSON, RIDER, Canvas, Colour, between, chance, disc, lit, pick
 
 SKIN = [(236, 198, 168), (216, 170, 136), (172, 124, 92), (124, 84, 60), (90, 62, 46)]
 HAIR = [(42, 32, 28), (84, 58, 38), (168, 128, 74), (120, 116, 114), (28, 26, 28)]

@@ -1,9 +1,9 @@
 """The drawn city: a small Cityscapes that needs no download. 17 of the 19 classes, 28 cities, seven kinds of weather.
 
 `ensure()` draws it once (seconds) into a cache, in the Cityscapes folder layout, so that the Cityscapes loader reads
-it like the real one. Reading order: streets_canvas (camera, canvas) -> streets_city (what makes a city, the plan of a
-street) -> streets_town, streets_buildings, streets_plants (what stands) -> streets_traffic, streets_people,
-streets_signs (what moves, and what directs it) -> streets_weather (sky, light, lens).
+it like the real one. Reading order: canvas (camera, canvas) -> city (what makes a city, the plan of a
+street) -> town, buildings, plants (what stands) -> traffic, people,
+signs (what moves, and what directs it) -> weather (sky, light, lens).
 
 The same (seed, split, city, frame) gives the same frame everywhere: whole-number polygons, numpy's PCG64, no fonts.
 (Pillow's releases end very sharp corners differently: up to three label pixels of a frame differ between 10.2 and 13.)
@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.streets_canvas import EGO, Canvas, disc, lit
-from data.streets_city import City, make_camera, make_city, make_plan
-from data.streets_scene import draw_life
-from data.streets_town import draw_backdrop, draw_ground, draw_lots
-from data.streets_weather import develop, make_weather, paint_sky
+from data.streets.canvas import EGO, Canvas, disc, lit
+from data.streets.city import City, make_camera, make_city, make_plan
+from data.streets.scene import draw_life
+from data.streets.town import draw_backdrop, draw_ground, draw_lots
+from data.streets.weather import develop, make_weather, paint_sky
 from engine.errors import UserError
 
 VERSION = 1  # part of the cache's name: raise it whenever a pixel changes

@@ -7,13 +7,13 @@ from functools import partial
 
 import numpy as np
 
-from data.streets_canvas import Canvas, between, chance, pick
-from data.streets_city import City, Plan
-from data.streets_people import cyclist, parked_bicycle, person
-from data.streets_plants import tree
-from data.streets_signs import guide_board, lamp_post, sign_post, traffic_light
-from data.streets_town import fence
-from data.streets_traffic import bus, car, truck
+from data.streets.canvas import Canvas, between, chance, pick
+from data.streets.city import City, Plan
+from data.streets.people import cyclist, parked_bicycle, person
+from data.streets.plants import tree
+from data.streets.signs import guide_board, lamp_post, sign_post, traffic_light
+from data.streets.town import fence
+from data.streets.traffic import bus, car, truck
 
 AWAY, TOWARDS = 0.0, math.pi  # headings
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from data.streets_buildings import house
-from data.streets_canvas import (
+from data.streets.buildings import house
+from data.streets.canvas import (
     BUILDING,
     FAR,
     FENCE,
@@ -25,8 +25,8 @@ from data.streets_canvas import (
     mixed,
     pick,
 )
-from data.streets_city import QUARTERS, City, Lot, Plan, daylight
-from data.streets_plants import bush, hedge, tree
+from data.streets.city import QUARTERS, City, Lot, Plan, daylight
+from data.streets.plants import bush, hedge, tree
 
 
 def draw_ground(canvas: Canvas, city: City, plan: Plan, rng: np.random.Generator) -> None:

@@ -1,0 +1,105 @@
+"""The page of samples: image, target, prediction and error side by side, drawn with Pillow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+WRONG = (213, 94, 0)  # vermilion: distinct from grey for colour-blind readers
+IGNORED = (0, 0, 0)
+INK, GREY = (34, 34, 34), (102, 102, 102)
+COLUMNS = ("image", "target (black: ignored)", "prediction", "error (orange: wrong)")
+GAP, TITLE, LINE = 8, 26, 20  # pixels
+
+
+def font(size: int):
+    """Pillow's built-in typeface; before 10.1 it came in one size."""
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:
+        return ImageFont.load_default()
+
+
+def error_map(image: np.ndarray, target: np.ndarray, pred: np.ndarray, ignore_index: int = 255) -> np.ndarray:
+    """(H, W, 3) uint8: wrong pixels orange, ignored ones black, right ones a pale grey version of the image."""
+    grey = 128 + image.astype(np.float32).mean(2, keepdims=True) / 2  # (H, W, 1)
+    out = np.broadcast_to(grey, image.shape).astype(np.uint8).copy()
+    out[pred != target] = WRONG
+    out[target == ignore_index] = IGNORED
+    return out
+
+
+def colourise(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Class indices (H, W) -> colours (H, W, 3); whatever is no class is black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return table[ids.astype(np.uint8)]
+
+
+def samples_page(
+    images: Sequence[np.ndarray], targets: Sequence[np.ndarray], preds: Sequence[np.ndarray],
+    palette: Sequence[Sequence[int]], class_names: Sequence[str], path: str | Path, ignore_index: int = 255,
+) -> Path:  # fmt: skip
+    """Write a page with one row a sample: image, target, prediction, error; the classes' colours below.
+
+    images (H, W, 3) uint8, targets and preds (H, W) class indices of the same size; rows may differ in size, and are
+    scaled to a common width. Under each row: the share of its labelled pixels that is right.
+    Raises ValueError for lists of different length or a sample whose parts differ in size.
+    """
+    if not len(images) == len(targets) == len(preds):
+        raise ValueError(f"got {len(images)} images, {len(targets)} targets, {len(preds)} predictions")
+    colours = np.asarray(palette, np.uint8)
+    width = min(480, max(320, *(im.shape[1] for im in images), 0))  # pixels of a column
+    rows = [_row(*sample, colours, width, ignore_index) for sample in zip(images, targets, preds)]
+    total = 4 * width + 5 * GAP
+    legend = _legend(colours, class_names, total)
+    page = Image.new("RGB", (total, TITLE + sum(r.height for r in rows) + legend.height + GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for k, title in enumerate(COLUMNS):
+        draw.text((GAP + k * (width + GAP), 6), title, fill=INK, font=font(14))
+    y = TITLE
+    for part in [*rows, legend]:
+        page.paste(part, (0, y))
+        y += part.height
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path)
+    return path
+
+
+def _row(image, target, pred, palette: np.ndarray, width: int, ignore_index: int) -> Image.Image:
+    image, target, pred = np.asarray(image), np.asarray(target), np.asarray(pred)
+    if not image.shape[:2] == target.shape == pred.shape:
+        raise ValueError(f"sizes differ: image {image.shape[:2]}, target {target.shape}, prediction {pred.shape}")
+    shown = colourise(target, palette)
+    shown[target == ignore_index] = IGNORED
+    parts = [image.astype(np.uint8), shown, colourise(pred, palette), error_map(image, target, pred, ignore_index)]
+    height = round(width * image.shape[0] / image.shape[1])
+    row = Image.new("RGB", (4 * width + 5 * GAP, height + LINE + GAP), "white")
+    for k, part in enumerate(parts):
+        how = Image.Resampling.BILINEAR if k == 0 else Image.Resampling.NEAREST  # colours of classes do not mix
+        row.paste(Image.fromarray(part).resize((width, height), how), (GAP + k * (width + GAP), 0))  # PIL: (W, H)
+    known = target != ignore_index
+    text = f"{100 * (pred == target)[known].mean():.1f} % of the labelled pixels right" if known.any() else "no labels"
+    ImageDraw.Draw(row).text((GAP + 3 * (width + GAP), height + 2), text, fill=GREY, font=font(12))
+    return row
+
+
+def _legend(palette: np.ndarray, class_names: Sequence[str], width: int) -> Image.Image:
+    """Colour swatches with names, wrapped to the page's width."""
+    letters, places, x, y = font(13), [], GAP, 4
+    for name in class_names:
+        wide = 18 + letters.getlength(name) + 18
+        if x + wide > width and x > GAP:
+            x, y = GAP, y + LINE
+        places.append((x, y))
+        x += wide
+    out = Image.new("RGB", (width, y + LINE + 4), "white")
+    draw = ImageDraw.Draw(out)
+    for (x, y), name, colour in zip(places, class_names, palette.tolist()):
+        draw.rectangle((x, y + 2, x + 12, y + 14), fill=tuple(colour), outline=GREY)
+        draw.text((x + 18, y), name, fill=INK, font=letters)
+    return out

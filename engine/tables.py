@@ -1,0 +1,126 @@
+"""Scores as tables, for the terminal (aligned text) and for reports (markdown). Fractions in, percent out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+ABSENT_RULE = {
+    "nan": "absent classes are left out of the mean",
+    "zero": "absent classes count 0",
+    "one": "absent classes count 1",
+}
+
+
+def pct(value: float | None) -> str:
+    """0.57314 -> '57.31'; None (a class that does not occur, a score not taken) -> '-'."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def interval(bootstrap: dict | None) -> str:
+    """A difference in points with its 95 % interval: '+0.42 [-0.10, +0.95]'."""
+    if not bootstrap:
+        return "-"
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * bootstrap[key] for key in ("difference", "low", "high")))
+
+
+def _columns(rows: Sequence[Sequence], headers: Sequence[str]) -> tuple[list[list[str]], list[int], list[bool]]:
+    """Cells as text, the width of each column, and whether it holds numbers (these are set to the right)."""
+    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
+    if any(len(row) != len(headers) for row in cells):
+        raise ValueError(f"every row needs {len(headers)} cells ({', '.join(headers)})")
+    widths = [max(len(row[k]) for row in cells) for k in range(len(headers))]
+    numeric = [all(_is_number(row[k]) for row in cells[1:]) and len(cells) > 1 for k in range(len(headers))]
+    return cells, widths, numeric
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.split(" ")[0].replace("-", "0", 1))
+    except ValueError:
+        return False
+    return True
+
+
+def format_table(rows: Sequence[Sequence], headers: Sequence[str]) -> str:
+    """An aligned plain-text table: headers, a rule, rows; number columns are set to the right."""
+    cells, widths, numeric = _columns(rows, headers)
+    lines = []
+    for row in cells:
+        texts = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric)]
+        lines.append("  ".join(texts).rstrip())
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Sequence], headers: Sequence[str]) -> str:
+    """The same as a markdown table; a | inside a cell is escaped."""
+    cells, _, numeric = _columns(rows, headers)
+    lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join(" ---: " if right else " --- " for right in numeric) + "|")
+    return "\n".join(lines)
+
+
+def describe(protocol: dict) -> str:
+    """One line with everything a score depends on beside the weights."""
+    size = "x".join(str(v) for v in protocol.get("size") or ())
+    scored = "scored at the labels' own size" if protocol.get("native") else f"scored at {size} (H x W)"
+    parts = [f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
+    parts += [f"{protocol['images']} images"] if protocol.get("images") else []
+    parts += [f"network input {size}, {scored}" if protocol.get("native") else scored]
+    scales = protocol.get("scales") or [1.0]
+    parts += [f"test-time scales {', '.join(f'{s:g}' for s in scales)}"] if list(scales) != [1.0] else []
+    parts += ["mirrored image averaged in"] if protocol.get("flip") else []
+    parts += ["sliding window {}x{}".format(*protocol["window"])] if protocol.get("window") else []
+    return ", ".join([*parts, ABSENT_RULE.get(protocol.get("absent"), f"absent rule {protocol.get('absent')}")])
+
+
+CANDIDATE_HEADERS = ("candidate", "members", "select mIoU", "{split} mIoU", "raw", "diff to best fold [95 %]")
+
+
+def candidate_rows(results: dict) -> list[list[str]]:
+    """name (the winner marked *), members, select, reported split, raw, difference: cells of CANDIDATE_HEADERS."""
+    rows = []
+    for c in results["candidates"]:
+        name = c["name"] + (" *" if c["name"] == results.get("winner") else "")
+        difference = "reference" if c["name"] == "best" else interval(c.get("bootstrap"))
+        members = " ".join(map(str, c["members"]))
+        rows.append([name, members, pct(c.get("select_miou")), pct(c["miou"]), pct(c.get("miou_raw")), difference])
+    return rows
+
+
+def candidate_headers(results: dict) -> list[str]:
+    return [h.format(split=results["protocol"].get("split", "val")) for h in CANDIDATE_HEADERS]
+
+
+def all_labels(results: dict) -> list[str]:
+    """Labels of a stage and of its candidates, without repetition."""
+    rows = results.get("candidates", [])
+    return list(dict.fromkeys([*results.get("labels", []), *(x for c in rows for x in c.get("labels", []))]))
+
+
+def candidates_table(results: dict) -> str:
+    """The table at the end of train.py and eval.py --aggregate: a stage's candidates, in percent, with the protocol."""
+    rows, headers = candidate_rows(results), candidate_headers(results)
+    if any(c.get("labels") for c in results["candidates"]):
+        headers = [*headers, "labels"]
+        rows = [[*row, ", ".join(c.get("labels", []))] for row, c in zip(rows, results["candidates"])]
+    lines = [f"{describe(results['protocol'])}; mIoU in %", format_table(rows, headers)]
+    lines += [f"{c['name']}: {note}" for c in results["candidates"] for note in c.get("notes", [])]
+    lines.append("* best select mIoU.  raw: BatchNorm statistics averaged with the weights instead of re-estimated")
+    return "\n".join(lines)
+
+
+SUMMARY = {
+    "miou": "mIoU",
+    "fw_iou": "frequency-weighted IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "dice": "mean Dice",
+}
+
+
+def class_table(result: dict, protocol: dict) -> str:
+    """IoU of each class and the means, in percent, with the protocol: what eval.py prints for one checkpoint."""
+    rows = [[name, pct(value)] for name, value in result["per_class"].items()]
+    rows += [[label, pct(result[key])] for key, label in SUMMARY.items() if key in result]
+    return f"{describe(protocol)}; in %\n{format_table(rows, ['class', 'IoU'])}"

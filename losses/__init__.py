@@ -1,0 +1,52 @@
+"""Losses by name or as a weighted sum: `build_loss({"terms": [{"name": "dice", "weight": 0.4}, ...]}, 19)`.
+
+Every loss maps (logits (B, C, H, W), target (B, H, W) int64) to a scalar in at least float32, has a gradient, and keeps
+its terms' values in `.parts` {name: detached scalar}.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from torch import nn
+
+from engine.errors import UserError, unknown
+from losses.combine import WeightedSum
+from losses.cross_entropy import CrossEntropy
+from losses.dice import Dice
+
+__all__ = ["LOSSES", "build_loss", "loss_options"]
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {"cross_entropy": CrossEntropy, "dice": Dice}
+
+
+def loss_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of a loss with their types and defaults, from the signature that receives them."""
+    if name not in LOSSES:
+        raise unknown("loss", name, LOSSES)
+    parameters = inspect.signature(LOSSES[name], eval_str=True).parameters
+    return {n: p for n, p in parameters.items() if n not in ("num_classes", "ignore_index")}
+
+
+def build_loss(spec: str | dict, num_classes: int, ignore_index: int = 255) -> nn.Module:
+    """spec: a name; {"name": ..., options}; or {"terms": [{"name": ..., "weight": w, options}, ...]}, where an extra
+    "weights": [...] replaces the terms' weights in order. Raises: ValueError for unknown names and options."""
+    if not isinstance(spec, str | dict) or (isinstance(spec, dict) and not {"name", "terms"} & spec.keys()):
+        raise UserError(f"loss: expected a name, {{name: ...}} or {{terms: [...]}}, got {spec!r}")
+    spec = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "terms" in spec:
+        for key in spec.keys() - {"terms", "weights"}:
+            raise unknown("key beside loss terms", key, ["terms", "weights"])
+        terms = [dict(t) for t in spec["terms"]]
+        weights = [float(t.pop("weight", 1.0)) for t in terms]
+        weights = [float(w) for w in spec.get("weights") or weights]
+        if not terms or len(weights) != len(terms) or not any(weights) or min(weights) < 0:
+            raise UserError(f"loss: {len(terms)} terms need as many weights >= 0, not all 0; got {weights}")
+        return WeightedSum([build_loss(t, num_classes, ignore_index) for t in terms], weights)
+    name, options = spec.pop("name"), spec
+    valid = loss_options(str(name))
+    for option in options:
+        if option not in valid:
+            raise unknown(f"option of {name}", option, valid)
+    return LOSSES[name](num_classes, ignore_index, **options)

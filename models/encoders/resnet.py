@@ -1,0 +1,150 @@
+"""ResNet as an encoder. He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385.
+
+Parameter names are torchvision's, so its weights load unchanged (without `fc`). As there, the stride of a bottleneck
+stands in its 3x3 convolution, not in the first 1x1 as in the paper ("ResNet v1.5").
+
+For segmentation the last stages may keep their resolution and dilate their convolutions instead (DeepLab,
+arXiv 1606.00915). Public weights do this in two ways, which are different functions of the same parameters:
+`first_keeps`   the first block of a dilated stage keeps the dilation of the stage before (torchvision, VainF, mmseg);
+`whole_stage`   every 3x3 convolution of the stage is dilated (system D, smp, hszhao).
+torchvision refuses to dilate basic blocks (ResNet-18/34); here both of their convolutions are dilated alike.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from engine.errors import UserError, unknown
+from models.layers import kaiming_fan_out
+
+Dilate = Literal["first_keeps", "whole_stage"]
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. (B, in, H, W) -> (B, width, H / stride, W / stride)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, width, stride, dilation)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, 1, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        x += shortcut
+        return self.relu(x)
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up to 4 * width, and a shortcut. (B, in, H, W) -> (B, 4 * width, H / stride, W / stride)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        x += shortcut
+        return self.relu(x)
+
+
+class ResNet(nn.Module):
+    """The convolutional part of a ResNet: images (B, 3, H, W) -> maps after stages 1..4.
+
+    output_stride 32 gives strides 4, 8, 16, 32; 16 dilates the last stage, 8 the last two. `stem=True` prepends the
+    map before the max pooling (64 channels, stride 2). `.channels` and `.strides` describe the list.
+    Raises: UserError for another output stride or way of dilating.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        output_stride: int = 32,
+        dilate: Dilate = "first_keeps",
+        stem: bool = False,
+    ) -> None:
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise UserError(f"output_stride: expected 8, 16 or 32, got {output_stride}")
+        if dilate not in get_args(Dilate):
+            raise unknown("dilate", dilate, get_args(Dilate))
+        self.stem = stem
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.channels, self.strides = ([64], [2]) if stem else ([], [])
+        channels, stride, dilation = 64, 4, 1
+        for stage, depth in enumerate(depths):
+            width = 64 * 2**stage
+            step = 1 if stage == 0 else 2
+            before = dilation
+            if stride * step > output_stride:  # keep the resolution, reach as far by dilation
+                dilation, step = dilation * step, 1
+            stride *= step
+            first = dilation if dilate == "whole_stage" else before
+            blocks = []
+            for i in range(depth):
+                needs_projection = i == 0 and (step > 1 or channels != width * block.expansion)
+                projection = _projection(channels, width * block.expansion, step) if needs_projection else None
+                blocks.append(block(channels, width, step if i == 0 else 1, first if i == 0 else dilation, projection))
+                channels = width * block.expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.channels.append(channels)
+            self.strides.append(stride)
+        kaiming_fan_out(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.relu(self.bn1(self.conv1(images)))  # (B, 64, H/2, W/2)
+        features = [x] if self.stem else []
+        x = self.maxpool(x)  # (B, 64, H/4, W/4)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
+
+
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Shortcut where the shape changes: 1x1 convolution + BatchNorm (option B of the paper)."""
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+RESNET = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+def resnet(name: str, **options) -> ResNet:
+    """An encoder by its row in RESNET; options as in ResNet."""
+    block, depths = RESNET[name]
+    return ResNet(block, depths, **options)

@@ -1,0 +1,1 @@
+"""Whole networks that are not an encoder and a head."""

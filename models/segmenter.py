@@ -1,0 +1,41 @@
+"""Encoder + head -> logits at input size: the contract every model of this house fulfils."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.layers import resize
+
+SMALLEST = 64  # pixels: below this the coarsest map of a stride-32 encoder has nothing left to see
+
+
+def check_size(images: Tensor) -> None:
+    """Raises ValueError unless images are (B, 3, H, W) with H, W >= 64."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
+    if min(images.shape[-2:]) < SMALLEST:
+        raise ValueError(
+            f"expected images of at least {SMALLEST}x{SMALLEST}, got {tuple(images.shape[-2:])}: resize them"
+        )
+
+
+class Segmenter(nn.Module):
+    """images (B, 3, H, W) -> {"out": logits (B, num_classes, H, W)}, and while training "aux", where built.
+
+    encoder: images -> list of maps; head, aux_head: list of maps -> logits at some map's size. Logits are resized to
+    the input bilinearly (align_corners=False); no softmax. Raises: ValueError for images below 64x64.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, aux_head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.aux_head = aux_head
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        check_size(images)
+        features = self.encoder(images)
+        out = {"out": resize(self.head(features), images.shape[-2:])}
+        if self.aux_head is not None and self.training:
+            out["aux"] = resize(self.aux_head(features), images.shape[-2:])
+        return out

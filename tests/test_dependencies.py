@@ -1,0 +1,54 @@
+"""Six packages are enough: nothing else is imported at run time, and without matplotlib only the plots are missing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers import make_folder
+from tests.test_commands import write_config
+
+ROOT = Path(__file__).parent.parent
+OURS = {"models", "losses", "data", "engine", "tools", "benchmarks"}
+SIX = dict(torch="torch", torchvision="torchvision", numpy="numpy", PIL="pillow", tqdm="tqdm", yaml="pyyaml")
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "tqdm": "tqdm",
+    "yaml": "pyyaml",
+}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_run_time_imports_are_the_six_packages():
+    files = [*ROOT.glob("*.py"), *[p for room in OURS for p in (ROOT / room).rglob("*.py")]]
+    foreign = {name: path.name for path in files for name in imported(path) - OURS - set(SIX) - sys.stdlib_module_names}
+    assert foreign == {"matplotlib": "plots.py"} or foreign == {"matplotlib": "score_plots.py"}
+
+
+def test_requirements_name_the_six_and_nothing_else():
+    lines = [line.split(">=") for line in (ROOT / "requirements.txt").read_text().split()]
+    assert sorted(name for name, _ in lines) == sorted(SIX.values()) and all(version for _, version in lines)
+
+
+def test_without_matplotlib_a_run_ends_with_its_report_and_one_line(tmp_path):
+    root = make_folder(tmp_path / "data", n=8)
+    config = write_config(tmp_path / "c.yaml", root, log={"plots": True, "samples": 1})
+    code = "import sys; sys.modules['matplotlib'] = None; import train; from engine import cli; "
+    code += "sys.exit(cli.run(train.main, train.build_parser(), sys.argv[1:]))"
+    command = [sys.executable, "-c", code, str(config)]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("plots skipped: matplotlib is not installed") == 1
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "report.md").exists() and [p.name for p in (run / "plots").iterdir()] == ["samples.png"]

@@ -1,0 +1,1 @@
+"""Secondary commands, one a file: python -m tools.<name> --help."""
