@@ -18,7 +18,7 @@ NEAR = 1.2  # nothing nearer than this is drawn, metres
 FAR = 120.0
 
 # Cityscapes labelIds of everything that is drawn.
-EGO, STATIC = 1, 4
+EGO = 1
 ROAD, SIDEWALK, BUILDING, WALL, FENCE = 7, 8, 11, 12, 13
 POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY = 17, 19, 20, 21, 22, 23
 PERSON, RIDER, CAR, TRUCK, BUS, BICYCLE = 24, 25, 26, 27, 28, 33
