@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Callable
 
 from data.loading import clean_message
-
 from engine.errors import UserError
+
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  # disk full, no permission
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -40,9 +42,14 @@ def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, 
     except UserError as e:
         print(f"error: {clean_message(e)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # piped into head
+        return 0
+    except OSError as e:  # the machine's limits, met where nobody thought of them: said like any other mistake
+        if e.errno not in OUTSIDE:
+            raise
+        print(f"error: {e.filename or 'writing'}: {e.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as e:
         print(f"interrupted{'; ' + str(e) if str(e) else ''}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # piped into head
-        return 0
     return 0

@@ -316,6 +316,16 @@ def check(cfg: Config, where: str = "config") -> None:
         raise UserError(f"{where}: cv.start_share + cv.select_share leave nothing for the folds")
     for i in range(len(cfg.cv.stages)):
         stage_config(cfg, i, where)
+    if cfg.cv.start_overrides:
+        start_config(cfg)
+
+
+MAY_DIFFER_BY_STAGE = (
+    "loss",
+    "optim",
+    "schedule",
+    "train",
+)  # and data.augment: not what is trained or how it is scored
 
 
 def with_overrides(cfg: Config, changes: dict, where: str) -> Config:
@@ -330,7 +340,7 @@ def with_overrides(cfg: Config, changes: dict, where: str) -> Config:
                 raise UserError(f"{where}: '{key}' is not clear: {hint}")
             key = f"{owners[0]}.{key}"
         section, leaf = key.split(".", 1)
-        if section not in SECTIONS or section in ("cv", "data") and leaf != "augment":
+        if section not in MAY_DIFFER_BY_STAGE and key != "data.augment":
             raise UserError(f"{where}: {key} cannot change between stages")
         _forget_rivals(raw, key)
         raw[section][leaf] = value

@@ -11,6 +11,7 @@ results of a stage stand in stageN/results.json, from which the report is made.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -43,10 +44,19 @@ def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
             job = fold_job(study, stage, fold, init)
             if not finished(job.folder):
                 fit(job, log, device)
-        say(f"stage {stage}: scoring candidates on {ranking_split(cfg)} and {study.report.split}")
-        results = aggregate_stage(study, stage)
-        ckpt.write_json(run / f"stage{stage}" / "results.json", results)
+        results = stage_results(study, stage)
         init = next_start(study, stage, results)
+    return results
+
+
+def stage_results(study: Study, stage: int) -> dict:
+    """Judge a stage, or read what was found before the run was interrupted in a later one."""
+    path = study.run / f"stage{stage}" / "results.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    say(f"stage {stage}: scoring candidates on {ranking_split(study.cfg)} and {study.report.split}")
+    results = aggregate_stage(study, stage)
+    ckpt.write_json(path, results)
     return results
 
 

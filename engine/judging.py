@@ -71,8 +71,8 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
     started, cfg = time.perf_counter(), study.cfg
     members = load_members(study, stage)
     states = [m["model"] for m in members]
-    labels = score_labels(cfg)
-    aggregate.require_common_start(members, allow_unconnected=cfg.cv.start == "none")
+    labels = score_labels(cfg, stage)
+    aggregate.require_common_start(members, allow_unconnected="unconnected" in labels)
     select, report = study.select, study.report
     same = cfg.cv.select == "val" and report.split == "val"
     select_scores = [study.score([s], select) for s in states]
@@ -104,7 +104,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "stages": study.stages,
         "class_names": list(study.train.class_names),
         "palette": [list(map(int, c)) for c in study.train.palette],
-        "protocol": study_protocol(study),
+        "protocol": study_protocol(study, stage),
         "labels": labels,
         "folds": fold_rows(study, stage, members, select_mious, report_scores),
         "fold_mean": mean,
@@ -213,8 +213,8 @@ def used_images(study: Study):
     return study.train.subset(sorted({i for role in study.roles.values() for i in role}))
 
 
-def study_protocol(study: Study) -> dict:
+def study_protocol(study: Study, stage: int) -> dict:
     """Everything a number depends on beside the weights."""
     cv = study.cfg.cv
-    roles = {"start": cv.start, "select": cv.select, "member": cv.member, "labels": score_labels(study.cfg)}
+    roles = {"start": cv.start, "select": cv.select, "member": cv.member, "labels": score_labels(study.cfg, stage)}
     return protocol(study.cfg, study.report, study.views) | roles

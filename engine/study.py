@@ -37,12 +37,12 @@ def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
     return splits
 
 
-def score_labels(cfg: Config) -> list[str]:
-    """What a reader must know about every row of this run."""
+def score_labels(cfg: Config, stage: int) -> list[str]:
+    """What a reader must know about every row of a stage. From the second stage on all members share a winner."""
     labels = []
     if cfg.cv.start == "train" or cfg.cv.select == "val":
         labels.append("contaminated")
-    if cfg.cv.start == "none":
+    if cfg.cv.start == "none" and stage == 0:
         labels.append("unconnected")
     return labels
 
@@ -70,7 +70,8 @@ class Study:
     def select(self):
         """The images that rank folds and candidates."""
         if self.cfg.cv.select == "val":
-            return limited(build_dataset(self.cfg, "val", train=False), self.cfg.data.limit)
+            val = self.report if self.report.split == "val" else build_dataset(self.cfg, "val", train=False)
+            return limited(val, self.cfg.data.limit)
         return self.train.subset(self.roles["select"])
 
     def fold_folder(self, stage: int, fold: int) -> Path:
@@ -101,7 +102,10 @@ class Study:
 def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None) -> Study:
     """Data and splits of a run; splits are drawn once, saved, and checked against the data ever after."""
     augmented = build_dataset(cfg, "train", train=True)
-    train = build_dataset(cfg, "train", train=False)
+    if cfg.eval.native:  # targets keep their own size where they are scored
+        train = build_dataset(cfg, "train", train=False)
+    else:  # the same files and the same cache
+        train = augmented.subset(range(len(augmented)), augment="none")
     path = run / "splits.json"
     splits = Splits.load(path) if path.exists() else draw_splits(cfg, train)
     if not path.exists():

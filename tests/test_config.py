@@ -73,6 +73,8 @@ def test_booleans_sequences_and_optional_values():
         ("loss: {terms: [{name: dice}], weights: [1, 2]}", ["loss.weights", "2", "1"]),
         ("cv: {stages: [{bogus: 1}]}", ["cv.stages[0]", "bogus"]),
         ("cv: {stages: [{cv.folds: 3}]}", ["cv.folds", "stages"]),
+        ("cv: {stages: [{model.name: unet}]}", ["model.name", "stages"]),
+        ("cv: {start_overrides: {eval.native: true}}", ["eval.native", "stages"]),
         ("train: 3", ["train", "section"]),
         ("- a\n- b", ["keys and values"]),
         ("name: a\nname: b", ["name", "twice", "line 2"]),
