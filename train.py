@@ -18,7 +18,7 @@ import torch
 from data import build_dataset
 from data.check import check_pairs
 from data.transforms import build_transform
-from engine import cli
+from engine import cli, distributed
 from engine import config as config_module
 from engine.config import Config, load_config, loss_spec, stage_config, start_config
 from engine.cross_validation import cross_validate
@@ -36,14 +36,15 @@ MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do di
 
 
 def main(args: argparse.Namespace) -> None:
+    distributed.start()
     cfg, run = prepare(args)
     for item in args.set:
         say(f"set {item}")
-    device = resolve_device(cfg.device)
+    device = distributed.own_device(resolve_device(cfg.device))
     check_before(cfg)
     if run is None:
-        run = make_run(cfg, cli.command_line())
-    handle = lock(run)  # noqa: F841  held until the process ends
+        run = distributed.from_main(make_run(cfg, cli.command_line()) if distributed.is_main() else None)
+    handle = lock(run) if distributed.is_main() else None  # noqa: F841  held until the process ends
     say(f"run: {run}  device: {device}  threads: {torch.get_num_threads()}")
     make_deterministic(cfg)
     started = time.perf_counter()
@@ -51,10 +52,13 @@ def main(args: argparse.Namespace) -> None:
         results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
+    if not distributed.is_main():
+        return distributed.stop()
     if cfg.cv.folds:
         say(candidates_table(results))
     write_samples(run, cfg, device)
     say(f"report: {write_report(run)}  ({(time.perf_counter() - started) / 60:.1f} minutes)")
+    distributed.stop()
 
 
 def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from engine import checkpoint as ckpt
+from engine import distributed
 from engine.aggregate import State
 from engine.config import Config, stage_config, start_config
 from engine.judging import aggregate_stage
@@ -34,17 +35,19 @@ def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
     """
     study, log = open_study(cfg, run, device), Log(run / "log.jsonl")
     describe_roles(study)
-    cut_log(study, log)
+    if distributed.is_main():
+        cut_log(study, log)
+    distributed.from_main(None)
     init = start_weights(study, log)
     results: dict = {}
     for stage in range(study.stages):
-        if init is not None:
+        if init is not None and distributed.is_main():
             ckpt.save({"model": init}, study.start_path(stage))
         for fold in range(cfg.cv.folds):
             job = fold_job(study, stage, fold, init)
             if not finished(job.folder):
                 fit(job, log, device)
-        results = stage_results(study, stage)
+        results = distributed.from_main(stage_results(study, stage) if distributed.is_main() else None)
         init = next_start(study, stage, results)
     return results
 

@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 from engine import config as config_module
+from engine import distributed
 from engine.checkpoint import write_atomically, write_json
 from engine.config import Config
 from engine.errors import UserError
@@ -145,9 +146,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def say(text: str) -> None:
-    """A line for the user; flushed, so that a log file is complete when a process is killed."""
-    print(text, flush=True)
+    """A line for the user, once; flushed, so that a log file is complete when a process is killed."""
+    if distributed.is_main():
+        print(text, flush=True)
 
 
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    if distributed.is_main():
+        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from data import build_dataset
+from data.dataset import SegmentationDataset
 from data.splits import Splits, make_splits
 from engine import checkpoint as ckpt
+from engine import distributed
 from engine.config import Config
 from engine.evaluate import metrics
 from engine.inference import Views
@@ -21,20 +23,27 @@ from engine.train import Job, derive_seed, finished, fit
 
 
 def train_single(cfg: Config, run: Path, device: torch.device) -> dict:
-    """Train (or go on with) a single run; returns and writes results.json."""
+    """Train (or go on with) a single run; returns what results.json holds."""
     train = limited(build_dataset(cfg, "train", train=True), cfg.data.limit)
     val = limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
     splits = run / "splits.json"
     if splits.exists():
         Splits.load(splits).check(train.names)
-    else:
+    elif distributed.is_main():
         make_splits(train, cfg.seed, 0, 0.0, 0.0).save(splits)
     say(f"images: train {len(train)}, val {len(val)}")
     seed = derive_seed(cfg.seed, "single")
     job, log = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed), Log(run / "log.jsonl")
-    log.cut(ckpt.load_ours(run / "last.pt")["info"]["log_bytes"] if (run / "last.pt").exists() else 0)
-    if not finished(run):
+    if distributed.is_main():
+        log.cut(ckpt.load_ours(run / "last.pt")["info"]["log_bytes"] if (run / "last.pt").exists() else 0)
+    done = distributed.from_main(finished(run))
+    if not done:
         fit(job, log, device)
+    return distributed.from_main(score_best(cfg, run, val, device) if distributed.is_main() else None)
+
+
+def score_best(cfg: Config, run: Path, val: SegmentationDataset, device: torch.device) -> dict:
+    """Score best.pt on val; returns and writes results.json."""
     best = ckpt.load_ours(run / "best.pt")
     models = networks(best, cfg, val.num_classes, device)
     score = score_models(models, cfg, val, device, Views.of(cfg.eval))

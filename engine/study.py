@@ -14,6 +14,7 @@ import torch
 from data import build_dataset
 from data.dataset import SegmentationDataset
 from data.splits import Splits, make_splits
+from engine import distributed
 from engine.aggregate import State
 from engine.config import Config
 from engine.evaluate import Score
@@ -108,7 +109,8 @@ def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val",
         train = augmented.subset(range(len(augmented)), augment="none")
     path = run / "splits.json"
     splits = Splits.load(path) if path.exists() else draw_splits(cfg, train)
-    if not path.exists():
+    distributed.from_main(None)  # all have looked before the first one writes
+    if distributed.is_main() and not path.exists():
         splits.save(path)
     roles, folds = splits.indices(train.names)
     report = limited(build_dataset(cfg, split, train=False), cfg.data.limit)

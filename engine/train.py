@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from data.loading import build_loader
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from data.loading import build_loader
 from engine import checkpoint as ckpt
 from engine import config as config_module
-from engine import schedules
+from engine import distributed, schedules
 from engine.config import Config, loss_spec
 from engine.errors import UserError
 from engine.evaluate import evaluate
@@ -123,6 +123,7 @@ class Parts:
     """What a job trains with, built anew by every process from the config; `restore` fills in what was learnt."""
 
     model: nn.Module
+    trained: nn.Module  # the model, or what averages its gradients over processes
     criterion: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -143,10 +144,19 @@ def build_parts(job: Job, device: torch.device) -> Parts:
     val_size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
     return Parts(
         model=model,
+        trained=distributed.wrap(model, device),
         criterion=build_loss(loss_spec(cfg.loss), data.num_classes, data.ignore_index).to(device),
         optimizer=build_optimizer(model, cfg.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
-        loader=build_loader(data, cfg.train.batch_size, train=True, seed=job.seed, workers=cfg.train.workers),
+        loader=build_loader(
+            data,
+            cfg.train.batch_size,
+            train=True,
+            seed=job.seed,
+            workers=cfg.train.workers,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        ),  # fmt: skip
         val_loader=build_loader(job.val, val_size, train=False, seed=job.seed, workers=cfg.train.workers),
         device=device,
         amp=amp,
@@ -162,19 +172,27 @@ def fit(job: Job, log: Log, device: torch.device) -> Progress:
         started = time.perf_counter()
         row, improved = epoch_of(job, parts, progress), False
         if progress.epoch == train.epochs or progress.epoch % train.validate_every == 0:
-            improved = validate(job, parts, progress, row)
+            improved = distributed.is_main() and validate(job, parts, progress, row)
+            row, progress, improved = distributed.from_main((row, progress, improved))
         progress.finished = progress.epoch >= train.epochs or 0 < train.early_stopping <= progress.waited
         row["seconds"] = round(time.perf_counter() - started, 2)
         seconds += row["seconds"]
-        log.append(row)
         say(describe(job, row, improved))
-        info = {"seconds": seconds, "log_bytes": log.size(), "written": time.strftime("%Y-%m-%d %H:%M:%S")}
-        weights = member_checkpoint(job, parts, progress, row["val_miou"], info)
-        if improved or not (job.folder / "best.pt").exists():
-            ckpt.save(weights, job.folder / "best.pt")  # before last.pt: a kill in between repeats the epoch
-        state = {"optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict()}
-        ckpt.save({**weights, **state, "rng": rng_states(device)}, job.folder / "last.pt")
+        if distributed.is_main():
+            save(job, parts, progress, row, seconds, improved, log)
+        distributed.from_main(None)  # nobody goes on before the checkpoint is on the disk
     return progress
+
+
+def save(job: Job, parts: Parts, progress: Progress, row: dict, seconds: float, improved: bool, log: Log) -> None:
+    """Log row, then best.pt, then last.pt: a kill in between repeats the epoch and overwrites what is too new."""
+    log.append(row)
+    info = {"seconds": seconds, "log_bytes": log.size(), "written": time.strftime("%Y-%m-%d %H:%M:%S")}
+    weights = member_checkpoint(job, parts, progress, row["val_miou"], info)
+    if improved or not (job.folder / "best.pt").exists():
+        ckpt.save(weights, job.folder / "best.pt")
+    state = {"optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict()}
+    ckpt.save({**weights, **state, "rng": rng_states(parts.device)}, job.folder / "last.pt")
 
 
 def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
@@ -189,10 +207,11 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
         return cfg.optim.lr * schedules.factor(cfg.schedule, iteration, max_iters, per_epoch, drops)
 
     row = {"epoch": progress.epoch + 1, "fold": job.fold, "stage": job.stage, "lr": lr_at(first)}
-    bar = tqdm(parts.loader, f"{job.title()} epoch {row['epoch']}/{cfg.train.epochs}", leave=False, disable=None)
+    title, quiet = f"{job.title()} epoch {row['epoch']}/{cfg.train.epochs}", None if distributed.is_main() else True
+    bar = tqdm(parts.loader, title, leave=False, disable=quiet)
     try:
         means = train_one_epoch(
-            parts.model, bar, parts.criterion, parts.optimizer, parts.scaler, lr_at, progress, confusion,
+            parts.trained, bar, parts.criterion, parts.optimizer, parts.scaler, lr_at, progress, confusion,
             device=parts.device, amp=parts.amp, clip_norm=cfg.optim.clip_norm, aux_weight=cfg.loss.aux_weight,
         )  # fmt: skip
     except NonFiniteLoss as e:
@@ -200,9 +219,12 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
         advice = "try a lower optim.lr or optim.clip_norm=1"
         raise UserError(f"{job.title()}, epoch {row['epoch']}: {e} in the batch of {names}; {advice}") from None
     progress.epoch += 1
+    shares = distributed.gather((means, confusion.counts, sum(len(batch) for batch in sampler)))
+    means = {k: sum(share[0][k] for share in shares) / len(shares) for k in means}  # shares are equally many images
+    confusion.counts = sum(share[1] for share in shares)
     row["train_loss"] = means.pop("loss")
     row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": _none_if_nan(confusion.miou())}
-    rate = sum(len(batch) for batch in sampler) / (time.perf_counter() - started)
+    rate = sum(share[2] for share in shares) / (time.perf_counter() - started)
     return row | {"val_loss": None, "val_miou": None, "val_fw_iou": None, "seconds": None, "images/s": round(rate, 1)}
 
 
@@ -268,6 +290,8 @@ def restore(job: Job, parts: Parts) -> tuple[Progress, float]:
     """Put back the state of the job's last.pt, if there is one; returns progress and the seconds trained so far."""
     path = job.folder / "last.pt"
     if not path.exists():
+        if not distributed.is_main():  # the same first weights, other dropout
+            torch.manual_seed(derive_seed(job.seed, "rank", distributed.rank()))
         return Progress(), 0.0
     saved = ckpt.load_ours(path)
     if saved["init_hash"] != parts.init_hash:
@@ -275,10 +299,13 @@ def restore(job: Job, parts: Parts) -> tuple[Progress, float]:
     ckpt.load_state(parts.model, saved["model"], path)
     parts.optimizer.load_state_dict(saved["optimizer"])
     parts.scaler.load_state_dict(saved["scaler"])
-    torch.set_rng_state(saved["rng"]["cpu"])
-    if parts.device.type == "cuda" and "cuda" in saved["rng"]:
-        torch.cuda.set_rng_state(saved["rng"]["cuda"], parts.device)
     values = saved["progress"]
+    if not distributed.is_main():  # the file holds the first process's random states
+        torch.manual_seed(derive_seed(job.seed, "rank", distributed.rank(), values["epoch"]))
+    else:
+        torch.set_rng_state(saved["rng"]["cpu"])
+        if parts.device.type == "cuda" and "cuda" in saved["rng"]:
+            torch.cuda.set_rng_state(saved["rng"]["cuda"], parts.device)
     return Progress(**{**values, "plateau": schedules.Plateau(**values["plateau"])}), saved["info"]["seconds"]
 
 
