@@ -24,12 +24,12 @@ from engine.config import Config, load_config, loss_spec, stage_config, start_co
 from engine.cross_validation import cross_validate
 from engine.errors import UserError
 from engine.inference import amp_dtype
+from engine.jobs import initial_model
 from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say
 from engine.single_run import train_single
 from engine.study import draw_splits
-from engine.train import initial_model
 from losses import build_loss
 
 MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do differently

@@ -144,9 +144,6 @@ class Config:
 SECTIONS = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory)]
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides, coerce by type, check. Raises UserError, one line."""
     path = Path(path)
@@ -255,8 +252,6 @@ def _unknown_key(key: str, where: str) -> UserError:
         return UserError(f"{where}: {unknown('key', key, [f'{section}.{f}' for f in _fields(cls)])}")
     return UserError(f"{where}: {unknown('key', key, _fields(Config))}")
 
-
-# --- ranges, stages, writing ---------------------------------------------------------------------------------------
 
 RANGES = {  # key: (lowest, highest) allowed, both included; None: no bound
     "data.limit": (0, None),

@@ -20,10 +20,11 @@ from engine import checkpoint as ckpt
 from engine import distributed
 from engine.aggregate import State
 from engine.config import Config, stage_config, start_config
+from engine.jobs import Job, derive_seed, finished, initial_model
 from engine.judging import aggregate_stage
 from engine.run_folder import Log, say, warn
 from engine.study import Study, open_study, ranking_split
-from engine.train import Job, derive_seed, finished, fit, initial_model
+from engine.train import fit
 
 START = "start"
 

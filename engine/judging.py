@@ -15,10 +15,10 @@ from engine import aggregate
 from engine import checkpoint as ckpt
 from engine.errors import UserError
 from engine.evaluate import Score, metrics
+from engine.jobs import finished, initial_model
 from engine.metrics import bootstrap_difference
 from engine.scoring import class_frequency, protocol
 from engine.study import Study, ranking_split, score_labels
-from engine.train import finished, initial_model
 
 
 def finished_stages(study: Study) -> list[int]:

@@ -17,9 +17,10 @@ from engine import distributed
 from engine.config import Config
 from engine.evaluate import metrics
 from engine.inference import Views
+from engine.jobs import Job, derive_seed, finished
 from engine.run_folder import Log, say
 from engine.scoring import class_frequency, limited, networks, protocol, score_models
-from engine.train import Job, derive_seed, finished, fit
+from engine.train import fit
 
 
 def train_single(cfg: Config, run: Path, device: torch.device) -> dict:

@@ -14,7 +14,7 @@ import torch
 
 from engine import checkpoint as ckpt
 from engine import config as config_module
-from engine import run_folder, train
+from engine import jobs, run_folder, train
 from engine.config import config_from
 from engine.errors import UserError
 from engine.metrics import ConfusionMatrix
@@ -187,8 +187,8 @@ def test_non_finite_loss_stops_and_names_batch_and_term(tmp_path, folder, monkey
                 p.data.fill_(float("inf"))
         return original(device, amp)
 
-    model, build = [], train.initial_model
-    monkeypatch.setattr(train, "initial_model", lambda *a: model.append(build(*a)) or model[0])
+    model, build = [], jobs.initial_model
+    monkeypatch.setattr(jobs, "initial_model", lambda *a: model.append(build(*a)) or model[0])
     monkeypatch.setattr(train, "autocast", poison)
     with pytest.raises(UserError) as e:
         train_single(cfg, run, CPU)
@@ -200,7 +200,7 @@ def test_non_finite_loss_stops_and_names_batch_and_term(tmp_path, folder, monkey
 
 def test_gradient_clipping_bounds_the_step():
     model = torch.nn.Conv2d(3, 2, 1)
-    criterion = train.build_loss("cross_entropy", 2)
+    criterion = jobs.build_loss("cross_entropy", 2)
 
     class Wrapped(torch.nn.Module):
         def __init__(self):
@@ -212,13 +212,13 @@ def test_gradient_clipping_bounds_the_step():
 
     images, target = torch.randn(2, 3, 8, 8) * 100, torch.randint(2, (2, 8, 8))
     for clip in (0.0, 0.1):
-        optimizer = train.build_optimizer(
+        optimizer = jobs.build_optimizer(
             model, config_from({}, ["optim.name=sgd", "optim.momentum=0", "optim.weight_decay=0"]).optim
         )
         before = [p.detach().clone() for p in model.parameters()]
         train.train_one_epoch(
             Wrapped(), [(images, target)], criterion, optimizer, torch.amp.GradScaler("cpu", enabled=False),
-            lambda i: 1.0, train.Progress(), ConfusionMatrix(2), device=CPU, clip_norm=clip,
+            lambda i: 1.0, jobs.Progress(), ConfusionMatrix(2), device=CPU, clip_norm=clip,
         )  # fmt: skip
         moved = math.sqrt(sum((p - b).square().sum().item() for p, b in zip(model.parameters(), before)))
         assert (moved <= 0.1 + 1e-4) == (clip > 0)
@@ -230,8 +230,8 @@ def test_amp_dtypes_on_the_cpu(folder, tmp_path, amp):
     run = run_in(tmp_path, cfg, amp)
     assert train_single(cfg, run, CPU)["miou"] >= 0
     with pytest.raises(UserError, match="fp16"):
-        train.amp_dtype(config_from({}, ["train.amp=fp16"]).train, CPU)
-    assert train.amp_dtype(config_from({}).train, CPU) is None
+        jobs.amp_dtype(config_from({}, ["train.amp=fp16"]).train, CPU)
+    assert jobs.amp_dtype(config_from({}).train, CPU) is None
 
 
 def command(*words: str, cwd: Path, **env: str) -> subprocess.Popen:
