@@ -8,14 +8,14 @@ import torch
 
 from engine import checkpoint as ckpt
 from engine import cross_validation as cv
-from engine.config import config_from
+from engine.config import config_from, dump
 from engine.errors import UserError
 from engine.judging import aggregate_stage, batchnorm_images
 from engine.run_folder import Log
 from engine.study import open_study
 from engine.train import fit
 from tests.helpers import write_image, write_mask
-from tests.test_training import CPU, equal_runs, run_in
+from tests.test_training import CPU, ROOT, command, equal_runs, run_in, wait_for
 
 BASE = {
     "name": "tiny",
@@ -123,6 +123,21 @@ def test_killed_between_folds_and_inside_one(finished, tmp_path, monkeypatch):
         cv.cross_validate(cfg, broken, CPU)
     assert jobs == ["start", "stage 0 fold 0", "stage 0 fold 1", "stage 0 fold 1"]
     equal_runs(whole, broken)
+
+
+def test_kill_9_in_a_fold_then_resume_in_a_new_process(finished, tmp_path):
+    cfg, whole, _ = finished
+    (tmp_path / "cv.yaml").write_text(dump(cfg))
+    process = command(str(ROOT / "train.py"), "cv.yaml", cwd=tmp_path)
+    wait_for(tmp_path, "runs/*/stage0/fold0/last.pt", process)
+    process.kill()
+    process.wait()
+    (run,) = (tmp_path / "runs").iterdir()
+    assert not (run / "stage0" / "results.json").exists()
+    resumed = command(str(ROOT / "train.py"), "--resume", str(run), cwd=tmp_path)
+    _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    equal_runs(whole, run)
 
 
 def test_changed_data_is_noticed(finished, folder, tmp_path):
