@@ -27,7 +27,7 @@ from engine.inference import amp_dtype
 from engine.jobs import initial_model
 from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
-from engine.run_folder import lock, make_run, open_run, resolve_device, say
+from engine.run_folder import lock, make_run, open_run, resolve_device, say, warn_of_changes
 from engine.single_run import train_single
 from engine.study import draw_splits
 from losses import build_loss
@@ -76,6 +76,7 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
     if differing:
         raise UserError(f"--resume {run}: the config differs, start a new run instead: {'; '.join(differing)}")
     saved.train.workers, saved.device = wanted.train.workers, wanted.device
+    warn_of_changes(run, saved)
     return saved, run
 
 

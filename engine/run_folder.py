@@ -113,6 +113,15 @@ def environment(cfg: Config, command: str) -> dict:
     }
 
 
+def warn_of_changes(run: Path, cfg: Config) -> None:
+    """Before a resume: what a run's bits depend on beside config and data, if it is not what it was."""
+    path = run / "environment.json"
+    saved, now = json.loads(path.read_text()) if path.exists() else {}, environment(cfg, "")
+    for key in ("torch", "device", "threads"):
+        if key in saved and saved[key] != now[key]:
+            warn(f"{key} was {saved[key]} and is {now[key]}: the run goes on, but not bit for bit as it would have")
+
+
 def git_commit() -> str | None:
     """The commit of this code, with a + if it was changed since; None outside a checkout."""
 

@@ -208,6 +208,17 @@ def test_resume_repeats_and_refuses(place, capsys):
     assert "not a run folder" in fails(capsys, "train", "--resume", run / "half")
 
 
+def test_resume_elsewhere_warns_that_bits_may_differ(place, capsys):
+    (run,) = place.glob("runs/single-*")
+    path = run / "environment.json"
+    original = path.read_text()
+    path.write_text(json.dumps(json.loads(original) | {"threads": 99, "torch": "1.0"}))
+    assert call("train", "--resume", run) == 0
+    path.write_text(original)
+    err = capsys.readouterr().err
+    assert "threads was 99" in err and "torch was 1.0" in err and "device" not in err
+
+
 def test_resume_before_the_first_checkpoint(place):
     (run,) = place.glob("runs/single-*")
     fresh = place / "runs" / "fresh"
