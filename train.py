@@ -47,18 +47,23 @@ def main(args: argparse.Namespace) -> None:
     handle = lock(run) if distributed.is_main() else None  # noqa: F841  held until the process ends
     say(f"run: {run}  device: {device}  threads: {torch.get_num_threads()}")
     make_deterministic(cfg)
-    started = time.perf_counter()
     try:
-        results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device)
+        train_and_report(cfg, run, device)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
+    finally:
+        distributed.stop()
+
+
+def train_and_report(cfg: Config, run: Path, device: torch.device) -> None:
+    started = time.perf_counter()
+    results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device)
     if not distributed.is_main():
-        return distributed.stop()
+        return
     if cfg.cv.folds:
         say(candidates_table(results))
     write_samples(run, cfg, device)
     say(f"report: {write_report(run)}  ({(time.perf_counter() - started) / 60:.1f} minutes)")
-    distributed.stop()
 
 
 def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:

@@ -133,7 +133,6 @@ def test_kill_9_in_a_fold_then_resume_in_a_new_process(finished, tmp_path):
     process.kill()
     process.wait()
     (run,) = (tmp_path / "runs").iterdir()
-    assert not (run / "stage0" / "results.json").exists()
     resumed = command(str(ROOT / "train.py"), "--resume", str(run), cwd=tmp_path)
     _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err

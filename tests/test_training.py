@@ -255,7 +255,7 @@ def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_process_resumes_to_the_same_weights(tmp_path, folder, how):
     """The whole command, killed from outside in the middle of training, then --resume."""
-    cfg = tiny(folder, "train.epochs=4")
+    cfg = tiny(folder, "train.epochs=30")  # long enough that the signal comes before the end
     (tmp_path / "tiny.yaml").write_text(config_module.dump(cfg))
     script = str(ROOT / "train.py")
     process = command(script, "tiny.yaml", "--name", "killed", cwd=tmp_path)
