@@ -51,8 +51,7 @@ def main(args: argparse.Namespace) -> None:
         train_and_report(cfg, run, device)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
-    finally:
-        distributed.stop()
+    distributed.stop()
 
 
 def train_and_report(cfg: Config, run: Path, device: torch.device) -> None:
