@@ -187,7 +187,9 @@ def _resolve_options(cfg: Config, where: str) -> None:
     from losses import loss_options
     from models import model_options
 
-    cfg.model.options = coerce_options(cfg.model.options, model_options(cfg.model.name), f"{where}: model")
+    given = cfg.model.options
+    valid = model_options(cfg.model.name, encoder=given.get("encoder"))
+    cfg.model.options = coerce_options(given, valid, f"{where}: model")
     if not cfg.loss.terms:
         cfg.loss.options = coerce_options(cfg.loss.options, loss_options(cfg.loss.name), f"{where}: loss")
     for i, term in enumerate(cfg.loss.terms):

@@ -1,87 +1,56 @@
 """Models by name: `build_model("deeplabv3plus_resnet50", 19, output_stride=8)`. MODELS is the whole list.
 
 Every model maps images (B, 3, H, W), normalised, to {"out": logits (B, num_classes, H, W)}; see models/segmenter.py.
+Most are a pair: any encoder of ENCODERS under any head of HEADS. The rest are whole networks.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from torch import nn
 
 from engine.errors import UserError, unknown
-from models.encoders.resnet import RESNET, Dilate, resnet
-from models.heads.deeplab import RATES, DeepLabV3Head, DeepLabV3PlusHead
+from models.encoders.resnet import RESNET, ResNet
+from models.forms import form_options, publishers
+from models.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from models.heads.fcn import FCNHead
 from models.networks.unet import UNet
 from models.segmenter import Segmenter
 
-__all__ = ["MODELS", "build_model", "list_models", "model_options"]
+__all__ = ["ENCODERS", "HEADS", "MODELS", "build_encoder", "build_model", "list_models", "model_options"]
+
+# name -> encoder(**options): images -> list of maps, fine to coarse; `.channels` and `.strides` describe them
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    **{name: partial(ResNet, *row) for name, row in RESNET.items()},
+}
+
+# name -> head(channels, strides, num_classes, **options): list of maps -> logits at some map's size
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "deeplabv3": DeepLabV3Head,
+    "deeplabv3plus": DeepLabV3PlusHead,
+    "fcn": FCNHead,
+}
 
 
-def _aux_head(channels: list[int], num_classes: int, aux: bool) -> nn.Module | None:
-    return FCNHead(channels[-2], num_classes, index=-2) if aux else None
+@dataclass(frozen=True)
+class Pair:
+    """A head on an encoder, both by name. `defaults` are this pair's where they differ from the parts' own."""
+
+    head: str
+    encoder: str = "resnet50"
+    defaults: dict[str, Any] = field(default_factory=dict)
 
 
-def deeplabv3(
-    encoder: str,
-    num_classes: int,
-    output_stride: int = 8,
-    dilate: Dilate = "first_keeps",
-    atrous_rates: tuple[int, ...] | None = None,
-    aspp_channels: int = 256,
-    decoder_channels: int = 256,
-    separable: bool = False,
-    dropout: float = 0.5,
-    aux: bool = False,
-) -> Segmenter:
-    """DeepLabV3; the defaults are torchvision's. atrous_rates None: 12, 24, 36 at stride 8, half of that at 16,
-    half again at 32: the same reach in pixels of the image."""
-    backbone = resnet(encoder, output_stride=output_stride, dilate=dilate)
-    rates = _rates(atrous_rates, output_stride)
-    head = DeepLabV3Head(backbone.channels, num_classes, rates, aspp_channels, decoder_channels, separable, dropout)
-    return Segmenter(backbone, head, _aux_head(backbone.channels, num_classes, aux))
-
-
-def deeplabv3plus(
-    encoder: str,
-    num_classes: int,
-    output_stride: int = 16,
-    dilate: Dilate = "first_keeps",
-    atrous_rates: tuple[int, ...] | None = None,
-    aspp_channels: int = 256,
-    decoder_channels: int = 256,
-    low_level_channels: int = 48,
-    decoder_convs: int = 2,
-    aspp_conv: bool = False,
-    separable: bool = False,
-    concat: Literal["aspp_first", "low_first"] = "aspp_first",
-    dropout: float = 0.1,
-    aux: bool = False,
-) -> Segmenter:
-    """DeepLabV3+, options as in DeepLabV3PlusHead. atrous_rates None: as in `deeplabv3`."""
-    backbone = resnet(encoder, output_stride=output_stride, dilate=dilate)
-    head = DeepLabV3PlusHead(
-        backbone.channels, num_classes, _rates(atrous_rates, output_stride), aspp_channels, decoder_channels,
-        low_level_channels, decoder_convs, aspp_conv, separable, concat, dropout,
-    )  # fmt: skip
-    return Segmenter(backbone, head, _aux_head(backbone.channels, num_classes, aux))
-
-
-def _rates(given: tuple[int, ...] | None, output_stride: int) -> tuple[int, ...]:
-    rates = RATES[output_stride] if given is None else tuple(given)
-    if not rates or min(rates) < 1:
-        raise UserError(f"atrous_rates: expected whole numbers of at least 1, got {list(rates)}")
-    return rates
-
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    **{f"deeplabv3_{name}": partial(deeplabv3, name) for name in RESNET},
-    **{f"deeplabv3plus_{name}": partial(deeplabv3plus, name) for name in RESNET},
+MODELS: dict[str, Pair | Callable[..., nn.Module]] = {
+    **{f"deeplabv3_{name}": Pair("deeplabv3", name, dict(output_stride=8)) for name in RESNET},
+    **{f"deeplabv3plus_{name}": Pair("deeplabv3plus", name, dict(output_stride=16)) for name in RESNET},
     "unet": UNet,
+    **{head: Pair(head) for head in HEADS},  # build_model("deeplabv3", 19, encoder="resnet34"): any pair
 }
 
 
@@ -89,24 +58,96 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
-def model_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a model with their types and defaults, from the signature that receives them."""
-    if name not in MODELS:
-        raise unknown("model", name, MODELS)
-    parameters = inspect.signature(MODELS[name], eval_str=True).parameters
-    return {n: p for n, p in parameters.items() if n not in ("encoder", "num_classes")}
+def build_encoder(name: str, **options) -> nn.Module:
+    """The encoder alone: images (B, 3, H, W) -> list of maps. Raises: ValueError for an unknown name or option."""
+    if name not in ENCODERS:
+        raise unknown("encoder", name, ENCODERS)
+    _check_options(name, options, _parameters(ENCODERS[name]))
+    return ENCODERS[name](**options)
 
 
 def build_model(name: str, num_classes: int, **options) -> nn.Module:
-    """The model `name` for `num_classes` classes. Raises: ValueError for an unknown name or option (with the nearest
-    valid one), or for a value that cannot be built."""
-    valid = model_options(name)
-    for option in options:
+    """The model `name` for `num_classes` classes. `form` sets every option as that publisher's files need (FORMS).
+
+    Raises: ValueError for an unknown name or option (with the nearest valid one), or a value that cannot be built.
+    """
+    valid = model_options(name, **{k: options[k] for k in ("encoder", "form") if k in options})
+    _check_options(name, options, valid)
+    _check_value(name, "num_classes", num_classes, int)
+    values = {k: p.default for k, p in valid.items()} | options
+    del values["form"]
+    row = MODELS[name]
+    if not isinstance(row, Pair):
+        return row(num_classes=num_classes, **values)
+    encoder_name = values.pop("encoder", row.encoder)
+    make_encoder, make_head = ENCODERS[encoder_name], HEADS[row.head]
+    encoder = make_encoder(**_take(values, make_encoder))
+    head = make_head(encoder.channels, encoder.strides, num_classes, **_take(values, make_head))
+    return _join(encoder, head, num_classes, **values)
+
+
+def _join(
+    encoder: nn.Module,
+    head: nn.Module,
+    num_classes: int,
+    final_align_corners: bool = False,
+    aux: bool = False,
+    aux_channels: int | None = None,
+) -> Segmenter:
+    """The options that belong to the pair: an auxiliary FCN head on the map before the last, the last upsampling."""
+    aux_head = None
+    if aux:
+        aux_head = FCNHead(encoder.channels[:-1], encoder.strides[:-1], num_classes, aux_channels)
+    return Segmenter(encoder, head, aux_head, final_align_corners)
+
+
+def model_options(name: str, form: str | None = None, encoder: str | None = None) -> dict[str, inspect.Parameter]:
+    """The options of a model with their types and defaults, from the signatures that receive them."""
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    row = MODELS[name]
+    if isinstance(row, Pair):
+        own = {}
+        if name == row.head:  # the pair's encoder is the caller's choice
+            own["encoder"] = _option("encoder", Literal[tuple(ENCODERS)], row.encoder)
+            encoder = encoder or row.encoder
+            if encoder not in ENCODERS:
+                raise unknown("encoder", encoder, ENCODERS)
+        encoder = row.encoder if name != row.head else encoder
+        parts = (row.head, encoder)
+        options = _parameters(ENCODERS[encoder]) | _parameters(HEADS[row.head]) | _parameters(_join) | own
+        defaults = row.defaults
+    else:
+        parts, options, defaults = (name,), _parameters(row), {}
+    names = publishers(parts)
+    options["form"] = _option("form", Literal[(None, *names)], None)
+    if form is not None:
+        if form not in names:
+            raise unknown(f"form of {name}", form, names)
+        defaults = defaults | form_options(form, parts)
+    return {n: p.replace(default=defaults.get(n, p.default)) for n, p in options.items()}
+
+
+def _parameters(make: Callable) -> dict[str, inspect.Parameter]:
+    """Options of a builder: its parameters that have a default."""
+    parameters = inspect.signature(make, eval_str=True).parameters
+    return {n: p for n, p in parameters.items() if p.default is not p.empty}
+
+
+def _option(name: str, kind: object, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+
+def _take(values: dict[str, Any], make: Callable) -> dict[str, Any]:
+    """Move the options of `make` out of `values`."""
+    return {n: values.pop(n) for n in _parameters(make)}
+
+
+def _check_options(name: str, options: dict[str, Any], valid: dict[str, inspect.Parameter]) -> None:
+    for option, value in options.items():
         if option not in valid:
             raise unknown(f"option of {name}", option, valid)
-        _check_value(name, option, options[option], valid[option].annotation)
-    _check_value(name, "num_classes", num_classes, int)
-    return MODELS[name](num_classes=num_classes, **options)
+        _check_value(name, option, value, valid[option].annotation)
 
 
 def _check_value(name: str, option: str, value: object, kind: object) -> None:
@@ -117,5 +158,7 @@ def _check_value(name: str, option: str, value: object, kind: object) -> None:
         raise UserError(f"{name}: {option} must be true or false, got {value!r}")
     if kind is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise UserError(f"{name}: {option} must be a whole number of at least 1, got {value!r}")
-    if option == "dropout" and not 0 <= value < 1:
-        raise UserError(f"{name}: dropout must be at least 0 and below 1, got {value}")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UserError(f"{name}: {option} must be a number, got {value!r}")
+    if option in ("dropout", "drop_path_rate") and not 0 <= value < 1:
+        raise UserError(f"{name}: {option} must be at least 0 and below 1, got {value}")

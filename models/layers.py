@@ -31,11 +31,11 @@ def separable_conv_bn_relu(in_channels: int, out_channels: int, dilation: int = 
     return nn.Sequential(depthwise, pointwise, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, align_corners=False, to size (H, W); nothing is done (nor copied) where it already fits."""
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Bilinear, to size (H, W); nothing is done (nor copied) where it already fits."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def kaiming_fan_out(module: nn.Module) -> None:

@@ -23,11 +23,15 @@ class Segmenter(nn.Module):
     """images (B, 3, H, W) -> {"out": logits (B, num_classes, H, W)}, and while training "aux", where built.
 
     encoder: images -> list of maps; head, aux_head: list of maps -> logits at some map's size. Logits are resized to
-    the input bilinearly (align_corners=False); no softmax. Raises: ValueError for images below 64x64.
+    the input bilinearly (align_corners only where a publisher does); no softmax. Raises: ValueError for images below
+    64x64.
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, aux_head: nn.Module | None = None) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: nn.Module, aux_head: nn.Module | None = None, align_corners: bool = False
+    ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.encoder = encoder
         self.head = head
         self.aux_head = aux_head
@@ -35,7 +39,7 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         check_size(images)
         features = self.encoder(images)
-        out = {"out": resize(self.head(features), images.shape[-2:])}
+        logits = {"out": self.head(features)}
         if self.aux_head is not None and self.training:
-            out["aux"] = resize(self.aux_head(features), images.shape[-2:])
-        return out
+            logits["aux"] = self.aux_head(features[:-1])  # on the map before the last, as PSPNet and torchvision
+        return {key: resize(x, images.shape[-2:], self.align_corners) for key, x in logits.items()}

@@ -136,15 +136,9 @@ def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
-RESNET = {
+RESNET = {  # block, blocks per stage
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
 }
-
-
-def resnet(name: str, **options) -> ResNet:
-    """An encoder by its row in RESNET; options as in ResNet."""
-    block, depths = RESNET[name]
-    return ResNet(block, depths, **options)

@@ -12,9 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.errors import UserError
 from models.layers import conv_bn_relu, kaiming_fan_out, resize, separable_conv_bn_relu
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # per output stride: the same reach in pixels of the image
+
+
+def _rates(given: tuple[int, ...] | None, output_stride: int) -> tuple[int, ...]:
+    rates = RATES[output_stride] if given is None else tuple(given)
+    if not rates or min(rates) < 1:
+        raise UserError(f"atrous_rates: expected whole numbers of at least 1, got {list(rates)}")
+    return rates
 
 
 class ImagePooling(nn.Module):
@@ -69,20 +77,24 @@ class ASPP(nn.Module):
 
 
 class DeepLabV3Head(nn.Module):
-    """ASPP on the last map, a 3x3 convolution, 1x1 to classes. features -> (B, num_classes, h, w) of the last map."""
+    """ASPP on the last map, a 3x3 convolution, 1x1 to classes. features -> (B, num_classes, h, w) of the last map.
+
+    The defaults are torchvision's. atrous_rates None: RATES of the last map's stride.
+    """
 
     def __init__(
         self,
         channels: list[int],
+        strides: list[int],
         num_classes: int,
-        rates: tuple[int, ...],
+        atrous_rates: tuple[int, ...] | None = None,
         aspp_channels: int = 256,
         decoder_channels: int = 256,
         separable: bool = False,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.aspp = ASPP(channels[-1], aspp_channels, rates, separable, dropout)
+        self.aspp = ASPP(channels[-1], aspp_channels, _rates(atrous_rates, strides[-1]), separable, dropout)
         self.conv = (separable_conv_bn_relu if separable else conv_bn_relu)(aspp_channels, decoder_channels)
         self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
         kaiming_fan_out(self)
@@ -103,8 +115,9 @@ class DeepLabV3PlusHead(nn.Module):
     def __init__(
         self,
         channels: list[int],
+        strides: list[int],
         num_classes: int,
-        rates: tuple[int, ...],
+        atrous_rates: tuple[int, ...] | None = None,
         aspp_channels: int = 256,
         decoder_channels: int = 256,
         low_level_channels: int = 48,
@@ -117,16 +130,17 @@ class DeepLabV3PlusHead(nn.Module):
         super().__init__()
         conv = separable_conv_bn_relu if separable else conv_bn_relu
         self.concat = concat
-        self.aspp = ASPP(channels[-1], aspp_channels, rates, separable, dropout)
+        self.aspp = ASPP(channels[-1], aspp_channels, _rates(atrous_rates, strides[-1]), separable, dropout)
         self.aspp_conv = conv(aspp_channels, aspp_channels) if aspp_conv else nn.Identity()
-        self.low_level = conv_bn_relu(channels[0], low_level_channels, 1)
+        self.low = strides.index(4)
+        self.low_level = conv_bn_relu(channels[self.low], low_level_channels, 1)
         widths = [aspp_channels + low_level_channels, *[decoder_channels] * decoder_convs]
         self.decoder = nn.Sequential(*[conv(a, b) for a, b in zip(widths, widths[1:])])
         self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
         kaiming_fan_out(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        low = self.low_level(features[0])  # (B, low, H/4, W/4)
+        low = self.low_level(features[self.low])  # (B, low, H/4, W/4)
         x = resize(self.aspp_conv(self.aspp(features[-1])), low.shape[-2:])  # (B, aspp, H/4, W/4)
         pair = [x, low] if self.concat == "aspp_first" else [low, x]
         return self.classifier(self.decoder(torch.cat(pair, dim=1)))

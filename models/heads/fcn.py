@@ -11,17 +11,24 @@ from models.layers import conv_bn_relu
 
 
 class FCNHead(nn.Module):
-    """3x3 convolution to in_channels / 4, BatchNorm, ReLU, dropout, 1x1 to classes, on features[index].
+    """3x3 convolution, BatchNorm, ReLU, dropout, 1x1 to classes, on the last map it is given.
 
-    Shapes: features[index] (B, in_channels, h, w) -> (B, num_classes, h, w).
+    fcn_channels None: a quarter of the map's channels. Shapes: features[-1] (B, C, h, w) -> (B, num_classes, h, w).
     """
 
-    def __init__(self, in_channels: int, num_classes: int, index: int = -1, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        channels: list[int],
+        strides: list[int],
+        num_classes: int,
+        fcn_channels: int | None = None,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
-        self.index = index
-        self.conv = conv_bn_relu(in_channels, in_channels // 4)
+        middle = fcn_channels or channels[-1] // 4
+        self.conv = conv_bn_relu(channels[-1], middle)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Conv2d(in_channels // 4, num_classes, 1)
+        self.classifier = nn.Conv2d(middle, num_classes, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        return self.classifier(self.dropout(self.conv(features[self.index])))
+        return self.classifier(self.dropout(self.conv(features[-1])))

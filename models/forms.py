@@ -1,0 +1,47 @@
+"""What each publisher does differently: one paper, several networks that share its name but not their functions.
+
+FORMS[publisher][part] holds the options under which `build_model(name, classes, form=publisher)` is that publisher's
+network, so that its files load and give its logits. A part is a head ("deeplabv3plus"), a kind of encoder ("resnet"),
+one encoder ("resnet18"), a whole network ("unet"), or a head on one encoder ("deeplabv3plus on resnet18"). Options a
+publisher leaves at our defaults are not repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+FORMS: dict[str, dict[str, dict[str, Any]]] = {
+    "torchvision": {
+        "deeplabv3": {},
+        "fcn": {},
+    },
+    "vainf": {
+        "deeplabv3plus": dict(decoder_convs=1, concat="low_first"),
+    },
+    "smp": {
+        "deeplabv3plus": dict(decoder_convs=1, separable=True, aspp_conv=True),
+    },
+    "system_d": {
+        "resnet": dict(output_stride=8, dilate="whole_stage"),
+        "deeplabv3plus": dict(dropout=0.5),
+    },
+    "milesial": {
+        "unet": {},
+    },
+}
+
+
+def publishers(parts: tuple[str, ...]) -> list[str]:
+    """Those who publish a head or network; parts = (network,) or (head, encoder)."""
+    return [name for name, rows in FORMS.items() if parts[0] in rows]
+
+
+def form_options(publisher: str, parts: tuple[str, ...]) -> dict[str, Any]:
+    """The publisher's options, the more particular row over the more general."""
+    rows = FORMS[publisher]
+    keys = [parts[0]]
+    if len(parts) == 2:
+        head, encoder = parts
+        keys = [re.match("[a-z]+", encoder)[0], encoder, head, f"{head} on {encoder}"]
+    return {option: value for key in keys for option, value in rows.get(key, {}).items()}
