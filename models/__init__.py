@@ -15,8 +15,10 @@ from typing import Any, Literal, get_args, get_origin
 from torch import nn
 
 from engine.errors import UserError, unknown
+from models.encoders.mix_transformer import MIT, MixTransformer
 from models.encoders.resnet import RESNET, ResNet
 from models.forms import form_options, publishers
+from models.heads.all_mlp import AllMLPHead
 from models.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from models.heads.fcn import FCNHead
 from models.networks.unet import UNet
@@ -26,11 +28,13 @@ __all__ = ["ENCODERS", "HEADS", "MODELS", "build_encoder", "build_model", "list_
 
 # name -> encoder(**options): images -> list of maps, fine to coarse; `.channels` and `.strides` describe them
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    **{name: partial(MixTransformer, *row) for name, row in MIT.items()},
     **{name: partial(ResNet, *row) for name, row in RESNET.items()},
 }
 
 # name -> head(channels, strides, num_classes, **options): list of maps -> logits at some map's size
 HEADS: dict[str, Callable[..., nn.Module]] = {
+    "all_mlp": AllMLPHead,
     "deeplabv3": DeepLabV3Head,
     "deeplabv3plus": DeepLabV3PlusHead,
     "fcn": FCNHead,
@@ -47,6 +51,7 @@ class Pair:
 
 
 MODELS: dict[str, Pair | Callable[..., nn.Module]] = {
+    **{f"segformer_b{i}": Pair("all_mlp", f"mit_b{i}", dict(decoder_dim=256 if i < 2 else 768)) for i in range(6)},
     **{f"deeplabv3_{name}": Pair("deeplabv3", name, dict(output_stride=8)) for name in RESNET},
     **{f"deeplabv3plus_{name}": Pair("deeplabv3plus", name, dict(output_stride=16)) for name in RESNET},
     "unet": UNet,

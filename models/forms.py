@@ -12,6 +12,17 @@ import re
 from typing import Any
 
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
+    "nvlabs": {
+        "all_mlp": {},
+    },
+    "huggingface": {
+        "mit": dict(patch_norm_eps=1e-5, norm_eps=1e-5),
+        "all_mlp": {},
+    },
+    "mmseg": {
+        "mit": dict(patch_norm_eps=1e-6, norm_eps=1e-6),
+        "all_mlp": dict(head="conv", decoder_dim=256),
+    },
     "torchvision": {
         "deeplabv3": {},
         "fcn": {},
@@ -20,6 +31,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "deeplabv3plus": dict(decoder_convs=1, concat="low_first"),
     },
     "smp": {
+        "all_mlp": dict(dropout=0.0, final_align_corners=True),
         "deeplabv3plus": dict(decoder_convs=1, separable=True, aspp_conv=True),
     },
     "system_d": {

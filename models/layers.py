@@ -38,18 +38,72 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tenso
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def kaiming_fan_out(module: nn.Module) -> None:
+def tokens_of(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C). A channels-last map already lies like this in memory: a view then, no copy."""
+    return x.permute(0, 2, 3, 1)
+
+
+def map_of(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W): the same memory as a channels-last map, no copy."""
+    return x.permute(0, 3, 1, 2)
+
+
+def add_into(y: Tensor, x: Tensor) -> Tensor:
+    """x + y in the memory of y, which must be fresh: the output of a layer whose backward does not need it again.
+
+    Saves a map of memory traffic a residual. Under autocast y is half precision and x is not: a plain sum then, or the
+    residual stream would be rounded.
+    """
+    return y.add_(x) if y.dtype == x.dtype else x + y
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): in training an image's whole residual branch is zeroed with probability
+    `rate` and scaled up by 1 / (1 - rate) otherwise. (B, ...) -> (B, ...). It multiplies; it skips no work."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, ..): one draw an image
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3g}"
+
+
+def drop_path_rates(last: float, blocks: int) -> list[float]:
+    """From 0 at the first block linearly to `last` at the last one."""
+    return [last * i / max(blocks - 1, 1) for i in range(blocks)]
+
+
+def kaiming_fan_out(module: nn.Module, biased: bool = False) -> None:
     """He initialisation (arXiv 1502.01852) with fan-out for convolutions; norm layers start as the identity.
 
-    Convolutions with a bias are left as torch made them: here these are the classifiers, the only ones without a norm
-    layer behind them. Fan-out there is the number of classes, so He's weights would give logits several units wide,
+    Convolutions with a bias are left as torch made them unless `biased`, which gives them a bias of zero: in most
+    networks they are the classifiers, the only ones without a norm layer behind them. Fan-out there is the number of classes, so He's weights would give logits several units wide,
     and the first steps would go into unlearning them; torch's small ones start near the loss of a uniform guess.
     """
     for m in module.modules():
-        if isinstance(m, nn.Conv2d) and m.bias is None:
+        if isinstance(m, nn.Conv2d) and (m.bias is None or biased):
             # per group: an output of a depthwise convolution hangs on kernel_size^2 weights, not on all channels
             fan_out = m.out_channels // m.groups * m.kernel_size[0] * m.kernel_size[1]
             nn.init.normal_(m.weight, std=math.sqrt(2 / fan_out))
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
         elif isinstance(m, nn.BatchNorm2d):
             nn.init.ones_(m.weight)
             nn.init.zeros_(m.bias)
+
+
+def truncated_normal(module: nn.Module) -> None:
+    """The usual start of transformers: weights of Linear layers from a normal of sigma 0.02 cut at +-2, biases zero."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.trunc_normal_(m.weight, std=0.02)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)

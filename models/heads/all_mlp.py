@@ -1,0 +1,120 @@
+"""The All-MLP head of SegFormer. Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with
+Transformers", arXiv 2105.15203.
+
+The textbook: project every map f_i to D channels, upsample all to stride 4, concatenate, mix by a 1x1 convolution M:
+
+    y = M [up(P_1 f_1 + b_1), .., up(P_n f_n + b_n)],    then BatchNorm, ReLU, dropout, 1x1 to classes
+
+Two public forms: `linear`, where P_i is a Linear layer and the maps are concatenated from coarse to fine (NVlabs,
+Hugging Face, smp); `conv`, where P_i is a 1x1 convolution + BatchNorm + ReLU and the order is fine to coarse (mmseg).
+They are different functions of different parameters.
+
+What is computed here. M and `up` are linear; `up` works on each channel alone and its weights sum to one, M works on
+each pixel alone. So they commute, and the mix splits into one block M_i of columns per map:
+
+    linear:  y = sum_i up((M_i P_i) f_i) + sum_i M_i b_i          conv:  y = sum_i up(M_i relu(bn(P_i f_i)))
+
+The products run at each map's own resolution on few channels instead of at stride 4 on n D channels, which is most of
+what the textbook's SegFormer spends. Same parameters, same gradients, same logits (tests/test_all_mlp.py holds both to
+1e-12 in float64); `head.textbook = True` runs the formula above. docs/all_mlp.md tells the story with numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import conv_bn_relu, kaiming_fan_out, map_of, resize, tokens_of, truncated_normal
+
+
+class AllMLPHead(nn.Module):
+    """features (fine to coarse) -> (B, num_classes, H/4, W/4). Dropout drops whole channels, as the authors' does.
+
+    decoder_dim D: 256 (B0, B1) and 768 (B2 to B5) in the paper; 256 for all sizes in mmseg.
+    """
+
+    textbook = False  # True: compute the formula as printed in the papers (tests and counting tools set it)
+
+    def __init__(
+        self,
+        channels: list[int],
+        strides: list[int],
+        num_classes: int,
+        decoder_dim: int = 256,
+        head: Literal["linear", "conv"] = "linear",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.linear = head == "linear"
+        self.target = strides.index(4)
+        project = nn.Linear if self.linear else lambda a, b: conv_bn_relu(a, b, 1)
+        self.project = nn.ModuleList(project(c, decoder_dim) for c in channels)
+        self.mix = nn.Conv2d(len(channels) * decoder_dim, decoder_dim, 1, bias=False)
+        self.bn = nn.BatchNorm2d(decoder_dim)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(decoder_dim, num_classes, 1)
+        kaiming_fan_out(self)
+        truncated_normal(self)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        if self.textbook:
+            x = self.bn(self._textbook_mix(features))
+        elif self.bn.training:
+            x = self.bn(self._mix(features, *self._mixing_weights()))
+        else:  # BatchNorm is a scale and a shift of y's channels: of the rows of M, and of the bias
+            x = self._mix(features, *self._fold_batchnorm(*self._mixing_weights()))
+        return self.classifier(self.dropout(F.relu_(x)))
+
+    def _in_order(self, per_map: list[Tensor]) -> list[Tensor]:
+        """From fine-to-coarse to the order of concatenation, and back."""
+        return per_map[::-1] if self.linear else per_map
+
+    def _textbook_mix(self, features: list[Tensor]) -> Tensor:
+        size = features[self.target].shape[-2:]
+        if self.linear:
+            maps = [map_of(project(tokens_of(f))) for project, f in zip(self.project, features)]
+        else:
+            maps = [project(f) for project, f in zip(self.project, features)]  # each (B, D, h_i, w_i)
+        return self.mix(torch.cat([resize(m, size) for m in self._in_order(maps)], dim=1))  # (B, D, H/4, W/4)
+
+    def _mixing_weights(self) -> tuple[Tensor, Tensor | None]:
+        """M (D, n D) and the bias sum_i M_i b_i (D), in float32 also under autocast: the products are small."""
+        mix = self.mix.weight.flatten(1)  # (D, n D)
+        if not self.linear:
+            return mix, None
+        with torch.autocast(mix.device.type, enabled=False):
+            return mix, mix @ torch.cat(self._in_order([project.bias for project in self.project]))
+
+    def _fold_batchnorm(self, mix: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        bn = self.bn
+        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)  # (D)
+        shift = bn.bias - bn.running_mean * scale
+        return scale[:, None] * mix, shift if bias is None else torch.addcmul(shift, scale, bias)
+
+    def _mix(self, features: list[Tensor], mix: Tensor, bias: Tensor | None) -> Tensor:
+        size = features[self.target].shape[-2:]
+        blocks = self._in_order(list(mix.chunk(len(features), dim=1)))  # M_i (D, D), fine to coarse
+        maps = []
+        for i, (f, project, m) in enumerate(zip(features, self.project, blocks)):
+            if i < self.target:  # a map finer than the target: on its few channels resizing costs least
+                f = resize(f, size)
+            b = bias if i == self.target else None  # the bias is constant, upsampling would not change it: once
+            maps.append(map_of(self._project_and_mix(f, project, m, b)))  # (B, D, h_i, w_i)
+        y = maps.pop(self.target)
+        for z in maps:
+            y += resize(z, size)
+        return y  # (B, D, H/4, W/4)
+
+    def _project_and_mix(self, f: Tensor, project: nn.Module, m: Tensor, bias: Tensor | None) -> Tensor:
+        """M_i P_i f_i at the map's own resolution. (B, C, h, w) -> (B, h, w, D)."""
+        if not self.linear:
+            return F.linear(tokens_of(project(f)), m, bias)
+        x = tokens_of(f)  # (B, h, w, C)
+        if x.shape[:-1].numel() <= x.shape[-1]:  # few tokens: multiplying the weights first would cost more
+            return F.linear(F.linear(x, project.weight), m, bias)
+        with torch.autocast(m.device.type, enabled=False):
+            weight = m @ project.weight  # (D, C)
+        return F.linear(x, weight, bias)
