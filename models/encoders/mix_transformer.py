@@ -22,7 +22,10 @@ from models.layers import DropPath, add_into, drop_path_rates, kaiming_fan_out, 
 
 
 class OverlapPatchEmbed(nn.Module):
-    """A strided convolution whose windows overlap, and LayerNorm. (B, in, H, W) -> (B, h, w, out), h = ceil(H / stride)."""
+    """A strided convolution whose windows overlap, and LayerNorm.
+
+    Shapes: (B, in, H, W) -> (B, ceil(H / stride), ceil(W / stride), out): tokens in the order of a map.
+    """
 
     def __init__(self, in_channels: int, dim: int, kernel_size: int, stride: int, eps: float) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class Stage(nn.Module):
 class MixTransformer(nn.Module):
     """images (B, 3, H, W) -> four maps (B, embed_dims[i], H / 2^(i+2), W / 2^(i+2)), sizes rounded up.
 
-    drop_path_rate grows linearly over all blocks, from 0 to this (stochastic depth, arXiv 1603.09382).
+    drop_path_rate is that of the last block: it grows linearly from 0 over all blocks (see DropPath).
     """
 
     def __init__(

@@ -102,11 +102,11 @@ class AllMLPHead(nn.Module):
             if i < self.target:  # a map finer than the target: on its few channels resizing costs least
                 f = resize(f, size)
             b = bias if i == self.target else None  # the bias is constant, upsampling would not change it: once
-            maps.append(map_of(self._project_and_mix(f, project, m, b)))  # (B, D, h_i, w_i)
+            maps.append(self._project_and_mix(f, project, m, b))  # (B, h_i, w_i, D)
         y = maps.pop(self.target)
-        for z in maps:
-            y += resize(z, size)
-        return y  # (B, D, H/4, W/4)
+        for z in maps:  # added as tokens, in place: y is fresh, and not a view (autograd would copy its gradient)
+            y += tokens_of(resize(map_of(z), size))
+        return map_of(y)  # (B, D, H/4, W/4)
 
     def _project_and_mix(self, f: Tensor, project: nn.Module, m: Tensor, bias: Tensor | None) -> Tensor:
         """M_i P_i f_i at the map's own resolution. (B, C, h, w) -> (B, h, w, D)."""

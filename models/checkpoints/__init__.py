@@ -1,0 +1,1 @@
+"""Public checkpoints: whose file it is, which network, and its weights under our names."""
