@@ -84,9 +84,10 @@ def drop_path_rates(last: float, blocks: int) -> list[float]:
 def kaiming_fan_out(module: nn.Module, biased: bool = False) -> None:
     """He initialisation (arXiv 1502.01852) with fan-out for convolutions; norm layers start as the identity.
 
-    Convolutions with a bias are left as torch made them unless `biased`, which gives them a bias of zero: in most
-    networks they are the classifiers, the only ones without a norm layer behind them. Fan-out there is the number of classes, so He's weights would give logits several units wide,
-    and the first steps would go into unlearning them; torch's small ones start near the loss of a uniform guess.
+    Convolutions with a bias are left as torch made them unless `biased`, which zeroes their bias: in most networks they
+    are the classifiers, the only ones without a norm layer behind them. Fan-out there is the number of classes, so
+    He's weights would give logits several units wide, and the first steps would go into unlearning them; torch's small
+    ones start near the loss of a uniform guess.
     """
     for m in module.modules():
         if isinstance(m, nn.Conv2d) and (m.bias is None or biased):

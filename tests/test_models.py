@@ -17,6 +17,7 @@ from tests.model_helpers import parameters
 
 SMALL_PLUS = dict(separable=True, aspp_channels=32, decoder_channels=32, low_level_channels=16, dropout=0.0)
 FAMILIES = {  # one small member of each family, without dropout: losses fall steadily
+    "segformer_b0": dict(decoder_dim=32, dropout=0.0, drop_path_rate=0.0),
     "deeplabv3_resnet18": dict(output_stride=16, aspp_channels=32, decoder_channels=32, dropout=0.0),
     "deeplabv3plus_resnet18": SMALL_PLUS,
     "unet": dict(base_channels=8),
@@ -64,6 +65,18 @@ def test_too_small_or_not_rgb(name):
 
 
 COUNTS = [  # name, classes, options, parameters of the public model of this form
+    ("segformer_b0", 19, {}, 3_719_027),  # NVlabs, smp, Hugging Face
+    ("segformer_b0", 19, dict(form="mmseg"), 3_720_051),
+    ("segformer_b1", 19, {}, 13_682_131),  # NVlabs, smp, Hugging Face
+    ("segformer_b1", 19, dict(form="mmseg"), 13_683_155),
+    ("segformer_b2", 19, {}, 27_361_235),  # NVlabs, smp, Hugging Face
+    ("segformer_b2", 19, dict(form="mmseg"), 24_728_019),
+    ("segformer_b3", 19, {}, 47_237_075),  # NVlabs, smp, Hugging Face
+    ("segformer_b3", 19, dict(form="mmseg"), 44_603_859),
+    ("segformer_b4", 19, {}, 64_007_635),  # NVlabs, smp, Hugging Face
+    ("segformer_b4", 19, dict(form="mmseg"), 61_374_419),
+    ("segformer_b5", 19, {}, 84_607_955),  # NVlabs, smp, Hugging Face
+    ("segformer_b5", 19, dict(form="mmseg"), 81_974_739),
     ("deeplabv3_resnet50", 19, {}, 39_638_355),  # torchvision
     ("deeplabv3plus_resnet50", 19, dict(form="vainf"), 39_761_331),
     ("deeplabv3plus_resnet18", 19, dict(form="smp"), 12_333_923),

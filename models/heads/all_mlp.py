@@ -99,7 +99,8 @@ class AllMLPHead(nn.Module):
         blocks = self._in_order(list(mix.chunk(len(features), dim=1)))  # M_i (D, D), fine to coarse
         maps = []
         for i, (f, project, m) in enumerate(zip(features, self.project, blocks)):
-            if i < self.target:  # a map finer than the target: on its few channels resizing costs least
+            f = f if self.linear else project(f)
+            if i < self.target:  # finer than the target (stride 2): shrink it before its product, not after
                 f = resize(f, size)
             b = bias if i == self.target else None  # the bias is constant, upsampling would not change it: once
             maps.append(self._project_and_mix(f, project, m, b))  # (B, h_i, w_i, D)
@@ -109,10 +110,10 @@ class AllMLPHead(nn.Module):
         return map_of(y)  # (B, D, H/4, W/4)
 
     def _project_and_mix(self, f: Tensor, project: nn.Module, m: Tensor, bias: Tensor | None) -> Tensor:
-        """M_i P_i f_i at the map's own resolution. (B, C, h, w) -> (B, h, w, D)."""
-        if not self.linear:
-            return F.linear(tokens_of(project(f)), m, bias)
+        """M_i P_i f_i, or M_i f_i of a map already projected, at its own resolution. (B, C, h, w) -> (B, h, w, D)."""
         x = tokens_of(f)  # (B, h, w, C)
+        if not self.linear:
+            return F.linear(x, m, bias)
         if x.shape[:-1].numel() <= x.shape[-1]:  # few tokens: multiplying the weights first would cost more
             return F.linear(F.linear(x, project.weight), m, bias)
         with torch.autocast(m.device.type, enabled=False):
