@@ -99,8 +99,8 @@ def test_parameter_counts_of_public_models(name, num_classes, options, count):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_maps_stay_channels_last(name):
-    """No layer falls back to the other layout: each fall costs a copy of a map, twice. What works on tokens (B, H, W, C)
-    gives the same memory, contiguous in its own shape."""
+    """No layer falls back to the other layout: each fall costs a copy of a map, twice. Tokens (B, H, W, C)
+    give the same memory, contiguous in their own shape."""
     of_maps = nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.ReLU | nn.MaxPool2d
     model = build_model(name, 5, **FAMILIES[name]).to(memory_format=torch.channels_last).train()
     wrong = []

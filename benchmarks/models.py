@@ -1,0 +1,211 @@
+"""Speed and memory of our models against the same networks of other libraries, with the same weights, in one run.
+
+    python -m benchmarks.models                                  # every model of benchmarks/peers.py
+    python -m benchmarks.models segformer_b0 --repeats 15 --json out.json
+
+Time: batch 1, float32, 256x512, final upsampling included on all sides. A round runs every candidate once, so that a
+machine that slows down slows all of them; the median over rounds counts. Every peer runs in both memory formats and its
+better one counts; ours takes the images as a peer's default does (contiguous). `train` is forward, cross-entropy and
+backward, without an optimizer step, which would be the same for all.
+Memory: a fresh process for each candidate; how far the process (on CUDA: the allocator) grows over its size after
+construction during two training steps with batch 2 at 512x512.
+Ratios above 1 (time) and below 1 (memory) are in our favour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.peers import CLASSES, PEERS, Peer, ours_like
+
+Step = Callable[[], None]
+
+
+def candidates(name: str, images: Tensor) -> dict[str, tuple[nn.Module, Callable, Tensor]]:
+    """label -> (model, logits(model, images), images in its memory format); checks that all logits agree."""
+    out = {}
+    for peer in PEERS[name]:
+        theirs = peer.make().to(images.device)
+        ours = ours_like(name, peer, theirs).to(images.device)
+        check_equal(name, ours, theirs, peer, images)
+        out["ours"] = (ours, lambda model, images: model(images)["out"], images)
+        out[peer.library] = (theirs, peer.logits, images)
+        last = peer.make().to(images.device, memory_format=torch.channels_last)
+        last.load_state_dict(theirs.state_dict())
+        out[f"{peer.library}, channels-last"] = (last, peer.logits, images.to(memory_format=torch.channels_last))
+    return out
+
+
+def check_equal(name: str, ours: nn.Module, theirs: nn.Module, peer: Peer, images: Tensor) -> None:
+    with torch.no_grad():
+        a, b = ours.eval()(images)["out"], peer.logits(theirs.eval(), images)
+    difference = float((a - b).abs().max() / b.abs().max())
+    if difference > 1e-3:
+        raise SystemExit(f"{name}: logits differ from {peer.library}'s by {difference:.1e} of their maximum")
+
+
+def inference(model: nn.Module, logits: Callable, images: Tensor) -> Step:
+    def step() -> None:
+        model.eval()
+        with torch.no_grad():
+            logits(model, images)
+
+    return step
+
+
+def training(model: nn.Module, logits: Callable, images: Tensor) -> Step:
+    target = torch.randint(0, CLASSES, (len(images), *images.shape[-2:]), device=images.device)
+
+    def step() -> None:
+        model.train()
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(logits(model, images), target).backward()
+
+    return step
+
+
+def medians(steps: dict[str, Step], rounds: int, warmup: int = 2) -> dict[str, float]:
+    """Median milliseconds of each step; a round runs each of them once, in turn."""
+    times: dict[str, list[float]] = {label: [] for label in steps}
+    for i in range(warmup + rounds):
+        for label, step in steps.items():
+            synchronize()
+            start = time.perf_counter()
+            step()
+            synchronize()
+            if i >= warmup:
+                times[label].append(1e3 * (time.perf_counter() - start))
+    return {label: statistics.median(values) for label, values in times.items()}
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def memory_of(name: str, label: str, device: str) -> float:
+    """MiB by which two training steps grow this process (CUDA: its allocator). For a fresh process only."""
+    images = torch.randn(2, 3, 512, 512, device=device)
+    peer = next(p for p in PEERS[name] if label in ("ours", p.library, f"{p.library}, channels-last"))
+    model, logits = peer.make(), peer.logits
+    if label == "ours":
+        model, logits = ours_like(name, peer, model), lambda model, images: model(images)["out"]
+    model = model.to(device)
+    if label.endswith("channels-last"):
+        model, images = (x.to(memory_format=torch.channels_last) for x in (model, images))
+    step = training(model, logits, images)
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        before = process_bytes("VmRSS")
+    step()
+    step()
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else process_bytes("VmHWM")
+    return (peak - before) / 2**20
+
+
+def process_bytes(field: str) -> int:
+    """VmRSS: resident now; VmHWM: its peak. (getrusage's ru_maxrss would begin at the size of the parent process.)"""
+    line = next(line for line in open("/proc/self/status") if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def memory(name: str, labels: list[str], device: str, threads: int) -> dict[str, float]:
+    out = {}
+    for label in labels:
+        command = [sys.executable, "-m", "benchmarks.models", name, "--memory-of", label, "--device", device]
+        done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
+        out[label] = float(done.stdout.split()[-1])
+    return out
+
+
+def compare(name: str, args: argparse.Namespace) -> dict:
+    """All measurements of one model: {"inference_ms": {label: ms}, ..} and the ratio to the best peer of each kind."""
+    images = torch.randn(1, 3, *args.size, device=args.device)
+    torch.manual_seed(0)
+    found = candidates(name, images)
+    result = {
+        "inference_ms": medians({k: inference(*v) for k, v in found.items()}, args.repeats),
+        "train_ms": medians({k: training(*v) for k, v in found.items()}, max(args.repeats // 2, 3)),
+    }
+    labels = list(found)
+    del found
+    if not args.no_memory:
+        result["train_memory_mib"] = memory(name, labels, args.device, args.threads)
+    for kind, values in list(result.items()):
+        peers = {label: value for label, value in values.items() if label != "ours"}
+        default = {label: value for label, value in peers.items() if not label.endswith("channels-last")}
+        ratio = (lambda best, ours: ours / best) if kind.endswith("mib") else (lambda best, ours: best / ours)
+        result[kind.rsplit("_", 1)[0] + "_ratio"] = {
+            "best peer": ratio(min(peers.values()), values["ours"]),
+            "best peer as built": ratio(min(default.values()), values["ours"]),
+        }
+    return result
+
+
+def table(name: str, result: dict) -> str:
+    kinds = [kind for kind in ("inference_ms", "train_ms", "train_memory_mib") if kind in result]
+    lines = [f"\n{name:44s}" + "".join(f"{kind.replace('_', ' '):>18s}" for kind in kinds)]
+    for label in result["inference_ms"]:
+        lines.append(f"  {label:42s}" + "".join(f"{result[kind][label]:18.1f}" for kind in kinds))
+    for peer in ("best peer", "best peer as built"):
+        ratios = [result[kind.rsplit("_", 1)[0] + "_ratio"][peer] for kind in kinds]
+        lines.append(f"  {'ratio to the ' + peer:42s}" + "".join(f"{ratio:17.2f}x" for ratio in ratios))
+    return "\n".join(lines)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {', '.join(PEERS)}")
+    parser.add_argument("--size", nargs=2, type=int, default=(256, 512), metavar=("H", "W"))
+    parser.add_argument("--repeats", type=int, default=15, help="rounds of inference; half as many of training")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the fresh processes that measure memory")
+    parser.add_argument("--json", type=Path, metavar="F", help="write all numbers to this file")
+    parser.add_argument("--memory-of", metavar="LABEL", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    torch.set_num_threads(args.threads)
+    for name in args.models:
+        if name not in PEERS:
+            raise SystemExit(f"no peer of '{name}' is known; there are: {', '.join(PEERS)}")
+    if args.memory_of:
+        print(memory_of(args.models[0], args.memory_of, args.device))
+        return
+    protocol = {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu",
+        "threads": args.threads,
+        "time": f"batch 1, float32, {args.size[0]}x{args.size[1]}, median of {args.repeats} interleaved rounds",
+        "memory": "growth over two training steps, batch 2, 512x512, a fresh process each",
+    }
+    print(json.dumps(protocol, indent=2), flush=True)
+    results = {}
+    for name in args.models or PEERS:
+        results[name] = compare(name, args)
+        print(table(name, results[name]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"protocol": protocol, "models": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
