@@ -154,6 +154,18 @@ def test_bf16_is_as_exact_as_the_textbook(form):
     assert errors[1].max() > 1e-3  # it was bf16
 
 
+def test_dropout_before_relu_is_dropout_after_it():
+    head, features = small_head("linear", stem=False, dtype=torch.float32)
+    head.dropout.p = 0.5
+    torch.manual_seed(1)
+    ours = head.train()(features)
+    with torch.no_grad():
+        x = head.bn(head._textbook_mix(features)).relu()
+        torch.manual_seed(1)
+        expected = head.classifier(F.dropout2d(x, 0.5, training=True))
+    assert_close(ours, expected)
+
+
 def test_nothing_is_cached():
     """Weights that change between two calls (an optimizer's step, averaging) must show."""
     head, features = small_head("linear", stem=False)

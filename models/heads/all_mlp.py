@@ -54,7 +54,7 @@ class AllMLPHead(nn.Module):
         self.project = nn.ModuleList(project(c, decoder_dim) for c in channels)
         self.mix = nn.Conv2d(len(channels) * decoder_dim, decoder_dim, 1, bias=False)
         self.bn = nn.BatchNorm2d(decoder_dim)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = nn.Dropout2d(dropout, inplace=True)
         self.classifier = nn.Conv2d(decoder_dim, num_classes, 1)
         kaiming_fan_out(self)
         truncated_normal(self)
@@ -66,7 +66,8 @@ class AllMLPHead(nn.Module):
             x = self.bn(self._mix(features, *self._mixing_weights()))
         else:  # BatchNorm is a scale and a shift of y's channels: of the rows of M, and of the bias
             x = self._mix(features, *self._fold_batchnorm(*self._mixing_weights()))
-        return self.classifier(self.dropout(F.relu_(x)))
+        # dropout(relu(x)) = relu(dropout(x)), as its factors are not negative; in this order both work in place
+        return self.classifier(F.relu_(self.dropout(x)))
 
     def _in_order(self, per_map: list[Tensor]) -> list[Tensor]:
         """From fine-to-coarse to the order of concatenation, and back."""
