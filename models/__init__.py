@@ -17,7 +17,7 @@ from torch import nn
 from engine.errors import UserError, unknown
 from models.encoders.mix_transformer import MIT, MixTransformer
 from models.encoders.resnet import RESNET, ResNet
-from models.forms import form_options, publishers
+from models.forms import encoder_form, form_options, publishers
 from models.heads.all_mlp import AllMLPHead
 from models.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from models.heads.fcn import FCNHead
@@ -63,12 +63,12 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
-def build_encoder(name: str, **options) -> nn.Module:
+def build_encoder(name: str, form: str | None = None, **options) -> nn.Module:
     """The encoder alone: images (B, 3, H, W) -> list of maps. Raises: ValueError for an unknown name or option."""
     if name not in ENCODERS:
         raise unknown("encoder", name, ENCODERS)
     _check_options(name, options, _parameters(ENCODERS[name]))
-    return ENCODERS[name](**options)
+    return ENCODERS[name](**(encoder_form(form, name) if form else {}) | options)
 
 
 def build_model(name: str, num_classes: int, **options) -> nn.Module:

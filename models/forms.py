@@ -11,8 +11,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from engine.errors import unknown
+
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "nvlabs": {
+        "mit": {},
         "all_mlp": {},
     },
     "huggingface": {
@@ -24,6 +27,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "all_mlp": dict(head="conv", decoder_dim=256),
     },
     "torchvision": {
+        "resnet": {},
         "deeplabv3": {},
         "fcn": {},
     },
@@ -31,6 +35,8 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "deeplabv3plus": dict(decoder_convs=1, concat="low_first"),
     },
     "smp": {
+        "mit": {},
+        "resnet": {},
         "all_mlp": dict(dropout=0.0, final_align_corners=True),
         "deeplabv3plus": dict(decoder_convs=1, separable=True, aspp_conv=True),
     },
@@ -49,11 +55,19 @@ def publishers(parts: tuple[str, ...]) -> list[str]:
     return [name for name, rows in FORMS.items() if parts[0] in rows]
 
 
+def encoder_form(publisher: str, encoder: str) -> dict[str, Any]:
+    """The publisher's options for an encoder alone. Raises: UserError for a publisher of no such encoder."""
+    rows, kind = FORMS.get(publisher, {}), re.match("[a-z]+", encoder)[0]
+    if kind not in rows and encoder not in rows:
+        raise unknown(f"form of {encoder}", publisher, [name for name in FORMS if kind in FORMS[name]])
+    return rows.get(kind, {}) | rows.get(encoder, {})
+
+
 def form_options(publisher: str, parts: tuple[str, ...]) -> dict[str, Any]:
-    """The publisher's options, the more particular row over the more general."""
+    """The publisher's options of (head, encoder) or (network,): the more particular row over the more general."""
     rows = FORMS[publisher]
-    keys = [parts[0]]
-    if len(parts) == 2:
-        head, encoder = parts
-        keys = [re.match("[a-z]+", encoder)[0], encoder, head, f"{head} on {encoder}"]
-    return {option: value for key in keys for option, value in rows.get(key, {}).items()}
+    if len(parts) == 1:
+        return rows[parts[0]]
+    head, encoder = parts
+    kind = re.match("[a-z]+", encoder)[0]
+    return {k: v for key in (kind, encoder, head, f"{head} on {encoder}") for k, v in rows.get(key, {}).items()}

@@ -1,1 +1,8 @@
 """One table per layout: their names beside ours, with the reshapes. They are data; translate.py applies them."""
+
+from __future__ import annotations
+
+from models.checkpoints.layouts import segformer
+
+# whole models before encoders, so that an encoder's marks inside a whole model are not taken for the file's
+LAYOUTS = sorted([*segformer.LAYOUTS], key=lambda layout: layout.encoder)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import Tensor
+
+from models.checkpoints.identify import Layout
 from models.checkpoints.translate import CONV_TO_LINEAR, STACKED, Table, rows, under
 
 # --- Mix Transformer: stage i, block j -------------------------------------------------------------------------------
@@ -127,3 +132,100 @@ SEGFORMER_HUGGINGFACE = (
 SEGFORMER_HUGGINGFACE_5 = (
     under("segformer.", "encoder.", MIT_HUGGINGFACE_5) + under("decode_head.", "head.", HEAD_HUGGINGFACE_5)
 )  # fmt: skip
+
+
+# --- how to tell them -------------------------------------------------------------------------------------------------
+
+SIZES = tuple(f"segformer_b{i}" for i in range(6))
+ENCODER_SIZES = tuple(f"mit_b{i}" for i in range(6))
+
+
+def _width(key: str) -> Callable[[dict[str, Tensor]], dict[str, int]]:
+    """decoder_dim is the number of rows of this weight."""
+    return lambda state: {"decoder_dim": state[key].shape[0]}
+
+
+LAYOUTS = [
+    Layout(
+        title="NVlabs SegFormer",
+        form="nvlabs",
+        marks=("backbone.patch_embed1.proj.weight", "decode_head.linear_pred.weight"),
+        names=SIZES,
+        table=SEGFORMER_NVLABS,
+        classifier="decode_head.linear_pred.weight",
+        options=_width("decode_head.linear_fuse.conv.weight"),
+        unused=(r"decode_head\.conv_seg\..*",),  # made by the base class of their heads, never called
+    ),
+    Layout(
+        title="MMSegmentation SegFormer",
+        form="mmseg",
+        marks=("backbone.layers.0.0.projection.weight", "decode_head.fusion_conv.conv.weight"),
+        names=SIZES,
+        table=SEGFORMER_MMSEG,
+        classifier="decode_head.conv_seg.weight",
+        options=_width("decode_head.fusion_conv.conv.weight"),
+        unused=(r"auxiliary_head\..*",),
+    ),
+    Layout(
+        title="segmentation_models_pytorch Segformer",
+        form="smp",
+        marks=("encoder.patch_embed1.proj.weight", "decoder.mlp_stage.0.linear.weight"),
+        names=SIZES,
+        table=SEGFORMER_SMP,
+        classifier="segmentation_head.0.weight",
+        options=_width("decoder.fuse_stage.0.weight"),
+    ),
+    Layout(
+        title="Hugging Face SegFormer",
+        form="huggingface",
+        marks=("segformer.encoder.patch_embeddings.0.proj.weight", "decode_head.linear_fuse.weight"),
+        names=SIZES,
+        table=SEGFORMER_HUGGINGFACE,
+        classifier="decode_head.classifier.weight",
+        options=_width("decode_head.linear_fuse.weight"),
+    ),
+    Layout(
+        title="Hugging Face SegFormer, names of transformers 5 in memory",
+        form="huggingface",
+        marks=("segformer.stages.0.patch_embeddings.proj.weight", "decode_head.linear_fuse.weight"),
+        names=SIZES,
+        table=SEGFORMER_HUGGINGFACE_5,
+        classifier="decode_head.classifier.weight",
+        options=_width("decode_head.linear_fuse.weight"),
+    ),
+    Layout(
+        title="Hugging Face Mix Transformer",
+        form="huggingface",
+        marks=("segformer.encoder.patch_embeddings.0.proj.weight", "segformer.encoder.layer_norm.3.weight"),
+        names=ENCODER_SIZES,
+        table=under("segformer.encoder.", "", MIT_HUGGINGFACE),
+        encoder=True,
+        unused=(r"classifier\..*",),
+    ),
+    Layout(
+        title="Hugging Face Mix Transformer, names of transformers 5 in memory",
+        form="huggingface",
+        marks=("segformer.stages.0.patch_embeddings.proj.weight", "segformer.stages.3.layer_norm.weight"),
+        names=ENCODER_SIZES,
+        table=under("segformer.", "", MIT_HUGGINGFACE_5),
+        encoder=True,
+        unused=(r"classifier\..*",),
+    ),
+    Layout(
+        title="NVlabs Mix Transformer (or smp's, of the same names)",
+        form="nvlabs",
+        marks=("patch_embed1.proj.weight", "block1.0.attn.q.weight"),
+        names=ENCODER_SIZES,
+        table=MIT_NVLABS,
+        encoder=True,
+        unused=(r"head\..*",),
+    ),
+    Layout(
+        title="MMSegmentation Mix Transformer",
+        form="mmseg",
+        marks=("layers.0.0.projection.weight", "layers.0.1.0.attn.attn.in_proj_weight"),
+        names=ENCODER_SIZES,
+        table=MIT_MMSEG,
+        encoder=True,
+    ),
+]

@@ -1,0 +1,123 @@
+"""Whose file is it, and which network? Told by its keys and shapes alone, from the table of all known layouts.
+
+A Layout fits where its marks, keys that only this publisher's files of this kind have, stand behind one common prefix
+("", "module.", "model.", "backbone.", ..). Which size it is, is then a matter of fitting: each of the layout's names is
+built without memory (on the meta device) and compared key by key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from models import build_encoder, build_model
+from models.checkpoints.translate import Table, their_names
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One kind of file. Keys are theirs, without the prefix that a file may put before all of them."""
+
+    title: str  # for people: "NVlabs SegFormer"
+    form: str  # a row of models.forms.FORMS: the numerics that go with the file
+    marks: tuple[str, ...]  # keys that tell this layout from all others
+    names: tuple[str, ...]  # models (or encoders) it may be, the likeliest first
+    table: Table | Callable[[dict[str, Any]], Table]  # their names <-> ours; may depend on the options read
+    encoder: bool = False  # the file holds an encoder, with or without an ImageNet classifier
+    classifier: str | None = None  # key of the classifier's weight: its rows are the classes
+    options: Callable[[State], dict[str, Any]] = lambda state: {}  # what shapes tell beyond the name, e.g. widths
+    unused: tuple[str, ...] = ()  # regular expressions: keys that these files hold and no forward of ours needs
+    doubt: str | None = None  # where the same keys can mean two networks: what was assumed, and the option that settles
+    hint: str | None = None  # regular expression on the file's own words (name, config): needed where keys do not tell
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a state dict was recognised as; build() makes the network, without its weights."""
+
+    layout: Layout
+    name: str
+    num_classes: int | None  # None: an encoder
+    options: dict[str, Any] = field(default_factory=dict)
+    prefix: str = ""
+
+    @property
+    def table(self) -> Table:
+        table = self.layout.table
+        return table(self.options) if callable(table) else table
+
+    def build(self, num_classes: int | None = None, **options) -> nn.Module:
+        options = {"form": self.layout.form, **self.options, **options}
+        if self.layout.encoder:
+            return build_encoder(self.name, **options)
+        return build_model(self.name, num_classes or self.num_classes, **options)
+
+
+def identify(state: State, words: str = "") -> Identity:
+    """Recognise a state dict; `words` is what the file says of itself besides (its name, a config.json).
+
+    Raises: UserError if no layout fits, with the closest one and what does not fit it.
+    """
+    from models.checkpoints.layouts import LAYOUTS  # the tables import this module's Layout
+
+    nearest: list[str] = []
+    for layout in LAYOUTS:
+        if layout.encoder and nearest:  # a whole model that fits badly is not an encoder with something else behind it
+            break
+        prefix = _prefix(state, layout.marks)
+        if prefix is None or (layout.hint and not re.search(layout.hint, words, re.IGNORECASE)):
+            continue
+        bare = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for name in layout.names:
+            classes = bare[layout.classifier].shape[0] if layout.classifier else None
+            found = Identity(layout, name, classes, layout.options(bare), prefix)
+            fault = misfit(found, bare)
+            if fault is None:
+                return found
+            nearest.append(f"{layout.title} as {name}: {fault}")
+    if nearest:
+        raise UserError(f"no network here fits the file; the nearest is {nearest[0]}")
+    sample = ", ".join(list(state)[:3])
+    raise UserError(f"no known layout has these keys: {sample}, .. (python -m tools.pretrained --layouts lists them)")
+
+
+def misfit(identity: Identity, state: State) -> str | None:
+    """Why the state dict is not this network, in words; None if every parameter is there in its shape."""
+    with torch.device("meta"):
+        ours = identity.build().state_dict()
+    table = identity.table
+    for key, value in ours.items():
+        names, operation = their_names(table, key)
+        missing = [name for name in names if name not in state]
+        if missing and not key.endswith("num_batches_tracked"):
+            return f"{missing[0]} is missing"
+        if not missing:
+            shape = operation.to_ours([state[name].to("meta") for name in names], value.shape).shape
+            if shape != value.shape:
+                return f"{names[0]} has shape {tuple(state[names[0]].shape)}, which gives {tuple(shape)}"
+    theirs = {name for key in ours for name in their_names(table, key)[0]}
+    rest = [key for key in state if key not in theirs and not is_unused(key, identity.layout)]
+    return f"it has no place for {rest[0]}" if rest else None
+
+
+def is_unused(key: str, layout: Layout) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in layout.unused)
+
+
+def _prefix(state: State, marks: tuple[str, ...]) -> str | None:
+    """What stands before the marks in the state dict; None where not all of them stand behind the same."""
+    first = marks[0]
+    for key in state:
+        if key == first or key.endswith("." + first):
+            prefix = key.removesuffix(first)
+            if all(prefix + mark in state for mark in marks):
+                return prefix
+    return None

@@ -1,0 +1,107 @@
+"""A public checkpoint to a model of ours that gives its publisher's logits: `load_public("segformer.b0...pth")`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from models.checkpoints.identify import Identity, identify, is_unused
+from models.checkpoints.read import read
+from models.checkpoints.translate import to_ours
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was recognised and done. str() is a table for people."""
+
+    layout: str  # whose file: "NVlabs SegFormer"
+    architecture: str  # a name of models.MODELS or models.ENCODERS
+    num_classes: int | None  # of the model that was built; None: an encoder
+    options: dict[str, Any]  # the publisher's numerics and widths, as build_model takes them
+    loaded: int  # tensors of ours that the file filled
+    renamed: int  # of these, how many have another name there
+    ignored: tuple[str, ...] = ()  # keys of the file that no forward needs
+    reinitialised: tuple[str, ...] = ()  # keys of ours that the file did not fill
+    notes: tuple[str, ...] = field(default_factory=tuple)  # containers unwrapped, assumptions made
+
+    def __str__(self) -> str:
+        def shorten(keys: tuple[str, ...]) -> str:
+            shown = ", ".join(keys[:4])
+            return f"{len(keys)}" + (f" ({shown}{', ..' if len(keys) > 4 else ''})" if keys else "")
+
+        options = ", ".join(f"{key}={value}" for key, value in self.options.items())
+        classes = "" if self.num_classes is None else f", {self.num_classes} classes"
+        rows = [
+            ("layout", self.layout),
+            ("architecture", self.architecture + classes),
+            ("options", options or "(ours by default)"),
+            ("loaded", f"{self.loaded} tensors"),
+            ("renamed", str(self.renamed)),
+            ("ignored", shorten(self.ignored)),
+            ("re-initialised", shorten(self.reinitialised)),
+            *[("note", note) for note in self.notes],
+        ]
+        return "\n".join(f"{name:15s} {value}" for name, value in rows)
+
+
+def load_public(
+    source: str | Path | dict[str, Tensor], num_classes: int | None = None, **options
+) -> tuple[nn.Module, Report]:
+    """The model of a public checkpoint, in eval mode, with its publisher's numerics, and a report of what was done.
+
+    source: a file, a folder of a hub, or a state dict. num_classes: build for so many classes; where the file has
+    others, the classifier is new. options: of build_model, over those that were recognised (they settle a doubt).
+    Raises: UserError, in one line, for a file that cannot be read, is of no known layout, or does not fit.
+    """
+    notes: list[str] = []
+    if isinstance(source, dict):
+        state, words = source, ""
+    else:
+        container = read(source)
+        state, words, notes = container.state, f"{source} {container.meta}", list(container.notes)
+    try:
+        found = identify(state, words)
+        model = found.build(num_classes, **options)
+        report = fill(model, state, found, num_classes, options, notes)
+    except UserError as e:
+        raise UserError(f"{source}: {e}" if not isinstance(source, dict) else str(e)) from None
+    return model.eval(), report
+
+
+def fill(
+    model: nn.Module,
+    state: dict[str, Tensor],
+    found: Identity,
+    num_classes: int | None,
+    options: dict,
+    notes: list[str],
+) -> Report:
+    """Load the state dict into the model that was built for it, strictly."""
+    layout, own = found.layout, model.state_dict()
+    bare = {key.removeprefix(found.prefix): value for key, value in state.items() if key.startswith(found.prefix)}
+    foreign = [key for key in state if not key.startswith(found.prefix)]
+    new = [key for key in own if ".classifier." in f".{key}"] if num_classes not in (None, found.num_classes) else []
+    ours, surplus = to_ours(bare, found.table, {key: value for key, value in own.items() if key not in new})
+    if new:  # the file's classifier is for other classes
+        surplus = [key for key in surplus if key.rpartition(".")[0] != (layout.classifier or "").rpartition(".")[0]]
+    unknown = [key for key in surplus if not is_unused(key, layout)] + foreign
+    if unknown:
+        raise UserError(f"keys of the file that have no place in {found.name}: {', '.join(unknown[:8])}")
+    model.load_state_dict({**{key: own[key] for key in new}, **ours}, strict=True)
+    if layout.doubt and not options:
+        notes = [*notes, layout.doubt]
+    return Report(
+        layout=layout.title,
+        architecture=found.name,
+        num_classes=None if layout.encoder else num_classes or found.num_classes,
+        options={"form": layout.form, **found.options, **options},
+        loaded=len(ours),
+        renamed=sum(found.prefix + key not in state for key in ours),
+        ignored=tuple(surplus),
+        reinitialised=tuple(new),
+        notes=tuple(notes),
+    )
