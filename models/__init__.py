@@ -21,6 +21,9 @@ from models.forms import encoder_form, form_options, publishers
 from models.heads.all_mlp import AllMLPHead
 from models.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from models.heads.fcn import FCNHead
+from models.heads.unet_decoder import UNetDecoder
+from models.networks.basic_seg_network import BasicSegNetwork
+from models.networks.better_seg_network import BetterSegNetwork
 from models.networks.unet import UNet
 from models.segmenter import Segmenter
 
@@ -38,6 +41,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3": DeepLabV3Head,
     "deeplabv3plus": DeepLabV3PlusHead,
     "fcn": FCNHead,
+    "unet_decoder": UNetDecoder,
 }
 
 
@@ -54,7 +58,10 @@ MODELS: dict[str, Pair | Callable[..., nn.Module]] = {
     **{f"segformer_b{i}": Pair("all_mlp", f"mit_b{i}", dict(decoder_dim=256 if i < 2 else 768)) for i in range(6)},
     **{f"deeplabv3_{name}": Pair("deeplabv3", name, dict(output_stride=8)) for name in RESNET},
     **{f"deeplabv3plus_{name}": Pair("deeplabv3plus", name, dict(output_stride=16)) for name in RESNET},
+    **{f"unet_{name}": Pair("unet_decoder", name, dict(stem=True)) for name in RESNET},
     "unet": UNet,
+    "better_seg_network": BetterSegNetwork,
+    "basic_seg_network": BasicSegNetwork,
     **{head: Pair(head) for head in HEADS},  # build_model("deeplabv3", 19, encoder="resnet34"): any pair
 }
 

@@ -25,6 +25,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "mmseg": {
         "mit": dict(patch_norm_eps=1e-6, norm_eps=1e-6),
         "all_mlp": dict(head="conv", decoder_dim=256),
+        "unet": dict(up="bilinear_conv", last_conv=True, dropout=0.1),
     },
     "torchvision": {
         "resnet": {},
@@ -39,13 +40,21 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "resnet": {},
         "all_mlp": dict(dropout=0.0, final_align_corners=True),
         "deeplabv3plus": dict(decoder_convs=1, separable=True, aspp_conv=True),
+        "unet_decoder": dict(stem=True),
     },
     "system_d": {
         "resnet": dict(output_stride=8, dilate="whole_stage"),
         "deeplabv3plus": dict(dropout=0.5),
+        "unet": dict(up="bilinear", align_corners=True, fit="pad", bias=True),
     },
     "milesial": {
-        "unet": {},
+        "unet": dict(fit="pad"),
+    },
+    "milesial_bilinear": {
+        "unet": dict(up="bilinear", align_corners=True, fit="pad"),
+    },
+    "mateuszbuda": {
+        "unet": dict(base_channels=32, concat="up_first"),
     },
 }
 

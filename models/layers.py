@@ -10,15 +10,28 @@ from torch import Tensor, nn
 
 
 def conv_bn_relu(
-    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = False,
 ) -> nn.Sequential:
-    """Convolution (no bias: BatchNorm has one) + BatchNorm + ReLU; padded so that only the stride changes the size.
+    """Convolution + BatchNorm + ReLU; padded so that only the stride changes the size.
 
+    BatchNorm subtracts whatever bias the convolution adds and has its own: `bias` is for networks whose files hold one.
     Shapes: (B, in, H, W) -> (B, out, ceil(H / stride), ceil(W / stride)) for odd kernel sizes.
     """
     padding = dilation * (kernel_size - 1) // 2
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def double_conv(in_channels: int, out_channels: int, middle: int | None = None, bias: bool = False) -> nn.Sequential:
+    """Two 3x3 convolutions, each with BatchNorm and ReLU: the block of every U-Net. (B, in, H, W) -> (B, out, H, W)."""
+    middle = middle or out_channels
+    return nn.Sequential(conv_bn_relu(in_channels, middle, bias=bias), conv_bn_relu(middle, out_channels, bias=bias))
 
 
 def separable_conv_bn_relu(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:

@@ -22,9 +22,9 @@ def check_size(images: Tensor) -> None:
 class Segmenter(nn.Module):
     """images (B, 3, H, W) -> {"out": logits (B, num_classes, H, W)}, and while training "aux", where built.
 
-    encoder: images -> list of maps; head, aux_head: list of maps -> logits at some map's size. Logits are resized to
-    the input bilinearly (align_corners only where a publisher does); no softmax. Raises: ValueError for images below
-    64x64.
+    encoder: images -> list of maps; head, aux_head: list of maps -> logits at some map's size (a head whose `full_size`
+    is set ends at the images' size and is told it). Logits are resized to the input bilinearly (align_corners only
+    where a publisher does); no softmax. Raises: ValueError for images below 64x64.
     """
 
     def __init__(
@@ -38,8 +38,10 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         check_size(images)
+        size = images.shape[-2:]
         features = self.encoder(images)
-        logits = {"out": self.head(features)}
+        full_size = getattr(self.head, "full_size", False)
+        logits = {"out": self.head(features, size) if full_size else self.head(features)}
         if self.aux_head is not None and self.training:
             logits["aux"] = self.aux_head(features[:-1])  # on the map before the last, as PSPNet and torchvision
-        return {key: resize(x, images.shape[-2:], self.align_corners) for key, x in logits.items()}
+        return {key: resize(x, size, self.align_corners) for key, x in logits.items()}

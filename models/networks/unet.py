@@ -1,8 +1,14 @@
 """U-Net. Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv 1505.04597.
 
 Like most of today's versions it differs from the paper in padded convolutions, so that input and output have one size,
-and in BatchNorm after each of them. Two ways up: transposed convolutions (the paper's "up-convolution"), or bilinear
-resizing with half the channels in the deeper maps. Widths: base, 2 base, 4 base, 8 base, 16 base (64 .. 1024).
+and in BatchNorm after each of them. Widths: base, 2 base, 4 base, 8 base, 16 base (64 .. 1024).
+
+The ways up: `transposed` convolutions (the paper's "up-convolution"); `bilinear` resizing with half the channels in the
+deeper maps; or `bilinear_conv`, resizing and then a 1x1 convolution that halves the channels. The public forms
+(models/forms.py) differ further in the order of concatenation, in what they do where a pooling rounded an odd side
+down (mmseg and mateuszbuda refuse such images; here they are resized), in biases, and in a last 3x3 convolution:
+  milesial, milesial_bilinear, mmseg ("s5-d16" with an FCN head), mateuszbuda (whose forward ends in a sigmoid; ours
+  gives the logits before it), system_d. smp's U-Net has an encoder of its own: models/heads/unet_decoder.py.
 """
 
 from __future__ import annotations
@@ -10,55 +16,89 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import conv_bn_relu, kaiming_fan_out, resize
+from models.layers import conv_bn_relu, double_conv, kaiming_fan_out, resize
 from models.segmenter import check_size
 
-
-def double_conv(in_channels: int, out_channels: int, middle: int | None = None) -> nn.Sequential:
-    """Two 3x3 convolutions, each with BatchNorm and ReLU. (B, in, H, W) -> (B, out, H, W)."""
-    middle = middle or out_channels
-    return nn.Sequential(conv_bn_relu(in_channels, middle), conv_bn_relu(middle, out_channels))
+Way = Literal["transposed", "bilinear", "bilinear_conv"]
+Order = Literal["skip_first", "up_first"]
+Fit = Literal["resize", "pad"]
 
 
 class Up(nn.Module):
-    """One step of the expanding path: enlarge x to the skip's size, concatenate [skip, x], double convolution.
+    """One step of the expanding path: enlarge x to the skip's size, concatenate the two, double convolution.
 
-    Shapes: x (B, in, h, w), skip (B, in / 2, H, W) -> (B, out, H, W). Any H, W: where a pooling rounded an odd side
-    down, the enlarged map is resized to the skip's exact size.
+    Shapes: x (B, in, h, w), skip (B, in / 2, H, W) -> (B, out, H, W), where x already has in / 2 channels if `way` is
+    bilinear. Any H, W: where a pooling rounded an odd side down, the enlarged map is one short of the skip's size, and
+    is resized to it, or padded with zeros below and to the right.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, up: str) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, way: Way, order: Order, fit: Fit, align_corners: bool, bias: bool
+    ) -> None:
         super().__init__()
+        self.order, self.fit, self.align_corners = order, fit, align_corners
         half = in_channels // 2
-        self.up = nn.ConvTranspose2d(in_channels, half, 2, stride=2) if up == "transposed" else None
-        self.conv = double_conv(in_channels, out_channels, None if self.up is not None else half)
+        self.up = nn.ConvTranspose2d(in_channels, half, 2, stride=2) if way == "transposed" else None
+        self.reduce = conv_bn_relu(in_channels, half, 1, bias=bias) if way == "bilinear_conv" else nn.Identity()
+        self.conv = double_conv(in_channels, out_channels, half if way == "bilinear" else None, bias)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.reduce(self.enlarge(x, skip))  # (B, in / 2, H, W)
+        pair = [skip, x] if self.order == "skip_first" else [x, skip]
+        return self.conv(torch.cat(pair, dim=1))  # (B, in, H, W) -> (B, out, H, W)
+
+    def enlarge(self, x: Tensor, skip: Tensor) -> Tensor:
+        height, width = skip.shape[-2:]
         if self.up is not None:
             x = self.up(x)  # (B, in / 2, 2 h, 2 w)
-        x = resize(x, skip.shape[-2:])  # (B, in / 2, H, W)
-        return self.conv(torch.cat([skip, x], dim=1))
+        if self.fit == "resize":
+            return resize(x, (height, width), self.align_corners)
+        if self.up is None:
+            x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), self.align_corners)
+        below, right = height - x.shape[-2], width - x.shape[-1]  # 0 or 1; split as the publisher would split more
+        if below == right == 0:
+            return x
+        return F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
 
 
 class UNet(nn.Module):
     """images (B, 3, H, W) -> {"out": logits (B, num_classes, H, W)}, any H, W >= 64.
 
-    At base_channels 64: 31.0 M parameters with transposed convolutions, 17.3 M with bilinear resizing.
+    At base_channels 64: 31.0 M parameters with transposed convolutions, 17.3 M with bilinear resizing. `align_corners`
+    is that of every resize. `bias`: of the 3x3 convolutions, which BatchNorm makes superfluous. `last_conv`: one more
+    3x3 convolution before the classifier; `dropout`: whole maps dropped there.
     """
 
-    def __init__(self, num_classes: int, base_channels: int = 64, up: Literal["transposed", "bilinear"] = "transposed"):
+    def __init__(
+        self,
+        num_classes: int,
+        base_channels: int = 64,
+        up: Way = "transposed",
+        concat: Order = "skip_first",
+        fit: Fit = "resize",
+        align_corners: bool = False,
+        bias: bool = False,
+        last_conv: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         widths = [base_channels * 2**i for i in range(5)]
         halve = 2 if up == "bilinear" else 1  # without a layer that halves the channels, the maps themselves have half
         down = [*widths[:4], widths[4] // halve]
-        self.stem = double_conv(3, down[0])
-        self.down = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), double_conv(a, b)) for a, b in zip(down, down[1:]))
         outs = [widths[3] // halve, widths[2] // halve, widths[1] // halve, widths[0]]
-        self.up = nn.ModuleList(Up(a, b, up) for a, b in zip(widths[:0:-1], outs))
+        self.stem = double_conv(3, down[0], bias=bias)
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.MaxPool2d(2), double_conv(a, b, bias=bias)) for a, b in zip(down, down[1:])
+        )
+        self.up = nn.ModuleList(Up(a, b, up, concat, fit, align_corners, bias) for a, b in zip(widths[:0:-1], outs))
+        self.last = conv_bn_relu(widths[0], widths[0]) if last_conv else nn.Identity()
+        self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(widths[0], num_classes, 1)
-        kaiming_fan_out(self)
+        for part in (self.stem, self.down, self.up, self.last):
+            kaiming_fan_out(part, biased=True)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         check_size(images)
@@ -69,4 +109,4 @@ class UNet(nn.Module):
             x = down(x)  # H/2, H/4, H/8, H/16
         for up, skip in zip(self.up, reversed(skips)):
             x = up(x, skip)  # back to (B, base, H, W)
-        return {"out": self.classifier(x)}
+        return {"out": self.classifier(self.dropout(self.last(x)))}
