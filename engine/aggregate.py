@@ -94,7 +94,7 @@ def reestimate_batchnorm(model: nn.Module, loader: DataLoader, device: torch.dev
         layer.momentum = None
         layer.train()
     for images, _ in loader:
-        model(images.to(device, memory_format=torch.channels_last))
+        model(images.to(device))
         images_seen += len(images)
     for layer, momentum in zip(layers, momenta):
         layer.momentum = momentum

@@ -86,7 +86,6 @@ class TrainConfig:
     workers: int = 0  # data loading processes
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"  # auto: bf16 or fp16 on CUDA, none elsewhere
     deterministic: Literal["none", "strict"] = "none"  # strict: deterministic algorithms on the GPU too
-    channels_last: bool = True  # memory layout; the same function, faster convolutions
     validate_every: int = 1  # epochs; the last epoch is always validated
     early_stopping: int = 0  # validations without a better val_miou before a run ends; 0: never
 

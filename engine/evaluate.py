@@ -51,7 +51,7 @@ def evaluate(
     for model in models:
         model.eval()
     for images, target in loader:
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        images = images.to(device, non_blocking=True)
         target = target.to(device, non_blocking=True)
         with autocast(device, amp):
             scores = predict_scores(models, images, views)

@@ -80,8 +80,6 @@ def build_parts(job: Job, device: torch.device) -> Parts:
     cfg, data = job.cfg, job.train
     torch.manual_seed(derive_seed(job.seed, "model"))
     model = initial_model(cfg, data, job.init).to(device)
-    if cfg.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)
     amp = amp_dtype(cfg.train, device)
     val_size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
     return Parts(

@@ -33,7 +33,7 @@ def predict_image(models: Sequence[nn.Module], image: np.ndarray, cfg: Config, d
 
 def _predict(models, tensor: torch.Tensor, cfg: Config, device, views: Views, size) -> np.ndarray:
     with torch.inference_mode(), autocast(device, amp_dtype(cfg.train, device)):
-        scores = predict_scores(models, tensor.to(device, memory_format=torch.channels_last), views)
+        scores = predict_scores(models, tensor.to(device), views)
     return resize(scores, size).argmax(1)[0].to(torch.uint8).cpu().numpy()
 
 

@@ -22,8 +22,7 @@ def network(cfg: Config, num_classes: int, state: dict, device: torch.device) ->
     """The config's model with the weights `state`, in eval mode on the device."""
     model = build_model(cfg.model.name, num_classes, **cfg.model.options)
     model.load_state_dict(state)
-    model = model.to(device).eval()
-    return model.to(memory_format=torch.channels_last) if cfg.train.channels_last else model
+    return model.to(device).eval()
 
 
 def networks(checkpoint: dict, cfg: Config, num_classes: int, device: torch.device) -> list[nn.Module]:

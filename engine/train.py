@@ -46,7 +46,7 @@ def train_one_epoch(
     seen = 0
     for images, target in batches:
         set_lr(optimizer, lr_at(progress.iteration))
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        images = images.to(device, non_blocking=True)
         target = target.to(device, non_blocking=True)
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, amp):

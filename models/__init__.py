@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args, get_origin
 
+import torch
 from torch import nn
 
 from engine.errors import UserError, unknown
@@ -75,7 +76,8 @@ def build_encoder(name: str, form: str | None = None, **options) -> nn.Module:
     if name not in ENCODERS:
         raise unknown("encoder", name, ENCODERS)
     _check_options(name, options, _parameters(ENCODERS[name]))
-    return ENCODERS[name](**(encoder_form(form, name) if form else {}) | options)
+    encoder = ENCODERS[name](**(encoder_form(form, name) if form else {}) | options)
+    return encoder.to(memory_format=torch.channels_last)
 
 
 def build_model(name: str, num_classes: int, **options) -> nn.Module:
@@ -89,8 +91,11 @@ def build_model(name: str, num_classes: int, **options) -> nn.Module:
     values = {k: p.default for k, p in valid.items()} | options
     del values["form"]
     row = MODELS[name]
-    if not isinstance(row, Pair):
-        return row(num_classes=num_classes, **values)
+    model = _build_pair(row, num_classes, values) if isinstance(row, Pair) else row(num_classes=num_classes, **values)
+    return model.to(memory_format=torch.channels_last)  # weights lie as the maps do: no reordering in every call
+
+
+def _build_pair(row: Pair, num_classes: int, values: dict[str, Any]) -> Segmenter:
     encoder_name = values.pop("encoder", row.encoder)
     make_encoder, make_head = ENCODERS[encoder_name], HEADS[row.head]
     encoder = make_encoder(**_take(values, make_encoder))

@@ -5,8 +5,64 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """bn(conv(x)). (B, in, H, W) -> (B, out, H', W').
+
+    In eval mode BatchNorm is a scale and a shift of each channel, which the convolution's own weights and bias can
+    take: one pass over the map less. Done where the map is larger than the weights, as it is on the fine maps.
+    """
+    weights, tokens = conv.weight[0].numel(), x.shape[0] * x.shape[2:].numel() // (conv.stride[0] * conv.stride[1])
+    if bn.training or tokens <= weights:
+        return bn(conv(x))
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)  # (out)
+    shift = bn.bias - bn.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + scale * conv.bias
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class ConvBNReLU(nn.Sequential):
+    """A Sequential that ends in convolution, BatchNorm, activation; computed by conv_bn. Its first layer may be a
+    depthwise convolution (see atrous_depthwise)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        *depthwise, conv, bn, activation = self
+        for layer in depthwise:
+            x = atrous_depthwise(layer, x)
+        return activation(conv_bn(conv, bn, x))
+
+
+def atrous_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """conv(x) for a 3x3 depthwise convolution padded to keep the size. (B, C, H, W) -> (B, C, H, W).
+
+    Dilated as far as in ASPP, most taps of most pixels fall into the zero padding. In inference on a CPU, whose
+    libraries have no fast kernel for this case, each of the nine taps is applied where it meets the map, and a tap that
+    never does is left out: at rate 36 on a map of 16x32 pixels one of nine remains.
+    """
+    rate, (height, width) = conv.dilation[0], x.shape[-2:]
+    if rate == 1 or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return conv(x)
+    taps = conv.weight.flatten(1).t()[:, :, None, None]  # (9, C, 1, 1)
+    y = x * taps[4]
+    for i, tap in enumerate(taps):
+        dy, dx = rate * (i // 3 - 1), rate * (i % 3 - 1)  # where this tap looks, from the pixel it writes to
+        if i != 4 and abs(dy) < height and abs(dx) < width:
+            rows, columns = _overlap(dy, height), _overlap(dx, width)
+            y[..., rows[0], columns[0]].addcmul_(x[..., rows[1], columns[1]], tap)
+    return y
+
+
+def _overlap(offset: int, length: int) -> tuple[slice, slice]:
+    """Positions that can look `offset` further and still see the map, and the positions they see."""
+    n = length - abs(offset)
+    here, there = max(0, -offset), max(0, offset)
+    return slice(here, here + n), slice(there, there + n)
 
 
 def conv_bn_relu(
@@ -17,7 +73,7 @@ def conv_bn_relu(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = False,
-) -> nn.Sequential:
+) -> ConvBNReLU:
     """Convolution + BatchNorm + ReLU; padded so that only the stride changes the size.
 
     BatchNorm subtracts whatever bias the convolution adds and has its own: `bias` is for networks whose files hold one.
@@ -25,7 +81,7 @@ def conv_bn_relu(
     """
     padding = dilation * (kernel_size - 1) // 2
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return ConvBNReLU(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 def double_conv(in_channels: int, out_channels: int, middle: int | None = None, bias: bool = False) -> nn.Sequential:
@@ -34,14 +90,14 @@ def double_conv(in_channels: int, out_channels: int, middle: int | None = None, 
     return nn.Sequential(conv_bn_relu(in_channels, middle, bias=bias), conv_bn_relu(middle, out_channels, bias=bias))
 
 
-def separable_conv_bn_relu(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
+def separable_conv_bn_relu(in_channels: int, out_channels: int, dilation: int = 1) -> ConvBNReLU:
     """3x3 depthwise convolution, then 1x1 pointwise, one BatchNorm + ReLU: the same reach at about 1/9 of the products.
 
     The atrous separable convolution of DeepLabV3+ (arXiv 1802.02611). (B, in, H, W) -> (B, out, H, W).
     """
     depthwise = nn.Conv2d(in_channels, in_channels, 3, 1, dilation, dilation, groups=in_channels, bias=False)
     pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return nn.Sequential(depthwise, pointwise, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return ConvBNReLU(depthwise, pointwise, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:

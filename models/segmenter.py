@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from models.layers import resize
@@ -9,14 +10,18 @@ from models.layers import resize
 SMALLEST = 64  # pixels: below this the coarsest map of a stride-32 encoder has nothing left to see
 
 
-def check_size(images: Tensor) -> None:
-    """Raises ValueError unless images are (B, 3, H, W) with H, W >= 64."""
+def prepare(images: Tensor) -> Tensor:
+    """The images in channels-last memory, which every block here is written for (see layers.tokens_of).
+
+    Raises: ValueError unless they are (B, 3, H, W) with H, W >= 64.
+    """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
     if min(images.shape[-2:]) < SMALLEST:
         raise ValueError(
             f"expected images of at least {SMALLEST}x{SMALLEST}, got {tuple(images.shape[-2:])}: resize them"
         )
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 class Segmenter(nn.Module):
@@ -37,9 +42,8 @@ class Segmenter(nn.Module):
         self.aux_head = aux_head
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        check_size(images)
         size = images.shape[-2:]
-        features = self.encoder(images)
+        features = self.encoder(prepare(images))
         full_size = getattr(self.head, "full_size", False)
         logits = {"out": self.head(features, size) if full_size else self.head(features)}
         if self.aux_head is not None and self.training:

@@ -85,15 +85,15 @@ def better_names() -> dict[str, str]:
         names[f"stages.{s}.shortcut"] = f"res_conv{s + 1}"
         for i in range(depth):
             names |= {
-                f"stages.{s}.convs.{i}.0": f"conv{s + 1}_{i + 1}",
-                f"stages.{s}.convs.{i}.1": f"gn{s + 1}_{i + 1}",
+                f"stages.{s}.convs.{i}.0.0": f"conv{s + 1}_{i + 1}",
+                f"stages.{s}.convs.{i}.0.1": f"gn{s + 1}_{i + 1}",
             }
     for i in range(2):
-        names |= {f"center.{i}.0": f"center_conv{i + 1}", f"center.{i}.1": f"center_gn{i + 1}"}
+        names |= {f"center.{i}.0.0": f"center_conv{i + 1}", f"center.{i}.0.1": f"center_gn{i + 1}"}
         for u in range(4):
             names |= {f"up.{u}.conv.{i}.0": f"dec{5 - u}.conv{i + 1}", f"up.{u}.conv.{i}.1": f"dec{5 - u}.gn{i + 1}"}
     for i, place in enumerate((0, 3, 7, 10)):
-        names |= {f"last.{i}.{j}": f"segmentation_head.{place + j}" for j in range(2)}
+        names |= {f"last.{i}.0.{j}": f"segmentation_head.{place + j}" for j in range(2)}
     return names
 
 
@@ -131,9 +131,9 @@ def test_better_seg_network_equals_its_description():
 
 def test_better_seg_network_drops_where_the_original_does():
     model = build_model("better_seg_network", 5, base_channels=4)
-    rates = {key: m.p for key, m in model.named_modules() if isinstance(m, nn.Dropout2d)}
-    deep = {f"stages.{s}.convs.{i}.3": r for s, r in ((3, 0.1), (4, 0.2)) for i in range(3)}
-    assert rates == deep | {"last.1.3": 0.1, "last.3.3": 0.1}
+    rates = {key: m.p for key, m in model.named_modules() if isinstance(m, nn.Dropout2d) and m.p}
+    deep = {f"stages.{s}.convs.{i}.1": r for s, r in ((3, 0.1), (4, 0.2)) for i in range(3)}
+    assert rates == deep | {"last.1.1": 0.1, "last.3.1": 0.1}
     again = build_model("better_seg_network", 5, base_channels=4, dropout=0.0)
     again.load_state_dict(model.state_dict())  # the rate names no parameter
     assert not any(isinstance(m, nn.Dropout2d) for m in again.modules())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import kaiming_fan_out, resize
-from models.segmenter import check_size
+from models.segmenter import prepare
 
 STAGES = ((1, 1), (2,), (4,), (8,))  # convolutions of each stage: their widths (x base_channels); then a 2x2 pooling
 DEEPEST = 32  # width (x base_channels) at 1/16
@@ -60,8 +60,7 @@ class BasicSegNetwork(nn.Module):
             bilinear_(up.weight)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        check_size(images)
-        x = self.deep(self.stages(images))  # (B, 32 base, ceil(H/16) - 2, ceil(W/16) - 2)
+        x = self.deep(self.stages(prepare(images)))  # (B, 32 base, ceil(H/16) - 2, ceil(W/16) - 2)
         x = self.up(self.classifier(x))  # (B, num_classes, 8 ceil(H/16), 8 ceil(W/16)), about H/2
         return {"out": resize(x, images.shape[-2:], align_corners=True)}
 

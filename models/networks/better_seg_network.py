@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from models.layers import conv_bn_relu, double_conv, kaiming_fan_out, resize
-from models.segmenter import check_size
+from models.segmenter import prepare
 
 STAGES = (  # convolutions, width (x base_channels), dilation, dropout (x the option's rate)
     (2, 1, 1, 0),
@@ -29,9 +29,8 @@ STAGES = (  # convolutions, width (x base_channels), dilation, dropout (x the op
 
 
 def conv_block(in_channels: int, out_channels: int, dilation: int = 1, dropout: float = 0.0) -> nn.Sequential:
-    """3x3 convolution with a bias, BatchNorm, ReLU and, where asked for, whole maps dropped."""
-    block = conv_bn_relu(in_channels, out_channels, dilation=dilation, bias=True)
-    return block.append(nn.Dropout2d(dropout)) if dropout else block
+    """3x3 convolution with a bias, BatchNorm, ReLU; whole maps dropped with probability `dropout`."""
+    return nn.Sequential(conv_bn_relu(in_channels, out_channels, dilation=dilation, bias=True), nn.Dropout2d(dropout))
 
 
 class Stage(nn.Module):
@@ -96,8 +95,7 @@ class BetterSegNetwork(nn.Module):
             kaiming_fan_out(part, biased=True)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        check_size(images)
-        x, skips = images, []
+        x, skips = prepare(images), []
         for stage in self.stages[:-1]:
             x = self.pool(stage(x))  # H/2, H/4, H/8, H/16, rounded up
             skips.append(x)

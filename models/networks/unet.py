@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import conv_bn_relu, double_conv, kaiming_fan_out, resize
-from models.segmenter import check_size
+from models.segmenter import prepare
 
 Way = Literal["transposed", "bilinear", "bilinear_conv"]
 Order = Literal["skip_first", "up_first"]
@@ -101,8 +101,7 @@ class UNet(nn.Module):
             kaiming_fan_out(part, biased=True)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        check_size(images)
-        x = self.stem(images)  # (B, base, H, W)
+        x = self.stem(prepare(images))  # (B, base, H, W)
         skips = []
         for down in self.down:
             skips.append(x)
