@@ -42,6 +42,12 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "deeplabv3plus": dict(decoder_convs=1, separable=True, aspp_conv=True),
         "unet_decoder": dict(stem=True),
     },
+    "system_b": {
+        "better_seg_network": {},
+    },
+    "system_e": {
+        "basic_seg_network": {},
+    },
     "system_d": {
         "resnet": dict(output_stride=8, dilate="whole_stage"),
         "deeplabv3plus": dict(dropout=0.5),

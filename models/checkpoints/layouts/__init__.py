@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layouts import segformer
+from models.checkpoints.layouts import resnet, segformer, systems, unet
 
 # whole models before encoders, so that an encoder's marks inside a whole model are not taken for the file's
-LAYOUTS = sorted([*segformer.LAYOUTS], key=lambda layout: layout.encoder)
+LAYOUTS = sorted(
+    [*segformer.LAYOUTS, *unet.LAYOUTS, *systems.LAYOUTS, *resnet.LAYOUTS], key=lambda layout: layout.encoder
+)

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.checkpoints.identify import Layout
 from models.checkpoints.translate import CONV_TO_LINEAR, STACKED, Table, rows, under
 
-# --- Mix Transformer: stage i, block j -------------------------------------------------------------------------------
+# --- Mix Transformer: stage i, block j --------------------------------------------------------------------------------
 
 MIT_NVLABS: Table = [  # smp keeps these names
     ("patch_embed{i+1}.proj", "stages.{i}.embed.proj"),

@@ -1,0 +1,139 @@
+"""U-Nets, as milesial, mateuszbuda, mmseg, system D and smp name them (theirs, ours)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from models.checkpoints.identify import Layout
+from models.checkpoints.layouts.resnet import RESNET_NAMES, TORCHVISION
+from models.checkpoints.translate import Table, under
+
+# --- milesial, and system D after it: a block is Sequential(conv, BatchNorm, ReLU, conv, BatchNorm, ReLU) -------------
+
+
+def _double_conv(theirs: str, ours: str) -> Table:
+    return [
+        (f"{theirs}.double_conv.0", f"{ours}.0.0"),
+        (f"{theirs}.double_conv.1", f"{ours}.0.1"),
+        (f"{theirs}.double_conv.3", f"{ours}.1.0"),
+        (f"{theirs}.double_conv.4", f"{ours}.1.1"),
+    ]
+
+
+MILESIAL: Table = [
+    *_double_conv("inc", "stem"),
+    *_double_conv("down{i+1}.maxpool_conv.1", "down.{i}.1"),
+    ("up{i+1}.up", "up.{i}.up"),  # absent in the bilinear form
+    *_double_conv("up{i+1}.conv", "up.{i}.conv"),
+    ("outc.conv", "classifier"),
+]
+
+# --- mateuszbuda: levels and layers by name; the decoder counts from the finest level ---------------------------------
+
+MATEUSZBUDA: Table = [
+    ("encoder1.enc1conv{j+1}", "stem.{j}.0"),
+    ("encoder1.enc1norm{j+1}", "stem.{j}.1"),
+    ("bottleneck.bottleneckconv{j+1}", "down.3.1.{j}.0"),
+    ("bottleneck.bottlenecknorm{j+1}", "down.3.1.{j}.1"),
+    ("encoder{i+2}.enc{i+2}conv{j+1}", "down.{i}.1.{j}.0"),
+    ("encoder{i+2}.enc{i+2}norm{j+1}", "down.{i}.1.{j}.1"),
+    ("upconv{4-i}", "up.{i}.up"),
+    ("decoder{4-i}.dec{4-i}conv{j+1}", "up.{i}.conv.{j}.0"),
+    ("decoder{4-i}.dec{4-i}norm{j+1}", "up.{i}.conv.{j}.1"),
+    ("conv", "classifier"),
+]
+
+# --- mmseg: encoder.0.0 is the first level, encoder.{i}.0 a pooling; the decoder counts from the finest level ---------
+
+MMSEG: Table = [
+    ("backbone.encoder.0.0.convs.{j}.conv", "stem.{j}.0"),
+    ("backbone.encoder.0.0.convs.{j}.bn", "stem.{j}.1"),
+    ("backbone.encoder.{i+1}.1.convs.{j}.conv", "down.{i}.1.{j}.0"),
+    ("backbone.encoder.{i+1}.1.convs.{j}.bn", "down.{i}.1.{j}.1"),
+    ("backbone.decoder.{3-i}.upsample.interp_upsample.1.conv", "up.{i}.reduce.0"),
+    ("backbone.decoder.{3-i}.upsample.interp_upsample.1.bn", "up.{i}.reduce.1"),
+    ("backbone.decoder.{3-i}.conv_block.convs.{j}.conv", "up.{i}.conv.{j}.0"),
+    ("backbone.decoder.{3-i}.conv_block.convs.{j}.bn", "up.{i}.conv.{j}.1"),
+    ("decode_head.convs.0.conv", "last.0"),
+    ("decode_head.convs.0.bn", "last.1"),
+    ("decode_head.conv_seg", "classifier"),
+]
+
+# --- smp: an encoder and a decoder ------------------------------------------------------------------------------------
+
+SMP_DECODER: Table = [
+    ("decoder.blocks.{i}.conv1.{j}", "head.blocks.{i}.conv.0.{j}"),
+    ("decoder.blocks.{i}.conv2.{j}", "head.blocks.{i}.conv.1.{j}"),
+    ("segmentation_head.0", "head.classifier"),
+]
+
+
+def _base(key: str):
+    """base_channels is the number of rows of this weight."""
+    return lambda state: {"base_channels": state[key].shape[0]}
+
+
+def _smp_widths(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    widths = []
+    while f"decoder.blocks.{len(widths)}.conv1.0.weight" in state:
+        widths.append(state[f"decoder.blocks.{len(widths)}.conv1.0.weight"].shape[0])
+    return {"decoder_widths": tuple(widths)}
+
+
+LAYOUTS = [
+    Layout(
+        title="milesial U-Net, transposed convolutions",
+        form="milesial",
+        marks=("inc.double_conv.0.weight", "up1.up.weight"),
+        names=("unet",),
+        table=MILESIAL,
+        classifier="outc.conv.weight",
+        options=_base("inc.double_conv.0.weight"),
+    ),
+    Layout(
+        title="system D U-Net, bilinear",
+        form="system_d",
+        marks=("inc.double_conv.0.weight", "inc.double_conv.0.bias", "outc.conv.weight"),
+        names=("unet",),
+        table=MILESIAL,
+        classifier="outc.conv.weight",
+        options=_base("inc.double_conv.0.weight"),
+    ),
+    Layout(
+        title="milesial U-Net, bilinear",
+        form="milesial_bilinear",
+        marks=("inc.double_conv.0.weight", "outc.conv.weight"),
+        names=("unet",),
+        table=MILESIAL,
+        classifier="outc.conv.weight",
+        options=_base("inc.double_conv.0.weight"),
+    ),
+    Layout(
+        title="mateuszbuda U-Net (its sigmoid is left to the caller)",
+        form="mateuszbuda",
+        marks=("encoder1.enc1conv1.weight", "bottleneck.bottleneckconv1.weight"),
+        names=("unet",),
+        table=MATEUSZBUDA,
+        classifier="conv.weight",
+        options=_base("encoder1.enc1conv1.weight"),
+    ),
+    Layout(
+        title="MMSegmentation U-Net with FCN head",
+        form="mmseg",
+        marks=("backbone.encoder.0.0.convs.0.conv.weight", "decode_head.conv_seg.weight"),
+        names=("unet",),
+        table=MMSEG,
+        classifier="decode_head.conv_seg.weight",
+        options=_base("backbone.encoder.0.0.convs.0.conv.weight"),
+        unused=(r"auxiliary_head\..*",),
+    ),
+    Layout(
+        title="segmentation_models_pytorch Unet",
+        form="smp",
+        marks=("encoder.conv1.weight", "decoder.blocks.0.conv1.0.weight"),
+        names=tuple(f"unet_{name}" for name in RESNET_NAMES),
+        table=[*under("encoder.", "encoder.", TORCHVISION), *SMP_DECODER],
+        classifier="segmentation_head.0.weight",
+        options=_smp_widths,
+    ),
+]
