@@ -108,3 +108,9 @@ def state_hash(state: dict[str, torch.Tensor]) -> str:
 def cpu_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the weights on the CPU in plain (contiguous) layout, which no later step changes."""
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
+
+
+def file_error(path: str | Path, problem: str) -> UserError:
+    """The one line for a file of weights that cannot be used, whatever the file itself put into `problem`."""
+    line = "".join(c if c.isprintable() else " " for c in problem)
+    return UserError(f"checkpoint {path}: {' '.join(line.split())[:300]}")

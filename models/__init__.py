@@ -28,7 +28,7 @@ from models.networks.better_seg_network import BetterSegNetwork
 from models.networks.unet import UNet
 from models.segmenter import Segmenter
 
-__all__ = ["ENCODERS", "HEADS", "MODELS", "build_encoder", "build_model", "list_models", "model_options"]
+__all__ = ["ENCODERS", "HEADS", "MODELS", "build_encoder", "build_model", "list_models", "load_public", "model_options"]
 
 # name -> encoder(**options): images -> list of maps, fine to coarse; `.channels` and `.strides` describe them
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
@@ -179,3 +179,6 @@ def _check_value(name: str, option: str, value: object, kind: object) -> None:
         raise UserError(f"{name}: {option} must be a number, got {value!r}")
     if option in ("dropout", "drop_path_rate") and not 0 <= value < 1:
         raise UserError(f"{name}: {option} must be at least 0 and below 1, got {value}")
+
+
+from models.checkpoints.load import load_public  # noqa: E402 (needs what stands above)

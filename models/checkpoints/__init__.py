@@ -1,1 +1,5 @@
-"""Public checkpoints: whose file it is, which network, and its weights under our names."""
+"""Public checkpoints: a file from the web in, a model with its publisher's logits out, and nothing in the file is run.
+
+Reading order: read (which container, where in it the weights stand) -> pickles and safetensors (the two ways they are
+stored) -> identify (whose layout, which network) -> translate and layouts (their names and ours) -> load (all of it).
+"""

@@ -1,0 +1,296 @@
+"""Any file of weights -> names and tensors: which container it is, and where in it the weights stand.
+
+Containers: torch.save's zip and its older format, safetensors, either of them in several files with an index, and a
+folder as the Hugging Face hub has them. Wrappers: the dict that training scripts put around the weights
+({"epoch": 3, "state_dict": {...}}). Prefixes: what DataParallel ("module.") and torch.compile ("_orig_mod.") put
+before every name. Whose file it is, and what the names mean, is for the modules after this one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.checkpoint import file_error
+from models.checkpoints.pickles import load_pickle
+from models.checkpoints.safetensors import MAX_HEADER, parse_header, read_safetensors
+
+# keys that weights stand under, the preferred first: where averaged ("ema") weights are kept, they are the ones scored
+WRAPPERS = (
+    "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model",
+    "net", "network", "weights",
+)  # fmt: skip
+PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+DEEPEST = 3  # wrappers within wrappers; a hostile file's dict may hold itself
+
+# what a folder of the hub holds, the preferred first
+HUB_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+# first bytes of what is often taken for a checkpoint
+NOT_WEIGHTS = {
+    b"version https://git-lfs": "a git-lfs pointer of a few lines, not the file: fetch it with  git lfs pull",
+    b"\x89HDF": "a Keras (HDF5) file: take the publisher's model.safetensors or pytorch_model.bin",
+    b"\x1f\x8b": "compressed with gzip: unpack it first",
+    b"\xfd7zXZ": "compressed with xz: unpack it first",
+    b"Rar!": "a RAR archive: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"\x93NUMPY": "a NumPy array, not a checkpoint",
+}
+CONTROL = {*range(9), *range(14, 32), 127}  # bytes that no text has
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file of weights, unpacked. The tensors are plain, on the CPU, without gradient, in the file's types and order.
+
+    kind: "zip", "legacy", "safetensors" or, in several files, "sharded".
+    wrapper: the key the weights stood under, "state_dict" say, or "model/state_dict"; "" where there was none; "ours"
+    for the checkpoints that train.py and eval.py write.
+    meta: what stood beside the weights, as far as it is plain data (numbers, strings, lists, dicts): a publisher's
+    class names, the "__metadata__" of safetensors, a hub folder's "config.json".
+    notes: one line for each thing that was not simply read.
+    """
+
+    state: dict[str, Tensor]
+    kind: str
+    wrapper: str
+    meta: dict[str, Any]
+    notes: list[str]
+
+
+def read(path: str | Path, wrapper: str | None = None) -> Container:
+    """Read a file, an index of files, or a hub folder. `wrapper`: the key to take where a file holds several models.
+
+    Nothing in the file is run (see models/checkpoints/pickles.py). Raises: UserError, one line with the file's name
+    and what is wrong with it.
+    """
+    path = Path(path).expanduser()
+    try:
+        path = find_file(path)
+        config = read_config(path)
+        content, kind, meta, notes = read_shards(path) if path.suffix == ".json" else read_file(path)
+    except OSError as e:
+        raise file_error(path, f"cannot be read: {e.strerror or e}") from None
+    name, weights, beside = unwrap(path, content, wrapper, notes)
+    state, left = split(path, weights)
+    if names := [k for k in left if isinstance(k, str)]:
+        notes.append(f"no tensors, kept apart: {', '.join(names)}")
+    state, averaged = strip_prefixes(state, notes)
+    meta |= {**plain_dict(beside), **plain_dict(left), **averaged, **config}
+    return Container(state, kind, name, meta, notes)
+
+
+# --- containers -----------------------------------------------------------------------------------------------------
+
+
+def find_file(path: Path) -> Path:
+    """The path itself or, for a folder, the file of weights in it."""
+    if not path.exists():
+        raise file_error(path, "not found")
+    if not path.is_dir():
+        return path
+    for name in HUB_FILES:
+        if (path / name).is_file():
+            return path / name
+    files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+    if len(files) == 1:
+        return files[0]
+    found = f"several ({', '.join(p.name for p in files)}): name one" if files else f"no {', '.join(HUB_FILES)}"
+    raise file_error(path, f"a folder with {found}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json beside a hub file; beside other files it could be anybody's."""
+    config = path.parent / "config.json"
+    if path.name not in HUB_FILES or not config.is_file():
+        return {}
+    try:
+        return {"config.json": json.loads(config.read_bytes())}
+    except (ValueError, RecursionError):
+        raise file_error(config, "not JSON") from None
+
+
+def read_file(path: Path) -> tuple[Any, str, dict[str, Any], list[str]]:
+    """One file: (what is in it, its kind, metadata, notes)."""
+    head = check_head(path)
+    begins_as_json = head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER
+    if path.suffix == ".safetensors" or begins_as_json:
+        state, metadata = read_safetensors(path)
+        return state, "safetensors", {"__metadata__": metadata} if metadata else {}, []
+    if not head.startswith((b"PK\x03\x04", b"\x80")):
+        raise file_error(path, "not a checkpoint: none of torch's formats, nor safetensors")
+    content, kind, foreign = load_pickle(path)
+    return content, kind, {}, [f"foreign objects in it were left out: {', '.join(foreign)}"] if foreign else []
+
+
+def check_head(path: Path) -> bytes:
+    """The first bytes of a file, once it is clear that it is not something else under a checkpoint's name."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise file_error(path, "empty")
+    for magic, kind in NOT_WEIGHTS.items():
+        if head.startswith(magic):
+            raise file_error(path, kind)
+    if head[257:262] == b"ustar":
+        raise file_error(path, "a tar archive: unpack it first")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise file_error(path, "a web page: the download gave a page in place of the file, open the link in a browser")
+    if not CONTROL & set(head):
+        raise file_error(path, f"text, not weights; it begins: {head.decode(errors='replace').lstrip()[:60]}")
+    return head
+
+
+def read_shards(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any], list[str]]:
+    """The files that an index names, as one. Every tensor must stand in the file that the index gives for it."""
+    try:
+        index = parse_header(path.read_bytes())
+        places = index["weight_map"]
+        files = sorted(set(places.values()))
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise file_error(path, "not an index of weights: a JSON object with a weight_map is wanted") from None
+    for name in files:
+        if not isinstance(name, str) or not is_inside(name):
+            raise file_error(path, f"refused, it points outside of its folder: {name!r}")
+        if not (path.parent / name).is_file():
+            raise file_error(path, f"{name!r}, which it names, is missing")
+    state, notes = {}, set()
+    for name in files:
+        content, _, _, said = read_file(path.parent / name)
+        weights, _ = split(path.parent / name, content)
+        notes |= set(said)
+        expected = {key for key, place in places.items() if place == name}
+        if wrong := sorted(expected ^ weights.keys()):
+            raise file_error(path.parent / name, f"not what {path.name} says of it: {', '.join(wrong[:3])}")
+        state |= weights
+    metadata = index.get("metadata")
+    return {key: state[key] for key in places}, "sharded", {"__metadata__": metadata} if metadata else {}, sorted(notes)
+
+
+def is_inside(name: str) -> bool:
+    """A relative path that stays below its folder, on either kind of system."""
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    parts = {*posix.parts, *windows.parts}
+    return bool(parts) and ".." not in parts and not posix.is_absolute() and not windows.drive and not windows.root
+
+
+# --- wrappers -------------------------------------------------------------------------------------------------------
+
+
+def entries(value: Any) -> dict[Any, Any]:
+    """The entries of a dict, or none. A pickle may put attributes on a dict or a tensor that hide its methods, so both
+    are read through their class."""
+    return dict(dict.items(value)) if isinstance(value, dict) else {}
+
+
+def has_tensors(value: Any) -> bool:
+    return any(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries(value).items())
+
+
+def unwrap(path: Path, content: Any, wanted: str | None, notes: list[str]) -> tuple[str, dict, dict]:
+    """(wrapper, the dict of weights, what stood beside it) of what a file held."""
+    found = entries(content)
+    if {"model", "config", "class_names"} <= found.keys() and has_tensors(found["model"]) and wanted is None:
+        if isinstance(found.get("ensemble"), list):
+            notes.append(f"an ensemble of {len(found['ensemble'])} networks: this is the first")
+        return "ours", found.pop("model"), found
+    names, beside = [], {}
+    while len(names) < DEEPEST:
+        inside = [k for k, v in found.items() if isinstance(k, str) and (has_tensors(v) or wrapped(v))]
+        if wanted is not None and not names:
+            if wanted not in inside:
+                raise file_error(path, f"no weights under {wanted!r}; there are some under: {', '.join(inside) or '-'}")
+            name = wanted
+        else:
+            name = choose(path, inside, has_tensors(found), notes)
+        if name is None:
+            break
+        names.append(name)
+        content = found.pop(name)
+        beside, found = {**found, **beside}, entries(content)
+    if not has_tensors(content):
+        hint = f" ({'; '.join(notes)}); if it is a whole pickled model, save its state_dict() instead" if notes else ""
+        raise file_error(path, f"no weights by name in it{hint}")
+    return "/".join(names), entries(content), beside
+
+
+def wrapped(value: Any) -> bool:
+    return any(has_tensors(v) for k, v in entries(value).items() if k in WRAPPERS)
+
+
+def choose(path: Path, inside: list[str], bare: bool, notes: list[str]) -> str | None:
+    """Which of the dicts with tensors in them are the weights; None: the dict they stand in is itself."""
+    known = [name for name in WRAPPERS if name in inside]
+    if len(known) > 1:
+        notes.append(f"weights under {' and '.join(known)}: took {known[0]}; wrapper={known[1]!r} takes the other")
+    if known:
+        return known[0]
+    inside = [name for name in inside if not name.startswith("optim")]
+    if bare or not inside:
+        return None
+    if len(inside) > 1:
+        raise file_error(path, f"weights under {', '.join(inside)}: say which with wrapper=")
+    return inside[0]
+
+
+# --- tensors, names, the rest ---------------------------------------------------------------------------------------
+
+
+def split(path: Path, weights: Any) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, all else) of a dict. Parameters become plain tensors; two names for one tensor stay that."""
+    state = {
+        k: torch.Tensor.detach(v) for k, v in entries(weights).items() if isinstance(k, str) and isinstance(v, Tensor)
+    }
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise file_error(path, f"{name!r} is not a dense tensor with data (sparse, quantised or meta)")
+    return state, {k: v for k, v in entries(weights).items() if k not in state}
+
+
+def strip_prefixes(state: dict[str, Tensor], notes: list[str]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Names without what wrappers of modules put before every one of them, and torch's AveragedModel's counter."""
+    averaged = {}
+    if "n_averaged" in state and len(state) > 1 and all(k.startswith("module.") for k in state if k != "n_averaged"):
+        averaged["n_averaged"] = int(state["n_averaged"])
+        state = {k: v for k, v in state.items() if k != "n_averaged"}
+    stripped = ""
+    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), ""):
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+        stripped += prefix
+    if stripped:
+        notes.append(f"removed before every name: {stripped}")
+    return state, averaged
+
+
+DROPPED = object()
+
+
+def plain_dict(value: dict) -> dict:
+    """What is plain data in a dict; tensors, stand-ins and other objects are left out."""
+    kept = plain(value, [100_000])
+    return {} if kept is DROPPED else kept
+
+
+def plain(value: Any, budget: list[int], depth: int = 0) -> Any:
+    """`budget` bounds the nodes: a pickle of a few bytes can nest lists that unfold without end."""
+    budget[0] -= 1
+    if budget[0] < 0 or depth > 20:
+        return DROPPED
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple):
+        kept = [v for v in (plain(v, budget, depth + 1) for v in value) if v is not DROPPED]
+    elif isinstance(value, dict):
+        pairs = ((k, plain(v, budget, depth + 1)) for k, v in entries(value).items() if type(k) in (str, int))
+        kept = {k: v for k, v in pairs if v is not DROPPED}
+    else:
+        return DROPPED
+    return kept if kept or not value else DROPPED  # a dict of tensors alone leaves nothing worth keeping
