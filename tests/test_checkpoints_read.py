@@ -248,6 +248,16 @@ def test_large_zips_are_mapped_unless_compressed(tmp_path, monkeypatch):
     assert same(read(tmp_path / "b.pth").state, weights())  # mapped, it would give the compressed bytes
 
 
+def test_a_zip_without_checksums(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        save({"state_dict": weights(), "score": np.float64(1)}, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert same(read(tmp_path / "a.pth").state, weights())
+
+
 # --- hostile pickles ------------------------------------------------------------------------------------------------
 
 
