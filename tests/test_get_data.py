@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine import download as dl
 from engine.errors import UserError
-from tools import download as dl
 from tools import get_data
 
 ROOT = Path(__file__).parent.parent

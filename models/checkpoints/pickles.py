@@ -14,6 +14,8 @@ Safety does not rest on step 1: whatever it overlooks, torch refuses in step 2.
 
 from __future__ import annotations
 
+import io
+import os
 import pickletools
 import re
 import zipfile
@@ -128,14 +130,24 @@ def survey_zip(path: Path) -> tuple[dict[str, type], bool]:
         names = archive.namelist()
         if any(re.fullmatch(r"[^/]+/(constants\.pkl|code/.*)", name) for name in names):
             raise file_error(path, "refused: a TorchScript archive, which is a program; save the state_dict() instead")
-        pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        pickles = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/data\.pkl", entry.filename)]
         if not pickles:
             raise file_error(path, "a zip archive, but not a checkpoint; if one is in it, unpack it first")
         found: dict[str, type] = {}
-        for name in pickles:
-            with archive.open(name) as file:
+        for entry in pickles:
+            stored = entry.compress_type == zipfile.ZIP_STORED
+            with stored_record(path, entry) if stored else archive.open(entry) as file:
                 found |= survey(file)
         return found, all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
+def stored_record(path: Path, entry: zipfile.ZipInfo) -> BinaryIO:
+    """A record without zipfile's check of its sum: torch.save may be told to leave the sums out."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + 26)  # in its own header, at 26 and 28: how long its name and extra field are
+        lengths = [int.from_bytes(file.read(2), "little") for _ in range(2)]
+        file.seek(sum(lengths), os.SEEK_CUR)
+        return io.BytesIO(file.read(entry.file_size))
 
 
 def survey_legacy(path: Path) -> dict[str, type]:
@@ -170,7 +182,7 @@ def load_pickle(path: Path) -> tuple[Any, str, list[str]]:
     except UserError:
         raise
     except Exception as e:  # zipfile and pickletools raise a dozen types over what is not theirs
-        raise file_error(path, f"cut off or damaged: {e or type(e).__name__}") from None
+        raise file_error(path, f"cut off or damaged: {str(e) or type(e).__name__}") from None
     if bad := sorted(name for name in found if is_refused(name)):
         raise file_error(path, f"refused: it would run code when loaded: {', '.join(bad)}")
     foreign = {name: stand_in for name, stand_in in found.items() if not KNOWN_TO_TORCH.fullmatch(name)}
@@ -195,5 +207,5 @@ def explain(error: str, foreign: list[str]) -> str:
     beside = f" (it names {', '.join(foreign)})" if foreign else ""
     if "call reduce" in error:
         return f"refused: it calls what a call has returned{beside}"
-    reason = error.partition("WeightsUnpickler error: ")[2].partition("\n")[0]
+    reason = error.partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
     return f"refused: {reason or 'not only weights'}{beside}"

@@ -35,7 +35,7 @@ def open_from(url: str, start: int) -> tuple[BinaryIO, int, int | None]:
         start = start if start <= size else 0
         stream.seek(start)
         return stream, start, size
-    headers = {"User-Agent": "get_data"} | ({"Range": f"bytes={start}-"} if start else {})
+    headers = {"User-Agent": "semantic-segmentation"} | ({"Range": f"bytes={start}-"} if start else {})
     response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     if response.status != 206:  # it gives the whole file, whatever was asked
         start = 0

@@ -1,0 +1,85 @@
+"""Weights by URL: fetched once into torch.hub's folder, checked, and read from there ever after.
+
+The file itself is read by models/checkpoints/read.py: torch.hub.load_state_dict_from_url would unpickle it on arrival.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.parse
+import urllib.request
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from engine.checkpoint import file_error
+from engine.download import CHUNK, download
+from engine.errors import UserError
+
+
+def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
+    """The file behind a URL (http, https, file) or a path, on this machine.
+
+    A download shows its progress, goes on where it broke off, and is kept under `cache_path(url)`. Local files stay
+    where they are. `sha256_prefix`: the first hex digits of the content's sha256, as publishers put into their file
+    names. Raises: UserError, one line; offline it says what to fetch and where to put it.
+    """
+    parts = urllib.parse.urlsplit(str(url))
+    if parts.scheme not in ("http", "https"):
+        is_url = parts.scheme == "file"
+        path = Path(urllib.request.url2pathname(parts.path) if is_url else url).expanduser()
+        if not path.exists():
+            raise file_error(path, "not found")
+        check_hash(path, sha256_prefix)
+        return path
+    path = cache_path(str(url))
+    if path.exists():
+        try:
+            check_hash(path, sha256_prefix)
+        except UserError as e:
+            raise UserError(f"{e}; delete it to have it fetched again") from None
+        return path
+    arriving = path.with_name(path.name + ".download")  # under its own name only once it is checked
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(str(url), arriving, tries=2)
+    except OSError as e:
+        raise file_error(path, f"cannot be written: {e.strerror or e}") from None
+    except UserError as e:
+        problem = str(e).removesuffix("; run the command again to go on")
+        advice = f"if this machine is offline, fetch it elsewhere and put it at {path}"
+        raise UserError(f"{problem}; {advice}") from None
+    try:
+        check_hash(arriving, sha256_prefix)
+    except UserError:
+        arriving.unlink()
+        raise
+    return arriving.replace(path)
+
+
+def cache_path(url: str) -> Path:
+    """Where the file of a URL is kept: torch.hub's folder, by its file name, as torch itself would.
+
+    On the Hugging Face hub every model's file has the same name, so there the model's name is a folder:
+    https://huggingface.co/nvidia/mit-b0/resolve/main/pytorch_model.bin -> nvidia--mit-b0/pytorch_model.bin
+    """
+    parts = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).parts[1:]
+    if not parts or parts[-1] == "..":
+        raise UserError(f"cannot download {url}: it names no file")
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if "resolve" in parts[:-1]:
+        folder /= "--".join(parts[: parts.index("resolve")])
+    return folder / parts[-1].replace("\\", "_")
+
+
+def check_hash(path: Path, sha256_prefix: str | None) -> None:
+    """Raises: UserError if the content's sha256 does not begin with the prefix; None: nothing to check."""
+    if not sha256_prefix or not path.is_file():
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    if not digest.hexdigest().startswith(sha256_prefix.lower()):
+        got = digest.hexdigest()[: len(sha256_prefix)]
+        raise file_error(path, f"damaged or another file: its sha256 begins {got}, not {sha256_prefix}")
