@@ -16,12 +16,16 @@ import torch
 from torch import nn
 
 from engine.errors import UserError, unknown
+from models.encoders.efficientnet import EFFICIENTNET, EfficientNet
 from models.encoders.mix_transformer import MIT, MixTransformer
 from models.encoders.resnet import RESNET, ResNet
+from models.encoders.swin import SWIN, SwinTransformer
+from models.encoders.vgg import VGG, VGG_DEPTHS
 from models.forms import encoder_form, form_options, publishers
 from models.heads.all_mlp import AllMLPHead
 from models.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from models.heads.fcn import FCNHead
+from models.heads.fcn_skips import FCNSkipsHead
 from models.heads.unet_decoder import UNetDecoder
 from models.networks.basic_seg_network import BasicSegNetwork
 from models.networks.better_seg_network import BetterSegNetwork
@@ -33,7 +37,10 @@ __all__ = ["ENCODERS", "HEADS", "MODELS", "build_encoder", "build_model", "list_
 # name -> encoder(**options): images -> list of maps, fine to coarse; `.channels` and `.strides` describe them
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(MixTransformer, *row) for name, row in MIT.items()},
+    **{name: partial(SwinTransformer, *row) for name, row in SWIN.items()},
     **{name: partial(ResNet, *row) for name, row in RESNET.items()},
+    **{name: partial(EfficientNet, *row) for name, row in EFFICIENTNET.items()},
+    **{name: partial(VGG, *row) for name, row in VGG_DEPTHS.items()},
 }
 
 # name -> head(channels, strides, num_classes, **options): list of maps -> logits at some map's size
@@ -42,6 +49,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3": DeepLabV3Head,
     "deeplabv3plus": DeepLabV3PlusHead,
     "fcn": FCNHead,
+    "fcn_skips": FCNSkipsHead,
     "unet_decoder": UNetDecoder,
 }
 
@@ -57,13 +65,17 @@ class Pair:
 
 MODELS: dict[str, Pair | Callable[..., nn.Module]] = {
     **{f"segformer_b{i}": Pair("all_mlp", f"mit_b{i}", dict(decoder_dim=256 if i < 2 else 768)) for i in range(6)},
+    "segformer_swin_t": Pair("all_mlp", "swin_t", dict(head="conv", decoder_dim=512)),
+    **{f"segformer_{name}": Pair("all_mlp", name, dict(stem=True)) for name in EFFICIENTNET},
     **{f"deeplabv3_{name}": Pair("deeplabv3", name, dict(output_stride=8)) for name in RESNET},
     **{f"deeplabv3plus_{name}": Pair("deeplabv3plus", name, dict(output_stride=16)) for name in RESNET},
     **{f"unet_{name}": Pair("unet_decoder", name, dict(stem=True)) for name in RESNET},
+    **{f"fcn{n}s_vgg16": Pair("fcn_skips", "vgg16", dict(finest=n)) for n in (32, 16, 8)},
     "unet": UNet,
     "better_seg_network": BetterSegNetwork,
     "basic_seg_network": BasicSegNetwork,
     **{head: Pair(head) for head in HEADS},  # build_model("deeplabv3", 19, encoder="resnet34"): any pair
+    "fcn_skips": Pair("fcn_skips", "vgg16"),  # on ResNet-50's 2048 channels fc6 would have 411 million weights
 }
 
 

@@ -19,18 +19,38 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "all_mlp": {},
     },
     "huggingface": {
+        "swin": {},
         "mit": dict(patch_norm_eps=1e-5, norm_eps=1e-5),
         "all_mlp": {},
     },
     "mmseg": {
         "mit": dict(patch_norm_eps=1e-6, norm_eps=1e-6),
+        "swin": {},
         "all_mlp": dict(head="conv", decoder_dim=256),
+        "all_mlp on swin_t": dict(decoder_dim=512),  # system E's
         "unet": dict(up="bilinear_conv", last_conv=True, dropout=0.1),
     },
     "torchvision": {
         "resnet": {},
+        "swin": dict(out_norms=False, shift="fitting", patch_padding=False),
+        "efficientnet": dict(drop_path_rate=0.2),
+        "vgg": {},
         "deeplabv3": {},
         "fcn": {},
+    },
+    "microsoft": {
+        "swin": dict(out_norms=False, shift="built", patch_padding=False),
+    },
+    "timm": {
+        "resnet": {},
+        "swin": dict(out_norms=False, shift="built", patch_padding=False, pad_last=True),
+        "efficientnet": dict(drop_path_rate=0.0),
+    },
+    "timm_tf": {
+        "efficientnet": dict(drop_path_rate=0.0, bn_eps=1e-3, padding="same"),
+    },
+    "lukemelas": {
+        "efficientnet": dict(drop_path_rate=0.2, bn_eps=1e-3, bn_momentum=0.01, padding="static_same"),
     },
     "vainf": {
         "deeplabv3plus": dict(decoder_convs=1, concat="low_first"),
@@ -38,6 +58,8 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "smp": {
         "mit": {},
         "resnet": {},
+        "efficientnet": dict(stem=True, drop_path_rate=0.2, bn_eps=1e-3, bn_momentum=0.01, padding="static_same"),
+        "efficientnet_b0": dict(early_stride16=True),
         "all_mlp": dict(dropout=0.0, final_align_corners=True),
         "deeplabv3plus": dict(decoder_convs=1, separable=True, aspp_conv=True),
         "unet_decoder": dict(stem=True),

@@ -19,6 +19,9 @@ from tests.model_helpers import parameters
 SMALL_PLUS = dict(separable=True, aspp_channels=32, decoder_channels=32, low_level_channels=16, dropout=0.0)
 FAMILIES = {  # one small member of each family, without dropout: losses fall steadily
     "segformer_b0": dict(decoder_dim=32, dropout=0.0, drop_path_rate=0.0),
+    "segformer_swin_t": dict(decoder_dim=32, dropout=0.0, drop_path_rate=0.0),
+    "segformer_efficientnet_b0": dict(decoder_dim=32, dropout=0.0, drop_path_rate=0.0),
+    "fcn8s_vgg16": dict(base_channels=8, fc_channels=32, dropout=0.0),
     "deeplabv3_resnet18": dict(output_stride=16, aspp_channels=32, decoder_channels=32, dropout=0.0),
     "deeplabv3plus_resnet18": SMALL_PLUS,
     "unet": dict(base_channels=8),
@@ -82,6 +85,9 @@ COUNTS = [  # name, classes, options, parameters of the public model of this for
     ("segformer_b4", 19, dict(form="mmseg"), 61_374_419),
     ("segformer_b5", 19, {}, 84_607_955),  # NVlabs, smp, Hugging Face
     ("segformer_b5", 19, dict(form="mmseg"), 81_974_739),
+    ("segformer_swin_t", 19, dict(form="mmseg"), 29_321_421),  # system E
+    ("segformer_efficientnet_b3", 19, dict(form="smp"), 11_194_427 - 592_896),  # less smp's unused convolution
+    ("fcn32s_vgg16", 21, {}, 134_260_544 + 21 * 4097),  # torchvision's VGG-16 less its last layer, and scores
     ("deeplabv3_resnet50", 19, {}, 39_638_355),  # torchvision
     ("deeplabv3plus_resnet50", 19, dict(form="vainf"), 39_761_331),
     ("deeplabv3plus_resnet18", 19, dict(form="smp"), 12_333_923),
