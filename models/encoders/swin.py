@@ -32,17 +32,19 @@ Shift = Literal["always", "fitting", "built"]
 
 
 def windows_of(x: Tensor) -> Tensor:
-    """Cut a map of tokens into windows: (B, H, W, C) -> (B, windows, 49, C); H and W are multiples of 7."""
+    """Cut a map of tokens into windows: (B, H, W, C) -> (B windows, 49, C); H and W are multiples of 7."""
     B, H, W, C = x.shape
     x = x.view(B, H // WINDOW, WINDOW, W // WINDOW, WINDOW, C).transpose(2, 3)  # (B, H/7, W/7, 7, 7, C)
-    return x.reshape(B, -1, WINDOW**2, C)  # (B, windows, 49, C)
+    return x.reshape(-1, WINDOW**2, C)  # (B windows, 49, C)
 
 
 def map_of_windows(x: Tensor, H: int, W: int) -> Tensor:
-    """The way back: (B, windows, 49, C) -> (B, H, W, C)."""
-    B, C = x.shape[0], x.shape[-1]
-    x = x.view(B, H // WINDOW, W // WINDOW, WINDOW, WINDOW, C).transpose(2, 3)  # (B, H/7, 7, W/7, 7, C)
-    return x.reshape(B, H, W, C)
+    """The way back, which also joins the heads: (B windows, heads, 49, d) -> (B, H, W, C), C = heads d."""
+    heads, d = x.shape[1], x.shape[3]
+    x = x.view(-1, H // WINDOW, W // WINDOW, heads, WINDOW, WINDOW, d)
+    x = x.permute(0, 1, 4, 2, 5, 3, 6)  # (B, H/7, 7, W/7, 7, heads, d)
+    # a copy, said aloud: reshape would look whether it needs one, and exporters would bake the answer in
+    return x.clone(memory_format=torch.contiguous_format).view(-1, H, W, heads * d)  # (B, H, W, C)
 
 
 def roll(x: Tensor, shift: tuple[int, int]) -> Tensor:
@@ -65,7 +67,7 @@ def neighbours(H: int, W: int, shift: tuple[int, int], device: torch.device) -> 
     """
     came_round = [torch.arange(n, device=device) >= n - s for n, s in zip((H, W), shift)]
     side = 2 * came_round[0][:, None] + came_round[1].int()  # (H, W), 0..3: which of the four corners it came from
-    side = windows_of(side[None, :, :, None])[0, :, :, 0]  # (windows, 49)
+    side = windows_of(side[None, :, :, None]).squeeze(-1)  # (windows, 49)
     return side[:, :, None] == side[:, None, :]
 
 
@@ -86,7 +88,7 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
+        B, height, width, _ = x.shape
         H, W = (math.ceil(n / WINDOW) * WINDOW for n in (height, width))  # whole windows
         padding = (0, 0, 0, W - width, 0, H - height)
         dy, dx = self._shift_of(H, W)
@@ -94,10 +96,12 @@ class WindowAttention(nn.Module):
             x = F.pad(roll(x, (-dy, -dx)), padding)  # (B, H, W, C)
         else:
             x = roll(F.pad(x, padding), (-dy, -dx))  # (B, H, W, C)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, 49, 49)
+        bias = self.relative_position_bias_table[self.relative_position_index]  # (49, 49, heads)
+        bias = bias.permute(2, 0, 1)[None]  # (1, heads, 49, 49)
         if dy or dx:
             may_look = neighbours(H, W, (dy, dx), x.device)[:, None]  # (windows, 1, 49, 49)
             bias = torch.where(may_look, bias, float("-inf"))  # (windows, heads, 49, 49)
+            bias = bias.expand(B, *bias.shape).flatten(0, 1)  # (B windows, heads, 49, 49)
         x = map_of_windows(self._attend(windows_of(x), bias), H, W)  # (B, H, W, C)
         if self.pad_last:
             x = roll(x[:, :height, :width], (dy, dx))
@@ -106,12 +110,11 @@ class WindowAttention(nn.Module):
         return self.proj(x)
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(d) + bias) v in each window. (B, windows, 49, C) -> (B, windows, 49, C)."""
-        B, windows, N, C = x.shape
-        qkv = self.qkv(x).view(B, windows, N, 3, self.num_heads, C // self.num_heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, 49, d)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B, windows, heads, 49, d)
-        return x.transpose(2, 3).reshape(B, windows, N, C)
+        """softmax(q k^T / sqrt(d) + bias) v in each window. (B windows, 49, C) -> (B windows, heads, 49, d)."""
+        windows, N, C = x.shape
+        qkv = self.qkv(x).view(windows, N, 3, self.num_heads, C // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B windows, heads, 49, d)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
     def _shift_of(self, H: int, W: int) -> tuple[int, int]:
         """Tokens by which the windows move: half a window, or nothing."""
