@@ -3,10 +3,10 @@
 Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587, and "Encoder-Decoder
 with Atrous Separable Convolution for Semantic Image Segmentation", arXiv 1802.02611.
 
-Public forms (models/forms.py names the options): torchvision's, VainF's and smp's DeepLabV3 differ only in dropout, the
-encoder's dilation and the last upsampling. DeepLabV3+ is dense with one 3x3 in the decoder and the low-level map first (VainF), separable
-with one more convolution behind ASPP and rates 12, 24, 36 at stride 16 (smp), separable with BatchNorm behind every
-part, a 3x3 projection and 512 channels (mmseg), or dense with two 3x3 at stride 8 (system D).
+Public forms (models/forms.py names the options): torchvision's, VainF's and smp's DeepLabV3 differ only in dropout, in
+the encoder's dilation and in the last upsampling. DeepLabV3+ is dense with one 3x3 in the decoder and the low-level map
+first (VainF), separable with one more convolution behind ASPP and rates 12, 24, 36 at stride 16 (smp), separable with
+BatchNorm behind every part, a 3x3 projection and 512 channels (mmseg), or dense with two 3x3 at stride 8 (system D).
 """
 
 from __future__ import annotations
