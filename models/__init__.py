@@ -26,6 +26,7 @@ from models.heads.all_mlp import AllMLPHead
 from models.heads.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from models.heads.fcn import FCNHead
 from models.heads.fcn_skips import FCNSkipsHead
+from models.heads.pspnet import PSPHead
 from models.heads.unet_decoder import UNetDecoder
 from models.networks.basic_seg_network import BasicSegNetwork
 from models.networks.better_seg_network import BetterSegNetwork
@@ -50,6 +51,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3plus": DeepLabV3PlusHead,
     "fcn": FCNHead,
     "fcn_skips": FCNSkipsHead,
+    "pspnet": PSPHead,
     "unet_decoder": UNetDecoder,
 }
 
@@ -69,6 +71,8 @@ MODELS: dict[str, Pair | Callable[..., nn.Module]] = {
     **{f"segformer_{name}": Pair("all_mlp", name, dict(stem=True)) for name in EFFICIENTNET},
     **{f"deeplabv3_{name}": Pair("deeplabv3", name, dict(output_stride=8)) for name in RESNET},
     **{f"deeplabv3plus_{name}": Pair("deeplabv3plus", name, dict(output_stride=16)) for name in RESNET},
+    **{f"fcn_{name}": Pair("fcn", name, dict(output_stride=8)) for name in ("resnet50", "resnet101")},
+    **{f"pspnet_{name}": Pair("pspnet", name, dict(output_stride=8)) for name in ("resnet18", "resnet50", "resnet101")},
     **{f"unet_{name}": Pair("unet_decoder", name, dict(stem=True)) for name in RESNET},
     **{f"fcn{n}s_vgg16": Pair("fcn_skips", "vgg16", dict(finest=n)) for n in (32, 16, 8)},
     "unet": UNet,

@@ -13,7 +13,8 @@ from torch import nn
 
 from models import build_encoder, build_model
 from models.encoders.resnet import RESNET
-from models.heads.deeplab import ASPP, ImagePooling
+from models.heads.aspp import ASPP, ImagePooling
+from models.layers import conv_bn_relu, separable_conv_bn_relu
 from tests.model_helpers import assert_close, perturb_norms
 
 SMALL_PLUS = dict(separable=True, aspp_channels=32, decoder_channels=32, low_level_channels=16, dropout=0.0)
@@ -71,7 +72,7 @@ def from_torchvision(weights: dict) -> dict:
                ("classifier.0.convs.4.2.", "head.aspp.pooling.bn."), ("classifier.0.convs.", "head.aspp.branches."),
                ("classifier.0.project.", "head.aspp.project."), ("classifier.1.", "head.conv.0."),
                ("classifier.2.", "head.conv.1."), ("classifier.4.", "head.classifier."),
-               ("aux_classifier.0.", "aux_head.conv.0."), ("aux_classifier.1.", "aux_head.conv.1."),
+               ("aux_classifier.0.", "aux_head.convs.0.0."), ("aux_classifier.1.", "aux_head.convs.0.1."),
                ("aux_classifier.4.", "aux_head.classifier.")]  # fmt: skip
     out = {}
     for key, value in weights.items():
@@ -130,7 +131,7 @@ def textbook_aspp(aspp: ASPP, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("separable", [True, False])
 def test_aspp_equals_the_textbook_formula_with_its_gradients(training, separable):
     torch.manual_seed(0)
-    fast = ASPP(6, 8, (2, 3), separable, dropout=0.0).double().train(training)
+    fast = ASPP(6, 8, (2, 3), separable_conv_bn_relu if separable else conv_bn_relu).double().train(training)
     perturb_norms(fast)
     plain = copy.deepcopy(fast)
     x = torch.randn(3, 6, 7, 9, dtype=torch.float64)

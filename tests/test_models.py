@@ -18,6 +18,8 @@ from tests.model_helpers import parameters
 
 SMALL_PLUS = dict(separable=True, aspp_channels=32, decoder_channels=32, low_level_channels=16, dropout=0.0)
 FAMILIES = {  # one small member of each family, without dropout: losses fall steadily
+    "fcn_resnet50": dict(stages=2, fcn_channels=32, dropout=0.0),
+    "pspnet_resnet18": dict(psp_channels=32, dropout=0.0),
     "segformer_b0": dict(decoder_dim=32, dropout=0.0, drop_path_rate=0.0),
     "segformer_swin_t": dict(decoder_dim=32, dropout=0.0, drop_path_rate=0.0),
     "segformer_efficientnet_b0": dict(decoder_dim=32, dropout=0.0, drop_path_rate=0.0),
@@ -90,6 +92,18 @@ COUNTS = [  # name, classes, options, parameters of the public model of this for
     ("fcn32s_vgg16", 21, {}, 134_260_544 + 21 * 4097),  # torchvision's VGG-16 less its last layer, and scores
     ("deeplabv3_resnet50", 19, {}, 39_638_355),  # torchvision
     ("deeplabv3plus_resnet50", 19, dict(form="vainf"), 39_761_331),
+    ("deeplabv3plus_resnet101", 19, dict(form="vainf"), 58_753_459),
+    ("deeplabv3plus_resnet18", 19, dict(form="mmseg"), 12_320_143),
+    ("deeplabv3plus_resnet50", 19, dict(form="mmseg"), 41_225_187),
+    ("deeplabv3plus_resnet101", 19, dict(form="mmseg"), 60_217_315),
+    ("deeplabv3plus_resnet101", 19, dict(form="smp"), 45_674_339),
+    ("deeplabv3_resnet50", 19, dict(form="smp"), 39_638_355),
+    ("deeplabv3_resnet34", 19, dict(form="system_d"), 26_011_731),
+    ("fcn_resnet50", 19, dict(form="mmseg"), 47_133_043),
+    ("fcn_resnet50", 19, dict(form="torchvision"), 32_955_987),
+    ("pspnet_resnet18", 19, dict(form="mmseg"), 12_641_267),
+    ("pspnet_resnet101", 19, dict(form="mmseg"), 65_602_931),
+    ("pspnet_resnet50", 19, dict(form="hszhao", aux=True), 49_080_038),
     ("deeplabv3plus_resnet18", 19, dict(form="smp"), 12_333_923),
     ("deeplabv3plus_resnet50", 19, dict(form="smp"), 26_682_211),
     ("deeplabv3plus_resnet34", 19, dict(form="system_d"), 26_715_827),

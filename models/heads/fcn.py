@@ -1,19 +1,24 @@
-"""The FCN head in torchvision's form: Long et al., "Fully Convolutional Networks", arXiv 1411.4038, on one map.
+"""The FCN head of today's CNNs: 3x3 convolutions on one map. Long et al., "Fully Convolutional Networks for Semantic
+Segmentation", arXiv 1411.4038, whose own network, with skips, stands in fcn_skips.py.
 
-Also the auxiliary head that other networks hang on an earlier stage while training (PSPNet, arXiv 1612.01105).
+Public forms: torchvision's (one convolution, a quarter of the map's channels); mmseg's (two of 512, then the map itself
+is concatenated again and mixed by a third). Also the auxiliary head that other networks hang on an earlier stage while
+training (PSPNet, arXiv 1612.01105).
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from models.layers import conv_bn_relu
+from models.layers import conv_bn_relu, kaiming_fan_out
 
 
 class FCNHead(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU, dropout, 1x1 to classes, on the last map it is given.
+    """features -> (B, num_classes, h, w) of the last map, which is the only one used.
 
-    fcn_channels None: a quarter of the map's channels. Shapes: features[-1] (B, C, h, w) -> (B, num_classes, h, w).
+    fcn_channels None: a quarter of the map's channels. num_convs 3x3 convolutions, each with BatchNorm and ReLU;
+    concat_input: the map is put beside their output and one more convolution mixes both.
     """
 
     def __init__(
@@ -22,13 +27,20 @@ class FCNHead(nn.Module):
         strides: list[int],
         num_classes: int,
         fcn_channels: int | None = None,
+        num_convs: int = 1,
+        concat_input: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        middle = fcn_channels or channels[-1] // 4
-        self.conv = conv_bn_relu(channels[-1], middle)
+        width = fcn_channels or channels[-1] // 4
+        self.convs = nn.Sequential(*[conv_bn_relu(width if i else channels[-1], width) for i in range(num_convs)])
+        self.mix = conv_bn_relu(channels[-1] + width, width) if concat_input else None
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Conv2d(middle, num_classes, 1)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        kaiming_fan_out(self)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        return self.classifier(self.dropout(self.conv(features[-1])))
+        x = self.convs(features[-1])  # (B, width, h, w)
+        if self.mix is not None:
+            x = self.mix(torch.cat([features[-1], x], dim=1))  # (B, channels + width, h, w) -> (B, width, h, w)
+        return self.classifier(self.dropout(x))

@@ -1,0 +1,343 @@
+"""DeepLab, FCN and PSPNet on ResNets as torchvision, VainF, smp, mmseg, hszhao and system D name them."""
+
+from __future__ import annotations
+
+from models import MODELS
+from models.checkpoints.identify import Layout
+from models.checkpoints.layouts.resnet import DEEP_STEM_HSZHAO, MMSEG, RESNET_NAMES, TORCHVISION, either_stem
+from models.checkpoints.translate import Table, under
+
+# --- ASPP -------------------------------------------------------------------------------------------------------------
+
+ASPP: Table = [  # torchvision's names, which VainF, smp and system D took over
+    ("convs.{i}.{k}", "branches.{i}.{k}"),
+    ("convs.4.1", "pooling.conv"),
+    ("convs.4.2", "pooling.bn"),
+    ("project.{k}", "project.{k}"),
+]
+
+ASPP_MMSEG: Table = [
+    ("image_pool.1.conv", "pooling.conv"),
+    ("image_pool.1.bn", "pooling.bn"),
+    ("aspp_modules.0.conv", "branches.0.0"),
+    ("aspp_modules.0.bn", "branches.0.1"),
+    ("aspp_modules.{i}.depthwise_conv.conv", "branches.{i}.0.0"),
+    ("aspp_modules.{i}.depthwise_conv.bn", "branches.{i}.0.1"),
+    ("aspp_modules.{i}.pointwise_conv.conv", "branches.{i}.1.0"),
+    ("aspp_modules.{i}.pointwise_conv.bn", "branches.{i}.1.1"),
+    ("bottleneck.conv", "project.0"),
+    ("bottleneck.bn", "project.1"),
+]
+
+# --- DeepLabV3 --------------------------------------------------------------------------------------------------------
+
+
+def _deeplabv3(head: str) -> Table:
+    """Sequential(ASPP, conv, BatchNorm, ReLU, conv) under the name `head`."""
+    return [
+        *under(f"{head}.0.", "head.aspp.", ASPP),
+        (f"{head}.1", "head.conv.0"),
+        (f"{head}.2", "head.conv.1"),
+        (f"{head}.4", "head.classifier"),
+    ]
+
+
+DEEPLABV3_TORCHVISION = [*under("backbone.", "encoder.", TORCHVISION), *_deeplabv3("classifier")]
+DEEPLABV3_VAINF = [*under("backbone.", "encoder.", TORCHVISION), *_deeplabv3("classifier.classifier")]
+DEEPLABV3_SMP = [
+    *under("encoder.", "encoder.", TORCHVISION),
+    *under("decoder.aspp.", "head.aspp.", ASPP),
+    ("decoder.conv", "head.conv.0"),
+    ("decoder.bn", "head.conv.1"),
+    ("segmentation_head.0", "head.classifier"),
+]
+
+# --- DeepLabV3+ -------------------------------------------------------------------------------------------------------
+
+DEEPLABV3PLUS_VAINF = [
+    *under("backbone.", "encoder.", TORCHVISION),
+    *under("classifier.aspp.", "head.aspp.", ASPP),
+    ("classifier.project.{k}", "head.low_level.{k}"),
+    ("classifier.classifier.{k}", "head.decoder.0.{k}"),
+    ("classifier.classifier.3", "head.classifier"),
+]
+DEEPLABV3PLUS_SMP = [
+    *under("encoder.", "encoder.", TORCHVISION),
+    ("decoder.aspp.0.convs.0.{k}", "head.aspp.branches.0.{k}"),
+    ("decoder.aspp.0.convs.{i}.0.0", "head.aspp.branches.{i}.0"),
+    ("decoder.aspp.0.convs.{i}.0.1", "head.aspp.branches.{i}.1"),
+    ("decoder.aspp.0.convs.{i}.1", "head.aspp.branches.{i}.2"),
+    *under("decoder.aspp.0.", "head.aspp.", ASPP[1:]),
+    ("decoder.aspp.1.0", "head.aspp_conv.0"),
+    ("decoder.aspp.1.1", "head.aspp_conv.1"),
+    ("decoder.aspp.2", "head.aspp_conv.2"),
+    ("decoder.block1.{k}", "head.low_level.{k}"),
+    ("decoder.block2.0.0", "head.decoder.0.0"),
+    ("decoder.block2.0.1", "head.decoder.0.1"),
+    ("decoder.block2.1", "head.decoder.0.2"),
+    ("segmentation_head.0", "head.classifier"),
+]
+DEEPLABV3PLUS_MMSEG = [
+    *under("backbone.", "encoder.", MMSEG),
+    *under("decode_head.", "head.aspp.", ASPP_MMSEG),
+    ("decode_head.c1_bottleneck.conv", "head.low_level.0"),
+    ("decode_head.c1_bottleneck.bn", "head.low_level.1"),
+    ("decode_head.sep_bottleneck.{i}.depthwise_conv.conv", "head.decoder.{i}.0.0"),
+    ("decode_head.sep_bottleneck.{i}.depthwise_conv.bn", "head.decoder.{i}.0.1"),
+    ("decode_head.sep_bottleneck.{i}.pointwise_conv.conv", "head.decoder.{i}.1.0"),
+    ("decode_head.sep_bottleneck.{i}.pointwise_conv.bn", "head.decoder.{i}.1.1"),
+    ("decode_head.conv_seg", "head.classifier"),
+]
+
+
+def _system_d_plus(second: int) -> Table:
+    """Its decoder is one Sequential of two blocks; `second` is the index of the second convolution."""
+    return [
+        *under("backbone.", "encoder.", TORCHVISION),
+        *under("aspp.", "head.aspp.", ASPP),
+        ("decoder.low_level_conv.{k}", "head.low_level.{k}"),
+        ("decoder.fusion_conv.{k}", "head.decoder.0.{k}"),
+        (f"decoder.fusion_conv.{{k+{second}}}", "head.decoder.1.{k}"),
+        ("classifier", "head.classifier"),
+    ]
+
+
+# --- FCN --------------------------------------------------------------------------------------------------------------
+
+FCN_TORCHVISION = [
+    *under("backbone.", "encoder.", TORCHVISION),
+    ("classifier.{k}", "head.convs.0.{k}"),
+    ("classifier.4", "head.classifier"),
+]
+FCN_MMSEG = [
+    *under("backbone.", "encoder.", MMSEG),
+    ("decode_head.convs.{i}.conv", "head.convs.{i}.0"),
+    ("decode_head.convs.{i}.bn", "head.convs.{i}.1"),
+    ("decode_head.conv_cat.conv", "head.mix.0"),
+    ("decode_head.conv_cat.bn", "head.mix.1"),
+    ("decode_head.conv_seg", "head.classifier"),
+]
+
+# --- PSPNet: the level of 1x1 cells has names of its own with us ------------------------------------------------------
+
+PSPNET_MMSEG = [
+    *under("backbone.", "encoder.", MMSEG),
+    ("decode_head.psp_modules.0.1.conv", "head.levels.0.conv"),
+    ("decode_head.psp_modules.0.1.bn", "head.levels.0.bn"),
+    ("decode_head.psp_modules.{i}.1.conv", "head.levels.{i}.0"),
+    ("decode_head.psp_modules.{i}.1.bn", "head.levels.{i}.1"),
+    ("decode_head.bottleneck.conv", "head.mix.0"),
+    ("decode_head.bottleneck.bn", "head.mix.1"),
+    ("decode_head.conv_seg", "head.classifier"),
+]
+PSPNET_HSZHAO = [
+    *under("", "encoder.", DEEP_STEM_HSZHAO),
+    ("ppm.features.0.1", "head.levels.0.conv"),
+    ("ppm.features.0.2", "head.levels.0.bn"),
+    ("ppm.features.{i}.{k+1}", "head.levels.{i}.{k}"),
+    ("cls.{k}", "head.mix.{k}"),
+    ("cls.4", "head.classifier"),
+]
+PSPNET_SMP = [
+    *under("encoder.", "encoder.", TORCHVISION),
+    ("decoder.psp.blocks.0.pool.1.0", "head.levels.0.conv"),
+    ("decoder.psp.blocks.{i}.pool.1.{k}", "head.levels.{i}.{k}"),
+    ("decoder.conv.{k}", "head.mix.{k}"),
+    ("segmentation_head.0", "head.classifier"),
+]
+
+# --- how to tell them -------------------------------------------------------------------------------------------------
+
+
+def _names(head: str) -> tuple[str, ...]:
+    return tuple(f"{head}_{name}" for name in RESNET_NAMES if f"{head}_{name}" in MODELS)
+
+
+def _rows(**keys: str):
+    """Options that are the number of rows of a weight: decoder_channels="decode_head.conv.weight"."""
+    return lambda state: {option: state[key].shape[0] for option, key in keys.items()}
+
+
+def _mmseg(**keys: str):
+    return lambda state: _rows(**keys)(state) | either_stem("backbone.", state)
+
+
+AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # made for training; no logits depend on them
+
+STRIDE_8 = "output stride 8 assumed, as published: keys do not tell it; output_stride=16 settles it"
+STRIDE_16 = "output stride 16 assumed, as published: keys do not tell it; output_stride=8 settles it"
+
+LAYOUTS = [
+    Layout(
+        title="torchvision DeepLabV3",
+        form="torchvision",
+        marks=(
+            "classifier.0.convs.4.1.weight",
+            "classifier.4.weight",
+        ),
+        names=("deeplabv3_resnet50", "deeplabv3_resnet101"),
+        table=DEEPLABV3_TORCHVISION,
+        classifier="classifier.4.weight",
+        unused=AUXILIARY,
+    ),
+    Layout(
+        title="system D DeepLabV3",
+        form="system_d",
+        marks=(
+            "classifier.0.convs.4.1.weight",
+            "classifier.4.weight",
+        ),
+        names=("deeplabv3_resnet34", "deeplabv3_resnet18"),
+        table=DEEPLABV3_TORCHVISION,
+        classifier="classifier.4.weight",
+    ),
+    Layout(
+        title="VainF DeepLabV3",
+        form="vainf",
+        marks=("classifier.classifier.0.convs.4.1.weight",),
+        names=_names("deeplabv3"),
+        table=DEEPLABV3_VAINF,
+        classifier="classifier.classifier.4.weight",
+        doubt=STRIDE_16,
+    ),
+    Layout(
+        title="segmentation_models_pytorch DeepLabV3",
+        form="smp",
+        marks=(
+            "decoder.aspp.convs.4.1.weight",
+            "segmentation_head.0.weight",
+        ),
+        names=_names("deeplabv3"),
+        table=DEEPLABV3_SMP,
+        classifier="segmentation_head.0.weight",
+        doubt=STRIDE_8,
+    ),
+    Layout(
+        title="VainF DeepLabV3+",
+        form="vainf",
+        marks=(
+            "classifier.project.0.weight",
+            "classifier.aspp.convs.4.1.weight",
+        ),
+        names=_names("deeplabv3plus"),
+        table=DEEPLABV3PLUS_VAINF,
+        classifier="classifier.classifier.3.weight",
+        doubt=STRIDE_16,
+    ),
+    Layout(
+        title="segmentation_models_pytorch DeepLabV3+",
+        form="smp",
+        marks=(
+            "decoder.aspp.0.convs.4.1.weight",
+            "decoder.block1.0.weight",
+        ),
+        names=_names("deeplabv3plus"),
+        table=DEEPLABV3PLUS_SMP,
+        classifier="segmentation_head.0.weight",
+        doubt=STRIDE_16,
+    ),
+    Layout(
+        title="MMSegmentation DeepLabV3+",
+        form="mmseg",
+        marks=(
+            "decode_head.sep_bottleneck.0.depthwise_conv.conv.weight",
+            "decode_head.c1_bottleneck.conv.weight",
+        ),
+        names=_names("deeplabv3plus"),
+        table=DEEPLABV3PLUS_MMSEG,
+        classifier="decode_head.conv_seg.weight",
+        options=_mmseg(
+            aspp_channels="decode_head.bottleneck.conv.weight",
+            decoder_channels="decode_head.sep_bottleneck.0.pointwise_conv.conv.weight",
+            low_level_channels="decode_head.c1_bottleneck.conv.weight",
+        ),
+        unused=AUXILIARY,
+        doubt=STRIDE_8,
+    ),
+    Layout(
+        title="system D DeepLabV3+",
+        form="system_d",
+        marks=(
+            "decoder.low_level_conv.0.weight",
+            "decoder.fusion_conv.3.weight",
+        ),
+        names=_names("deeplabv3plus"),
+        table=_system_d_plus(3),
+        classifier="classifier.weight",
+    ),
+    Layout(
+        title="system D DeepLabV3+, dropout between the convolutions",
+        form="system_d",
+        marks=(
+            "decoder.low_level_conv.0.weight",
+            "decoder.fusion_conv.4.weight",
+        ),
+        names=_names("deeplabv3plus"),
+        table=_system_d_plus(4),
+        classifier="classifier.weight",
+    ),
+    Layout(
+        title="torchvision FCN",
+        form="torchvision",
+        marks=(
+            "backbone.conv1.weight",
+            "classifier.0.weight",
+            "classifier.4.weight",
+        ),
+        names=_names("fcn"),
+        table=FCN_TORCHVISION,
+        classifier="classifier.4.weight",
+        unused=AUXILIARY,
+    ),
+    Layout(
+        title="MMSegmentation FCN",
+        form="mmseg",
+        marks=(
+            "decode_head.conv_cat.conv.weight",
+            "backbone.layer4.0.conv2.weight",
+        ),
+        names=_names("fcn"),
+        table=FCN_MMSEG,
+        classifier="decode_head.conv_seg.weight",
+        options=_mmseg(fcn_channels="decode_head.conv_cat.conv.weight"),
+        unused=AUXILIARY,
+        doubt=STRIDE_8,
+    ),
+    Layout(
+        title="MMSegmentation PSPNet",
+        form="mmseg",
+        marks=(
+            "decode_head.psp_modules.0.1.conv.weight",
+            "decode_head.bottleneck.conv.weight",
+        ),
+        names=_names("pspnet"),
+        table=PSPNET_MMSEG,
+        classifier="decode_head.conv_seg.weight",
+        options=_mmseg(psp_channels="decode_head.bottleneck.conv.weight"),
+        unused=AUXILIARY,
+        doubt=STRIDE_8,
+    ),
+    Layout(
+        title="hszhao PSPNet",
+        form="hszhao",
+        marks=(
+            "ppm.features.0.1.weight",
+            "cls.0.weight",
+        ),
+        names=_names("pspnet"),
+        table=PSPNET_HSZHAO,
+        classifier="cls.4.weight",
+        options=_rows(psp_channels="cls.0.weight"),
+        unused=AUXILIARY,
+    ),
+    Layout(
+        title="segmentation_models_pytorch PSPNet",
+        form="smp",
+        marks=("decoder.psp.blocks.0.pool.1.0.weight",),
+        names=_names("pspnet"),
+        table=PSPNET_SMP,
+        classifier="segmentation_head.0.weight",
+        options=_rows(psp_channels="decoder.conv.0.weight"),
+        unused=(r"encoder\.layer[34]\..*",),
+    ),
+]

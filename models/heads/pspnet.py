@@ -1,0 +1,88 @@
+"""PSPNet's head. Zhao et al., "Pyramid Scene Parsing Network", arXiv 1612.01105.
+
+The last map is averaged over 1x1, 2x2, 3x3 and 6x6 cells of the image; each pyramid level gets a 1x1 convolution, is
+enlarged again and put beside the map, so that every pixel sees its surroundings at four scales.
+
+Public forms: hszhao's (the authors': align_corners=True throughout), mmseg's (the same with align_corners=False and, on
+ResNet-18, fewer channels), smp's (on a ResNet cut off at stride 8; the map last, a 1x1 mix, no BatchNorm at 1x1 cells).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from models.heads.aspp import ImagePooling
+from models.layers import conv_bn_relu, kaiming_fan_out, resize
+
+
+def average_cells(x: Tensor, bins: int) -> Tensor:
+    """Mean over bins x bins cells of the map. (B, C, h, w) -> (B, C, bins, bins).
+
+    The cells of adaptive_avg_pool2d: cell i covers rows floor(i h / bins) to ceil((i + 1) h / bins), so that they
+    overlap where a side does not divide. As two products with matrices of 1 / (rows in the cell), which every exporter
+    knows; adaptive pooling itself cannot be exported for such sides.
+    """
+    if not torch.compiler.is_compiling():
+        return F.adaptive_avg_pool2d(x, bins)
+    rows, columns = (_averaging(side, bins).to(x) for side in x.shape[-2:])  # (bins, h), (bins, w)
+    return rows @ x @ columns.T  # (B, C, bins, h) -> (B, C, bins, bins)
+
+
+def _averaging(side: int, bins: int) -> Tensor:
+    matrix = torch.zeros(bins, side)
+    for i in range(bins):
+        first, last = i * side // bins, -((-(i + 1) * side) // bins)
+        matrix[i, first:last] = 1 / (last - first)
+    return matrix
+
+
+class PSPHead(nn.Module):
+    """features -> (B, num_classes, h, w) of the last map, which is the only one used.
+
+    Each level has a quarter of the map's channels; psp_channels is the width behind the mix, whose kernel is
+    mix_kernel x mix_kernel. Under a padded 3x3 mix even a constant level is no mere bias: along the border the padding
+    counts too. Raises: UserError for bins below 1.
+    """
+
+    def __init__(
+        self,
+        channels: list[int],
+        strides: list[int],
+        num_classes: int,
+        bins: tuple[int, ...] = (1, 2, 3, 6),
+        psp_channels: int = 512,
+        concat: Literal["map_first", "map_last"] = "map_first",
+        mix_kernel: Literal[1, 3] = 3,
+        classifier_kernel: Literal[1, 3] = 1,
+        norm_single: bool = True,
+        align_corners: bool = False,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not bins or min(bins) < 1:
+            raise UserError(f"bins: expected whole numbers of at least 1, got {list(bins)}")
+        width, inside = channels[-1] // 4, channels[-1]
+        self.bins, self.map_first, self.align_corners = tuple(bins), concat == "map_first", align_corners
+        self.levels = nn.ModuleList(
+            conv_bn_relu(inside, width, 1) if n > 1 else ImagePooling(inside, width, norm_single) for n in bins
+        )
+        self.mix = conv_bn_relu(inside + len(bins) * width, psp_channels, mix_kernel)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(psp_channels, num_classes, classifier_kernel, padding=classifier_kernel // 2)
+        kaiming_fan_out(self)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]  # (B, C, h, w)
+        levels = []
+        for n, level in zip(self.bins, self.levels):
+            if n == 1:
+                levels.append(level(x).expand(-1, -1, *x.shape[-2:]))  # (B, C / 4, 1, 1) -> (B, C / 4, h, w)
+            else:
+                levels.append(resize(level(average_cells(x, n)), x.shape[-2:], self.align_corners))
+        maps = [x, *levels] if self.map_first else [*levels, x]
+        return self.classifier(self.dropout(self.mix(torch.cat(maps, dim=1))))  # (B, C + n C / 4, h, w) -> classes
