@@ -37,7 +37,7 @@ class Step:
     what: str = ""
     shape: tuple[int, ...] | None = None  # of the output, where it is one tensor
     module: nn.Module | None = None
-    used: set[str] = field(default_factory=set)  # parameters that meet the image here first, by name
+    used: list[str] = field(default_factory=list)  # parameters that meet the image here first, by name
     parameters: int = 0  # of the module; of a function: those in `used`
     costs: Counter = field(default_factory=Counter)
     steps: list[Step] = field(default_factory=list)
@@ -105,7 +105,9 @@ def _max_pool_text(args: tuple, out: Tensor) -> str:
 
 
 aten = torch.ops.aten
-COSTS: dict[object, Callable[[tuple, Tensor], Cost | None]] = {  # what is not here is an elementwise or moving operation
+COSTS: dict[
+    object, Callable[[tuple, Tensor], Cost | None]
+] = {  # what is not here is an elementwise or moving operation
     aten.convolution: _convolution,
     aten.mm: _product(0, 1),
     aten.addmm: _product(1, 2),
@@ -146,6 +148,7 @@ class Walk:
         self.constant: dict[int, frozenset[str]] = {}
         self.alive: list[Tensor] = []
         self.sizes = {name: p.numel() for name, p in model.named_parameters()}
+        self.order = {name: i for i, name in enumerate(self.sizes)}
         for name, p in model.named_parameters():
             self.mark(p, frozenset([name]))
         for buffer in model.buffers():
@@ -191,9 +194,9 @@ class Walk:
             step.what = step.what or (f"weights: {text}" if of_weights_only else text)
             step.costs[step.name if step.name == "attention" else kind] += amount
         if not of_weights_only:
-            new = names - self.seen
-            self.seen |= new
-            step.used |= new
+            new = sorted(names - self.seen, key=self.order.get)
+            self.seen.update(new)
+            step.used += new
             if step.module is None:
                 step.parameters += sum(self.sizes[n] for n in new)
 
