@@ -41,7 +41,7 @@ def windows_of(x: Tensor) -> Tensor:
 def map_of_windows(x: Tensor, H: int, W: int) -> Tensor:
     """The way back, which also joins the heads: (B windows, heads, 49, d) -> (B, H, W, C), C = heads d."""
     heads, d = x.shape[1], x.shape[3]
-    x = x.view(-1, H // WINDOW, W // WINDOW, heads, WINDOW, WINDOW, d)
+    x = x.view(-1, H // WINDOW, W // WINDOW, heads, WINDOW, WINDOW, d)  # (B, H/7, W/7, heads, 7, 7, d)
     x = x.permute(0, 1, 4, 2, 5, 3, 6)  # (B, H/7, 7, W/7, 7, heads, d)
     # a copy, said aloud: reshape would look whether it needs one, and exporters would bake the answer in
     return x.clone(memory_format=torch.contiguous_format).view(-1, H, W, heads * d)  # (B, H, W, C)
@@ -119,7 +119,7 @@ class WindowAttention(nn.Module):
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(d) + bias) v in each window. (B windows, 49, C) -> (B windows, heads, 49, d)."""
         windows, N, C = x.shape
-        qkv = self.qkv(x).view(windows, N, 3, self.num_heads, C // self.num_heads)
+        qkv = self.qkv(x).view(windows, N, 3, self.num_heads, C // self.num_heads)  # (B windows, 49, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B windows, heads, 49, d)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
@@ -185,7 +185,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
         x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))  # (B, H, W, C): even sides
-        x = x.view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)
+        x = x.view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)  # (B, H/2, 2, W/2, 2, C)
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4 C): (0,0), (1,0), (0,1), (1,1) as (row, column)
         return self.reduction(self.norm(x))
 

@@ -87,7 +87,8 @@ class AllMLPHead(nn.Module):
         if not self.linear:
             return mix, None
         with full_precision(mix):
-            return mix, mix @ torch.cat(self._in_order([project.bias for project in self.project]))
+            biases = torch.cat(self._in_order([project.bias for project in self.project]))  # (n D)
+            return mix, mix @ biases
 
     def _fold_batchnorm(self, mix: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         bn = self.bn
@@ -97,7 +98,7 @@ class AllMLPHead(nn.Module):
 
     def _mix(self, features: list[Tensor], mix: Tensor, bias: Tensor | None) -> Tensor:
         size = features[self.target].shape[-2:]
-        blocks = self._in_order(list(mix.chunk(len(features), dim=1)))  # M_i (D, D), fine to coarse
+        blocks = self._in_order(list(mix.chunk(len(features), dim=1)))  # each M_i (D, D), fine to coarse
         maps = []
         for i, (f, project, m) in enumerate(zip(features, self.project, blocks)):
             f = f if self.linear else project(f)

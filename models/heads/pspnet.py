@@ -85,4 +85,5 @@ class PSPHead(nn.Module):
             else:
                 levels.append(resize(level(average_cells(x, n)), x.shape[-2:], self.align_corners))
         maps = [x, *levels] if self.map_first else [*levels, x]
-        return self.classifier(self.dropout(self.mix(torch.cat(maps, dim=1))))  # (B, C + n C / 4, h, w) -> classes
+        x = self.mix(torch.cat(maps, dim=1))  # (B, C + bins C / 4, h, w) -> (B, psp, h, w)
+        return self.classifier(self.dropout(x))
