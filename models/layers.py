@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,11 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tenso
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager:
+    """No autocast on the device of x. The meta device, on which tools count what a model costs, has none to begin with."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 def tokens_of(x: Tensor) -> Tensor:

@@ -76,7 +76,12 @@ class WindowAttention(nn.Module):
 
     Shapes: (B, H, W, C) -> (B, H, W, C). Padding takes part, as in all published forms: its tokens are zeros, whose
     keys and values are the bias of `qkv`. `shift` None: the windows of this block do not move.
+
+    The published forms apply `proj` before the padding is cropped, here it comes after: the same of every token that
+    stays, and nothing of those that go.
     """
+
+    textbook = False  # True: in the published order (counting tools set it)
 
     def __init__(self, dim: int, num_heads: int, shift: Shift | None, pad_last: bool = False) -> None:
         super().__init__()
@@ -103,11 +108,13 @@ class WindowAttention(nn.Module):
             bias = torch.where(may_look, bias, float("-inf"))  # (windows, heads, 49, 49)
             bias = bias.expand(B, *bias.shape).flatten(0, 1)  # (B windows, heads, 49, 49)
         x = map_of_windows(self._attend(windows_of(x), bias), H, W)  # (B, H, W, C)
+        if self.textbook:
+            x = self.proj(x)
         if self.pad_last:
             x = roll(x[:, :height, :width], (dy, dx))
         else:
             x = roll(x, (dy, dx))[:, :height, :width]
-        return self.proj(x)
+        return x if self.textbook else self.proj(x)
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(d) + bias) v in each window. (B windows, 49, C) -> (B windows, heads, 49, d)."""
