@@ -115,7 +115,7 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tenso
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:
-    """No autocast on the device of x. The meta device, on which tools count what a model costs, has none to begin with."""
+    """No autocast on the device of x. The meta device, on which tools count a model's cost, has none to begin with."""
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 

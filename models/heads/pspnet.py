@@ -49,6 +49,8 @@ class PSPHead(nn.Module):
     counts too. Raises: UserError for bins below 1.
     """
 
+    textbook = False  # True: compute the formula as printed (tests and counting tools set it)
+
     def __init__(
         self,
         channels: list[int],
@@ -78,11 +80,26 @@ class PSPHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]  # (B, C, h, w)
-        levels = []
-        for n, level in zip(self.bins, self.levels):
-            if n == 1:
-                levels.append(level(x).expand(-1, -1, *x.shape[-2:]))  # (B, C / 4, 1, 1) -> (B, C / 4, h, w)
-            else:
-                levels.append(resize(level(average_cells(x, n)), x.shape[-2:], self.align_corners))
+        levels = [level(x if n == 1 else average_cells(x, n)) for n, level in zip(self.bins, self.levels)]
+        below = not self.textbook and self.mix[0].kernel_size == (1, 1)
+        x = self._mix_below(x, levels) if below else self._mix(x, levels)  # (B, psp_channels, h, w)
+        return self.classifier(self.dropout(x))
+
+    def _mix(self, x: Tensor, levels: list[Tensor]) -> Tensor:
+        """As printed: enlarge, concatenate, mix."""
+        levels = [self._enlarge(level, x) for level in levels]
+        return self.mix(torch.cat([x, *levels] if self.map_first else [*levels, x], dim=1))  # (B, C + n C / 4, h, w)
+
+    def _mix_below(self, x: Tensor, levels: list[Tensor]) -> Tensor:
+        """The same where the mix is 1x1: it commutes with enlarging (docs/all_mlp.md), so each level is mixed on its few
+        cells; the level of a single cell is a bias."""
+        conv, bn, relu = self.mix
         maps = [x, *levels] if self.map_first else [*levels, x]
-        return self.classifier(self.dropout(self.mix(torch.cat(maps, dim=1))))  # (B, C + n C / 4, h, w) -> classes
+        weights = conv.weight.split([m.shape[1] for m in maps], dim=1)
+        parts = [F.conv2d(m, weight) for m, weight in zip(maps, weights)]  # each (B, psp_channels, its own size)
+        return relu(bn(sum(self._enlarge(part, x) for part in parts)))
+
+    def _enlarge(self, level: Tensor, x: Tensor) -> Tensor:
+        if level.shape[-2:] == (1, 1):
+            return level.expand(-1, -1, *x.shape[-2:])  # (B, c, 1, 1) -> (B, c, h, w)
+        return resize(level, x.shape[-2:], self.align_corners)
