@@ -34,7 +34,7 @@ def average_cells(x: Tensor, bins: int) -> Tensor:
 
 
 def _averaging(side: int, bins: int) -> Tensor:
-    matrix = torch.zeros(bins, side)
+    matrix = torch.zeros(bins, side, dtype=torch.float64)
     for i in range(bins):
         first, last = i * side // bins, -((-(i + 1) * side) // bins)
         matrix[i, first:last] = 1 / (last - first)
@@ -91,8 +91,8 @@ class PSPHead(nn.Module):
         return self.mix(torch.cat([x, *levels] if self.map_first else [*levels, x], dim=1))  # (B, C + n C / 4, h, w)
 
     def _mix_below(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        """The same where the mix is 1x1: it commutes with enlarging (docs/all_mlp.md), so each level is mixed on its few
-        cells; the level of a single cell is a bias."""
+        """The same where the mix is 1x1: it commutes with enlarging (docs/all_mlp.md), so each level is mixed on its
+        few cells; the level of a single cell is a bias."""
         conv, bn, relu = self.mix
         maps = [x, *levels] if self.map_first else [*levels, x]
         weights = conv.weight.split([m.shape[1] for m in maps], dim=1)
