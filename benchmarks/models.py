@@ -6,7 +6,7 @@
 Time: batch 1, float32, 256x512, final upsampling included on all sides. A round runs every candidate once, so that a
 machine that slows down slows all of them; the median over rounds counts. Every peer runs in both memory formats and its
 better one counts; ours takes the images as a peer's default does (contiguous). `train` is forward, cross-entropy and
-backward, without an optimizer step, which would be the same for all.
+backward, without an optimizer step, the same for all; with two images where the peer cannot train on one.
 Memory: a fresh process for each candidate; how far the process (on CUDA: the allocator) grows over its size after
 construction during two training steps with batch 2 at 512x512.
 Ratios above 1 (time) and below 1 (memory) are in our favour.
@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers import CLASSES, PEERS, Peer, ours_like
+from benchmarks.peers import CLASSES, PEERS, TRAIN_BATCH, Peer, ours_like
 
 Step = Callable[[], None]
 
@@ -38,7 +38,7 @@ def candidates(name: str, images: Tensor) -> dict[str, tuple[nn.Module, Callable
     out = {}
     for peer in PEERS[name]:
         theirs = peer.make().to(images.device)
-        ours = ours_like(name, peer, theirs).to(images.device)
+        ours = ours_like(name, theirs).to(images.device)
         check_equal(name, ours, theirs, peer, images)
         out["ours"] = (ours, lambda model, images: model(images)["out"], images)
         out[peer.library] = (theirs, peer.logits, images)
@@ -65,7 +65,8 @@ def inference(model: nn.Module, logits: Callable, images: Tensor) -> Step:
     return step
 
 
-def training(model: nn.Module, logits: Callable, images: Tensor) -> Step:
+def training(model: nn.Module, logits: Callable, images: Tensor, batch: int = 1) -> Step:
+    images = torch.cat([images] * batch)
     target = torch.randint(0, CLASSES, (len(images), *images.shape[-2:]), device=images.device)
 
     def step() -> None:
@@ -101,7 +102,7 @@ def memory_of(name: str, label: str, device: str) -> float:
     peer = next(p for p in PEERS[name] if label in ("ours", p.library, f"{p.library}, channels-last"))
     model, logits = peer.make(), peer.logits
     if label == "ours":
-        model, logits = ours_like(name, peer, model), lambda model, images: model(images)["out"]
+        model, logits = ours_like(name, model), lambda model, images: model(images)["out"]
     model = model.to(device)
     if label.endswith("channels-last"):
         model, images = (x.to(memory_format=torch.channels_last) for x in (model, images))
@@ -136,10 +137,10 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     """All measurements of one model: {"inference_ms": {label: ms}, ..} and the ratio to the best peer of each kind."""
     images = torch.randn(1, 3, *args.size, device=args.device)
     torch.manual_seed(0)
-    found = candidates(name, images)
+    found, batch = candidates(name, images), TRAIN_BATCH.get(name, 1)
     result = {
         "inference_ms": medians({k: inference(*v) for k, v in found.items()}, args.repeats),
-        "train_ms": medians({k: training(*v) for k, v in found.items()}, max(args.repeats // 2, 3)),
+        "train_ms": medians({k: training(*v, batch) for k, v in found.items()}, max(args.repeats // 2, 3)),
     }
     labels = list(found)
     del found

@@ -1,7 +1,7 @@
 """The peers of our models: the same network by another library, with the same random weights.
 
-A Peer is built from scratch (nothing is downloaded); `table` translates its weights into ours. `logits` runs it to the
-input size: libraries that stop at stride 4 are finished as their own documentation says.
+A Peer is built from scratch (nothing is downloaded); load_public recognises its weights and builds ours. `logits` runs
+it to the input size: libraries that stop at stride 4 are finished as their own documentation says.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import build_model
-from models.checkpoints.layouts.segformer import SEGFORMER_HUGGINGFACE_5, SEGFORMER_SMP
-from models.checkpoints.translate import Table, to_ours
+from models import load_public
 from models.encoders.mix_transformer import MIT, NUM_HEADS
 
 CLASSES = 19
@@ -23,17 +21,15 @@ CLASSES = 19
 @dataclass(frozen=True)
 class Peer:
     library: str  # the package's import name
-    form: str  # our form of the same network
-    table: Table
     make: Callable[[], nn.Module]
     logits: Callable[[nn.Module, Tensor], Tensor]  # (model, images) -> (B, classes, H, W)
 
 
-def ours_like(name: str, peer: Peer, theirs: nn.Module) -> nn.Module:
+def ours_like(name: str, theirs: nn.Module) -> nn.Module:
     """Our model with the weights of this peer's instance."""
-    ours = build_model(name, CLASSES, form=peer.form)
-    state, _ = to_ours(theirs.state_dict(), peer.table, ours.state_dict())
-    ours.load_state_dict(state)
+    ours, report = load_public(theirs.state_dict())
+    if report.architecture != name:
+        raise SystemExit(f"{name}: its peer was recognised as {report.architecture}")
     return ours
 
 
@@ -61,19 +57,42 @@ def _hf_logits(model: nn.Module, images: Tensor) -> Tensor:
     return F.interpolate(model(images).logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def _torchvision(name: str) -> nn.Module:
+    import torchvision
+
+    return getattr(torchvision.models.segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=False
+    )
+
+
 def _plain(model: nn.Module, images: Tensor) -> Tensor:
     return model(images)
 
 
 def _segformer_peers(encoder: str, width: int) -> list[Peer]:
-    smp, hf = "segmentation_models_pytorch", "transformers"
     return [
-        Peer(smp, "smp", SEGFORMER_SMP, lambda: _smp_segformer(encoder, width), _plain),
-        Peer(hf, "huggingface", SEGFORMER_HUGGINGFACE_5, lambda: _hf_segformer(encoder, width), _hf_logits),
+        Peer("segmentation_models_pytorch", lambda: _smp_segformer(encoder, width), _plain),
+        Peer("transformers", lambda: _hf_segformer(encoder, width), _hf_logits),
     ]
+
+
+def _torchvision_peer(name: str) -> Peer:
+    return Peer("torchvision", lambda: _torchvision(name), lambda model, images: model(images)["out"])
+
+
+def _smp_deeplabv3plus() -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=CLASSES)
 
 
 PEERS: dict[str, list[Peer]] = {
     "segformer_b0": _segformer_peers("mit_b0", 256),
     "segformer_b2": _segformer_peers("mit_b2", 768),
+    "deeplabv3plus_resnet50": [Peer("segmentation_models_pytorch", _smp_deeplabv3plus, _plain)],
+    "deeplabv3_resnet50": [_torchvision_peer("deeplabv3_resnet50")],
+    "fcn_resnet50": [_torchvision_peer("fcn_resnet50")],
 }
+
+# images of a training step: the pooled branch of the peers' ASPP cannot train on a single one (ours can)
+TRAIN_BATCH = {"deeplabv3plus_resnet50": 2, "deeplabv3_resnet50": 2}

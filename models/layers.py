@@ -1,4 +1,8 @@
-"""One copy of each small block that several models share."""
+"""One copy of each small block that several models share.
+
+A shape behind a line, here and in all models: `# (B, C, H/4, W/4)`, what the line computes; after an arrow, what comes
+of it. Names keep their meaning within a function. tests/test_shape_comments.py holds every one of them against a run.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +119,7 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tenso
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:
-    """No autocast on the device of x. The meta device, on which tools count the cost of models, has none anyway."""
+    """No autocast on the device of x. The meta device, on which tools count a model's cost, has none to begin with."""
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 

