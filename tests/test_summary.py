@@ -78,13 +78,17 @@ def unused(name: str, form: str, num_classes: int) -> int:
 
 @pytest.mark.parametrize("name, num_classes, form, size, billions", [(*row[:3], *row[3:]) for row in PUBLISHED])
 def test_parameters_and_multiply_adds_of_the_published_tables(name, num_classes, form, size, billions):
-    """Parameters to the digit, multiply-adds within 1 %. `size`: the published count of parameters."""
+    """Parameters to the digit, multiply-adds within 0.3 % (publishers also count resizings that change nothing).
+
+    `size`: the published count of parameters.
+    """
     model = on_meta(name, num_classes, form=form)
     in_file = unused(name, form, num_classes) if form == "smp" else 0  # nvlabs' are not in the published count
     assert parameters(model) + in_file == size
     for hw, expected in zip(SIZES, billions):
         if expected and (hw == SIZES[3] or name in ALL_SIZES or billions[3] is None):
-            assert count(model, hw, "fvcore").total() / 1e9 == pytest.approx(expected, rel=0.01), hw
+            near = 0.01 if (name, form) == ("segformer_b2", "smp") else 0.003
+            assert count(model, hw, "fvcore").total() / 1e9 == pytest.approx(expected, rel=near), hw
 
 
 def test_mmseg_unet_at_multiples_of_16():
