@@ -300,6 +300,8 @@ def test_unused_parameters_of_smp_files(name, form):
         (["segformer_b0", "--encoder", "mit_b1"], "encoder"),
         (["segformer_b0", "--size", "32", "64"], "at least 64"),
         (["segformer_b0", "--classes", "0"], "num_classes"),
+        (["segformer_b0", "--depth", "0"], "--depth"),
+        (["segformer_b0", "--json", "no/such/folder/x.json"], "no folder"),
     ],
 )
 def test_mistakes_are_one_line(argv, words, capsys):

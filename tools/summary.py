@@ -125,6 +125,10 @@ def summarise(args: argparse.Namespace) -> dict:
     options, size = options_of(args), tuple(args.size)
     if min(size) < SMALLEST:
         raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
+    if args.depth < 1:
+        raise UserError(f"--depth: expected at least 1, got {args.depth}")
+    if args.json and not args.json.parent.is_dir():
+        raise UserError(f"--json: there is no folder {args.json.parent}")
     with torch.device("meta"):  # shapes without numbers: no model is too large
         model = build_model(args.name, args.classes, **options)
     public = PUBLIC_FILES.get((args.name, options.get("form")))
