@@ -19,21 +19,31 @@ def plain(block: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kernel_size, stride", [(1, 1), (1, 2), (3, 1), (3, 2)])
 @pytest.mark.parametrize("size", [3, 20])  # fewer, and more pixels than weights of an output channel
-def test_batchnorm_folds_into_the_convolution_in_eval(size, bias):
+def test_batchnorm_folds_into_the_convolution_in_inference(size, kernel_size, stride, bias):
     torch.manual_seed(0)
-    block = conv_bn_relu(8, 5, stride=2, bias=bias).double().eval()
+    block = conv_bn_relu(20, 5, kernel_size, stride, bias=bias).double().eval()
     perturb_norms(block)
-    x = torch.randn(2, 8, size, size + 1, dtype=torch.float64, requires_grad=True)
-    results = []
-    for run in (block, lambda x: plain(block, x)):
-        block.zero_grad()
-        x.grad = None
-        y = run(x)
-        (y * torch.arange(y.numel()).view_as(y)).sum().backward()
-        results.append([y, x.grad, *[p.grad.clone() for p in block.parameters()]])
-    for ours, expected in zip(*results):
-        assert_close(ours, expected, 1e-12)
+    x = torch.randn(2, 20, size, size + 1, dtype=torch.float64)
+    copy_of_x = x.clone()
+    with torch.no_grad():
+        assert_close(block(x), plain(block, x), 1e-12)
+    assert torch.equal(x, copy_of_x)
+    assert torch.equal(block(x), plain(block, x))  # with gradients: the plain layers
+
+
+def test_folding_under_autocast_is_as_exact_as_plain_layers():
+    torch.manual_seed(0)
+    for size in (3, 20):
+        block = conv_bn_relu(32, 16, 1).eval()
+        perturb_norms(block)
+        x = torch.randn(1, 32, size, size)
+        with torch.no_grad():
+            exact = plain(block, x)
+            with torch.autocast("cpu", torch.bfloat16):
+                ours, theirs = block(x).float() - exact, plain(block, x).float() - exact
+        assert ours.abs().mean() <= 2 * theirs.abs().mean()
 
 
 def test_batchnorm_in_training_is_plain():
@@ -45,14 +55,16 @@ def test_batchnorm_in_training_is_plain():
     assert torch.equal(a[1].running_mean, b[1].running_mean) and a[1].num_batches_tracked == 1
 
 
-def test_folding_is_used_where_the_map_is_larger_than_the_weights():
+def test_folding_is_for_inference_alone_and_leaves_the_weights():
     conv, bn = nn.Conv2d(8, 5, 3, padding=1), nn.BatchNorm2d(5).eval()
     calls = []
     bn.register_forward_hook(lambda *args: calls.append(1))
     with torch.no_grad():
+        before = conv.weight.clone()
         conv_bn(conv, bn, torch.randn(1, 8, 9, 9))  # 81 pixels, 72 weights
-        assert not calls
         conv_bn(conv, bn, torch.randn(1, 8, 8, 9))
+        assert not calls and torch.equal(conv.weight, before)
+    conv_bn(conv, bn, torch.randn(1, 8, 9, 9))
     assert calls == [1]
 
 
