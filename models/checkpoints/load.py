@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from models.checkpoints.identify import Identity, identify, is_unused
+from models.checkpoints.known import locate
 from models.checkpoints.read import read
 from models.checkpoints.translate import to_ours
 
@@ -29,10 +30,6 @@ class Report:
     notes: tuple[str, ...] = field(default_factory=tuple)  # containers unwrapped, assumptions made
 
     def __str__(self) -> str:
-        def shorten(keys: tuple[str, ...]) -> str:
-            shown = ", ".join(keys[:4])
-            return f"{len(keys)}" + (f" ({shown}{', ..' if len(keys) > 4 else ''})" if keys else "")
-
         options = ", ".join(f"{key}={value}" for key, value in self.options.items())
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         rows = [
@@ -45,7 +42,17 @@ class Report:
             ("re-initialised", shorten(self.reinitialised)),
             *[("note", note) for note in self.notes],
         ]
-        return "\n".join(f"{name:15s} {value}" for name, value in rows)
+        return table_text(rows)
+
+
+def table_text(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{name:15s} {value}" for name, value in rows)
+
+
+def shorten(keys: tuple[str, ...]) -> str:
+    """How many keys, and the first of them."""
+    shown = ", ".join(keys[:4])
+    return f"{len(keys)}" + (f" ({shown}{', ..' if len(keys) > 4 else ''})" if keys else "")
 
 
 def load_public(
@@ -53,15 +60,15 @@ def load_public(
 ) -> tuple[nn.Module, Report]:
     """The model of a public checkpoint, in eval mode, with its publisher's numerics, and a report of what was done.
 
-    source: a file, a folder of a hub, or a state dict. num_classes: build for so many classes; where the file has
-    others, the classifier is new. options: of build_model, over those that were recognised (they settle a doubt).
+    source: a file, a folder of a hub, a URL, a known id (known.py), or a state dict. num_classes: build for so many
+    classes; where the file has others, the classifier is new. options: of build_model, over those that were recognised (they settle a doubt).
     Raises: UserError, in one line, for a file that cannot be read, is of no known layout, or does not fit.
     """
     notes: list[str] = []
     if isinstance(source, dict):
         state, words = source, ""
     else:
-        container = read(source)
+        container = read(locate(source))
         state, words, notes = container.state, f"{source} {container.meta}", list(container.notes)
     try:
         found = identify(state, words)
