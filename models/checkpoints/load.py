@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError
 from models.checkpoints.identify import Identity, identify, is_unused
 from models.checkpoints.known import locate
 from models.checkpoints.read import read
-from models.checkpoints.translate import to_ours
+from models.checkpoints.translate import their_names, to_ours
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def load_public(
     """The model of a public checkpoint, in eval mode, with its publisher's numerics, and a report of what was done.
 
     source: a file, a folder of a hub, a URL, a known id (known.py), or a state dict. num_classes: build for so many
-    classes; where the file has others, the classifier is new. options: of build_model, over those that were recognised (they settle a doubt).
+    classes; where the file has others, the classifier is new. options: of build_model, over those that were recognised
+    (they settle a doubt).
     Raises: UserError, in one line, for a file that cannot be read, is of no known layout, or does not fit.
     """
     notes: list[str] = []
@@ -79,6 +82,17 @@ def load_public(
     return model.eval(), report
 
 
+def class_dims(build: Callable[[int], nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Which dimensions of which tensors count classes: those that differ between build(2) and build(3)."""
+    with torch.device("meta"):
+        two, three = (build(n).state_dict() for n in (2, 3))
+    return {
+        key: tuple(d for d, n in enumerate(few.shape) if n != three[key].shape[d])
+        for key, few in two.items()
+        if few.shape != three[key].shape
+    }
+
+
 def fill(
     model: nn.Module,
     state: dict[str, Tensor],
@@ -91,10 +105,12 @@ def fill(
     layout, own = found.layout, model.state_dict()
     bare = {key.removeprefix(found.prefix): value for key, value in state.items() if key.startswith(found.prefix)}
     foreign = [key for key in state if not key.startswith(found.prefix)]
-    new = [key for key in own if ".classifier." in f".{key}"] if num_classes not in (None, found.num_classes) else []
+    new: list[str] = []
+    if num_classes not in (None, found.num_classes):
+        new = list(class_dims(lambda n: found.build(n, **options)))
     ours, surplus = to_ours(bare, found.table, {key: value for key, value in own.items() if key not in new})
-    if new:  # the file's classifier is for other classes
-        surplus = [key for key in surplus if key.rpartition(".")[0] != (layout.classifier or "").rpartition(".")[0]]
+    left = {name for key in new for name in their_names(found.table, key)[0]}  # the file's classifier
+    surplus = [key for key in surplus if key not in left]
     unknown = [key for key in surplus if not is_unused(key, layout)] + foreign
     if unknown:
         raise UserError(f"keys of the file that have no place in {found.name}: {', '.join(unknown[:8])}")

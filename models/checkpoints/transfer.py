@@ -24,7 +24,7 @@ from models import build_model, encoder_name, encoder_values, option_values
 from models.checkpoints.classes import class_names, shared_classes
 from models.checkpoints.identify import identify
 from models.checkpoints.known import locate
-from models.checkpoints.load import shorten, table_text
+from models.checkpoints.load import class_dims, shorten, table_text
 from models.checkpoints.read import Container, read
 from models.checkpoints.translate import to_ours
 
@@ -161,7 +161,7 @@ def _fill(
     options: dict[str, Any],
     source: str,
 ) -> TransferReport:
-    own, by_class = model.state_dict(), class_dims(name, options)
+    own, by_class = model.state_dict(), class_dims(lambda n: build_model(name, n, **options))
     core = {k: v for k, v in own.items() if not k.startswith("aux_head.")}
     encoder = {k: v for k, v in core.items() if k.startswith("encoder.")}
     fault = "it holds an encoder" if found.encoder_only else misfit(core, found.state, by_class)
@@ -207,17 +207,6 @@ def misfit(own: State, state: State, by_class: dict[str, tuple[int, ...]]) -> st
         if sizes[0] != sizes[1] or ours.ndim != state[key].ndim:
             return f"{key} has shape {tuple(state[key].shape)} in the file, {tuple(ours.shape)} in the model"
     return None
-
-
-def class_dims(name: str, options: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Which dimensions of which tensors count classes: those that differ between the network for 2 and for 3."""
-    with torch.device("meta"):
-        two, three = (build_model(name, n, **options).state_dict() for n in (2, 3))
-    return {
-        k: tuple(d for d in range(t.ndim) if t.shape[d] != three[k].shape[d])
-        for k, t in two.items()
-        if t.shape != three[k].shape
-    }
 
 
 def _classifier(
