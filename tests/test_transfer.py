@@ -270,7 +270,9 @@ def test_a_frozen_run_that_was_killed_goes_on_bit_for_bit(tmp_path, folder, enco
     whole, broken = (run_in(tmp_path, cfg, name) for name in ("whole", "broken"))
     train_single(cfg, whole, CPU)
 
-    def kill(optimizer, lr, steps=iter(range(9))):
+    steps = iter(range(9))
+
+    def kill(optimizer, lr):
         if next(steps) == 3:  # two steps an epoch: this is in the second one
             raise KeyboardInterrupt
 

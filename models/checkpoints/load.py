@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.errors import UserError
 from models.checkpoints.identify import Identity, identify, is_unused
 from models.checkpoints.known import locate
-from models.checkpoints.read import read
+from models.checkpoints.read import Container, read
 from models.checkpoints.translate import their_names, to_ours
 
 
@@ -67,18 +67,31 @@ def load_public(
     (they settle a doubt).
     Raises: UserError, in one line, for a file that cannot be read, is of no known layout, or does not fit.
     """
-    notes: list[str] = []
+    container, words = open_container(source)
+    return load_container(container, words, source, num_classes, **options)
+
+
+def open_container(source: str | Path | dict[str, Tensor]) -> tuple[Container, str]:
+    """A source's weights, and the words in which it speaks of itself: its name, a config.json, a publisher's meta."""
     if isinstance(source, dict):
-        state, words = source, ""
-    else:
-        container = read(locate(source))
-        state, words, notes = container.state, f"{source} {container.meta}", list(container.notes)
+        return Container(source, "", "", {}, []), ""
+    container = read(locate(source))
+    return container, f"{source} {container.meta}"
+
+
+def load_container(
+    container: Container, words: str, source: object, num_classes: int | None = None, **options
+) -> tuple[nn.Module, Report]:
+    """load_public, of what is already read."""
+    where = "" if isinstance(source, dict) else f"{source}: "
+    if container.wrapper == "ours":
+        raise UserError(f"{where}a checkpoint of this project, no public one: eval.py and predict.py take it as it is")
     try:
-        found = identify(state, words)
+        found = identify(container.state, words)
         model = found.build(num_classes, **options)
-        report = fill(model, state, found, num_classes, options, notes)
+        report = fill(model, container.state, found, num_classes, options, list(container.notes))
     except UserError as e:
-        raise UserError(f"{source}: {e}" if not isinstance(source, dict) else str(e)) from None
+        raise UserError(f"{where}{e}") from None
     return model.eval(), report
 
 

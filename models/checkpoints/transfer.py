@@ -23,9 +23,9 @@ from engine.errors import UserError
 from models import build_model, encoder_name, encoder_values, option_values
 from models.checkpoints.classes import class_names, shared_classes
 from models.checkpoints.identify import identify
-from models.checkpoints.known import locate
-from models.checkpoints.load import class_dims, shorten, table_text
-from models.checkpoints.read import Container, read
+from models.checkpoints.load import class_dims, open_container, shorten, table_text
+from models.checkpoints.normalisation import IMAGENET, describe, normalisation
+from models.checkpoints.read import Container
 from models.checkpoints.translate import to_ours
 
 State = dict[str, Tensor]
@@ -108,12 +108,7 @@ def transfer(
 
 def open_weights(source: str | Path | State) -> Weights:
     """Read a file and put its weights under our names. Raises: UserError for what is of no known layout."""
-    if isinstance(source, dict):
-        container, words = Container(source, "", "", {}, []), ""
-    else:
-        path = locate(source)
-        container = read(path)
-        words = f"{path} {container.meta}"
+    container, words = open_container(source)
     if container.wrapper == "ours":
         return _ours(container)
     try:
@@ -128,6 +123,8 @@ def open_weights(source: str | Path | State) -> Weights:
     names, origin = class_names(container.meta, found.num_classes)
     if names and not layout.encoder:
         notes.append(f"class names: {origin}")
+    if (wanted := normalisation(layout.form, words)) != IMAGENET:
+        notes.append(f"trained on images normalised otherwise: {describe(wanted)}; here they have ImageNet's")
     return Weights(
         title=layout.title,
         name=found.name,
