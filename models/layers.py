@@ -1,9 +1,14 @@
-"""One copy of each small block that several models share."""
+"""One copy of each small block that several models share.
+
+A shape behind a line, here and in all models: `# (B, C, H/4, W/4)`, what the line computes; after an arrow, what comes
+of it. Names keep their meaning within a function. tests/test_shape_comments.py holds every one of them against a run.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +116,11 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tenso
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager:
+    """No autocast on the device of x. The meta device, on which tools count a model's cost, has none to begin with."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 def tokens_of(x: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class EfficientSelfAttention(nn.Module):
             x = self.norm(tokens_of(self.sr(map_of(x))))  # (B, H/R, W/R, C)
         k, v = self.kv(x).view(B, -1, 2, heads, d).permute(2, 0, 3, 1, 4)  # each (B, heads, N/R^2, d)
         x = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(d)) v: (B, heads, N, d)
-        return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
+        return self.proj(x.transpose(1, 2).reshape(B, H, W, C))  # heads side by side: (B, H, W, C)
 
 
 class MixFFN(nn.Module):

@@ -41,7 +41,7 @@ def windows_of(x: Tensor) -> Tensor:
 def map_of_windows(x: Tensor, H: int, W: int) -> Tensor:
     """The way back, which also joins the heads: (B windows, heads, 49, d) -> (B, H, W, C), C = heads d."""
     heads, d = x.shape[1], x.shape[3]
-    x = x.view(-1, H // WINDOW, W // WINDOW, heads, WINDOW, WINDOW, d)
+    x = x.view(-1, H // WINDOW, W // WINDOW, heads, WINDOW, WINDOW, d)  # (B, H/7, W/7, heads, 7, 7, d)
     x = x.permute(0, 1, 4, 2, 5, 3, 6)  # (B, H/7, 7, W/7, 7, heads, d)
     # a copy, said aloud: reshape would look whether it needs one, and exporters would bake the answer in
     return x.clone(memory_format=torch.contiguous_format).view(-1, H, W, heads * d)  # (B, H, W, C)
@@ -76,7 +76,12 @@ class WindowAttention(nn.Module):
 
     Shapes: (B, H, W, C) -> (B, H, W, C). Padding takes part, as in all published forms: its tokens are zeros, whose
     keys and values are the bias of `qkv`. `shift` None: the windows of this block do not move.
+
+    The published forms apply `proj` before the padding is cropped, here it comes after: the same of every token that
+    stays, and nothing of those that go.
     """
+
+    textbook = False  # True: in the published order (counting tools set it)
 
     def __init__(self, dim: int, num_heads: int, shift: Shift | None, pad_last: bool = False) -> None:
         super().__init__()
@@ -103,16 +108,18 @@ class WindowAttention(nn.Module):
             bias = torch.where(may_look, bias, float("-inf"))  # (windows, heads, 49, 49)
             bias = bias.expand(B, *bias.shape).flatten(0, 1)  # (B windows, heads, 49, 49)
         x = map_of_windows(self._attend(windows_of(x), bias), H, W)  # (B, H, W, C)
+        if self.textbook:
+            x = self.proj(x)
         if self.pad_last:
             x = roll(x[:, :height, :width], (dy, dx))
         else:
             x = roll(x, (dy, dx))[:, :height, :width]
-        return self.proj(x)
+        return x if self.textbook else self.proj(x)
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(d) + bias) v in each window. (B windows, 49, C) -> (B windows, heads, 49, d)."""
         windows, N, C = x.shape
-        qkv = self.qkv(x).view(windows, N, 3, self.num_heads, C // self.num_heads)
+        qkv = self.qkv(x).view(windows, N, 3, self.num_heads, C // self.num_heads)  # (B windows, 49, 3, heads, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B windows, heads, 49, d)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
@@ -178,7 +185,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
         x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))  # (B, H, W, C): even sides
-        x = x.view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)
+        x = x.view(B, (H + 1) // 2, 2, (W + 1) // 2, 2, C)  # (B, H/2, 2, W/2, 2, C)
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4 C): (0,0), (1,0), (0,1), (1,1) as (row, column)
         return self.reduction(self.norm(x))
 

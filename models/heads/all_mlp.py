@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import conv_bn_relu, kaiming_fan_out, map_of, resize, tokens_of, truncated_normal
+from models.layers import conv_bn_relu, full_precision, kaiming_fan_out, map_of, resize, tokens_of, truncated_normal
 
 
 class AllMLPHead(nn.Module):
@@ -86,8 +86,9 @@ class AllMLPHead(nn.Module):
         mix = self.mix.weight.flatten(1)  # (D, n D)
         if not self.linear:
             return mix, None
-        with torch.autocast(mix.device.type, enabled=False):
-            return mix, mix @ torch.cat(self._in_order([project.bias for project in self.project]))
+        with full_precision(mix):
+            biases = torch.cat(self._in_order([project.bias for project in self.project]))  # (n D)
+            return mix, mix @ biases
 
     def _fold_batchnorm(self, mix: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         bn = self.bn
@@ -97,7 +98,7 @@ class AllMLPHead(nn.Module):
 
     def _mix(self, features: list[Tensor], mix: Tensor, bias: Tensor | None) -> Tensor:
         size = features[self.target].shape[-2:]
-        blocks = self._in_order(list(mix.chunk(len(features), dim=1)))  # M_i (D, D), fine to coarse
+        blocks = self._in_order(list(mix.chunk(len(features), dim=1)))  # each M_i (D, D), fine to coarse
         maps = []
         for i, (f, project, m) in enumerate(zip(features, self.project, blocks)):
             f = f if self.linear else project(f)
@@ -117,6 +118,6 @@ class AllMLPHead(nn.Module):
             return F.linear(x, m, bias)
         if x.shape[:-1].numel() <= x.shape[-1]:  # few tokens: multiplying the weights first would cost more
             return F.linear(F.linear(x, project.weight), m, bias)
-        with torch.autocast(m.device.type, enabled=False):
+        with full_precision(m):
             weight = m @ project.weight  # (D, C)
         return F.linear(x, weight, bias)

@@ -93,4 +93,5 @@ class DeepLabV3PlusHead(nn.Module):
         x = self.aspp_conv(self.aspp(features[-1]))  # (B, aspp, h, w)
         x = resize(x, low.shape[-2:], self.align_corners)  # (B, aspp, H/4, W/4)
         pair = [x, low] if self.concat == "aspp_first" else [low, x]
-        return self.classifier(self.dropout(self.decoder(torch.cat(pair, dim=1))))  # (B, aspp + low, H/4, W/4)
+        x = self.decoder(torch.cat(pair, dim=1))  # (B, aspp + low, H/4, W/4) -> (B, decoder, H/4, W/4)
+        return self.classifier(self.dropout(x))

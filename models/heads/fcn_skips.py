@@ -89,5 +89,5 @@ class FCNSkipsHead(nn.Module):
         x = self.dropout(F.relu(self.fc7(x)))
         x = self.scores[0](x)  # (B, num_classes, H/32, W/32)
         for level, score, up in zip(self.levels[1:], self.scores[1:], self.ups):
-            x = up(x, score(features[level]))  # (B, num_classes, H/16, W/16), then H/8, W/8
+            x = up(x, score(features[level]))  # (B, num_classes, H / s, W / s), s = 16, then 8
         return x

@@ -34,7 +34,7 @@ def average_cells(x: Tensor, bins: int) -> Tensor:
 
 
 def _averaging(side: int, bins: int) -> Tensor:
-    matrix = torch.zeros(bins, side)
+    matrix = torch.zeros(bins, side, dtype=torch.float64)
     for i in range(bins):
         first, last = i * side // bins, -((-(i + 1) * side) // bins)
         matrix[i, first:last] = 1 / (last - first)
@@ -48,6 +48,8 @@ class PSPHead(nn.Module):
     mix_kernel x mix_kernel. Under a padded 3x3 mix even a constant level is no mere bias: along the border the padding
     counts too. Raises: UserError for bins below 1.
     """
+
+    textbook = False  # True: compute the formula as printed (tests and counting tools set it)
 
     def __init__(
         self,
@@ -78,11 +80,27 @@ class PSPHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]  # (B, C, h, w)
-        levels = []
-        for n, level in zip(self.bins, self.levels):
-            if n == 1:
-                levels.append(level(x).expand(-1, -1, *x.shape[-2:]))  # (B, C / 4, 1, 1) -> (B, C / 4, h, w)
-            else:
-                levels.append(resize(level(average_cells(x, n)), x.shape[-2:], self.align_corners))
+        levels = [level(x if n == 1 else average_cells(x, n)) for n, level in zip(self.bins, self.levels)]
+        below = not self.textbook and self.mix[0].kernel_size == (1, 1)
+        x = self._mix_below(x, levels) if below else self._mix(x, levels)  # (B, psp_channels, h, w)
+        return self.classifier(self.dropout(x))
+
+    def _mix(self, x: Tensor, levels: list[Tensor]) -> Tensor:
+        """As printed: enlarge, concatenate, mix."""
+        levels = [self._enlarge(level, x) for level in levels]
         maps = [x, *levels] if self.map_first else [*levels, x]
-        return self.classifier(self.dropout(self.mix(torch.cat(maps, dim=1))))  # (B, C + n C / 4, h, w) -> classes
+        return self.mix(torch.cat(maps, dim=1))  # (B, C + bins C / 4, h, w) -> (B, psp_channels, h, w)
+
+    def _mix_below(self, x: Tensor, levels: list[Tensor]) -> Tensor:
+        """The same where the mix is 1x1: it commutes with enlarging (docs/all_mlp.md), so each level is mixed on its
+        few cells; the level of a single cell is a bias."""
+        conv, bn, relu = self.mix
+        maps = [x, *levels] if self.map_first else [*levels, x]
+        weights = conv.weight.split([m.shape[1] for m in maps], dim=1)
+        parts = [F.conv2d(m, weight) for m, weight in zip(maps, weights)]  # each (B, psp_channels, h_i, w_i)
+        return relu(bn(sum(self._enlarge(part, x) for part in parts)))
+
+    def _enlarge(self, level: Tensor, x: Tensor) -> Tensor:
+        if level.shape[-2:] == (1, 1):
+            return level.expand(-1, -1, *x.shape[-2:])  # (B, c, 1, 1) -> (B, c, h, w)
+        return resize(level, x.shape[-2:], self.align_corners)
