@@ -2,6 +2,7 @@
 
 python eval.py --aggregate top3
 python eval.py --run runs/unet-streets-20261121-120000 --flip --scales 0.75 1.0 1.25 --json scores.json
+python eval.py --checkpoint segformer.b2.1024x1024.city.160k.pth --config configs/cityscapes/deeplabv3plus_single.yaml
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from engine.errors import UserError
 from engine.evaluate import metrics
 from engine.inference import Views
 from engine.judging import aggregate_stage, finished_stages
+from engine.public import open_public
 from engine.report import candidates_table, class_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
 from engine.scoring import chosen_checkpoint, limited, networks, protocol, score_models
 from engine.study import open_study
+from models.checkpoints.classes import shared_classes
+from models.checkpoints.known import locate
 
 
 def main(args: argparse.Namespace) -> None:
@@ -78,14 +82,36 @@ def score_aggregate(args: argparse.Namespace) -> dict:
 
 def score_checkpoint_file(args: argparse.Namespace) -> dict:
     """Score one checkpoint: the given file, or a run's best (of a cross-validated run: its best candidate)."""
-    path = Path(args.checkpoint) if args.checkpoint else chosen_checkpoint(args.run or newest_run())
+    path = locate(args.checkpoint) if args.checkpoint else chosen_checkpoint(args.run or newest_run())
+    if args.checkpoint and not ckpt.is_ours(path):
+        return score_public_file(args, path)
     checkpoint = ckpt.load_ours(path)
     cfg = run_config(args, load_config(args.config) if args.config else config_from(checkpoint["config"]))
-    device = resolve_device(cfg.device)
     dataset = limited(build_dataset(cfg, args.split, train=False), cfg.data.limit)
     ckpt.require_classes(checkpoint, dataset.class_names, path)
+    models = networks(checkpoint, cfg, dataset.num_classes, resolve_device(cfg.device))
+    return score_and_say(args, cfg, dataset, models, path)
+
+
+def score_public_file(args: argparse.Namespace, path: Path) -> dict:
+    """Score a public file's own network on the data and by the protocol of a config, whose model is not used."""
+    if not args.config:
+        raise UserError(f"checkpoint {path}: not written by this project; say with --config CONFIG what to score it on")
+    cfg = run_config(args, load_config(args.config))
+    dataset = limited(build_dataset(cfg, args.split, train=False), cfg.data.limit)
+    public = open_public(path)
+    if public.num_classes != dataset.num_classes:
+        what = f"{public.report.architecture} for {public.num_classes} classes"
+        raise UserError(f"checkpoint {path}: {what}, the data ({cfg.data.name}) has {dataset.num_classes}")
+    say(str(public.report))
+    if len(shared_classes(dataset.class_names, public.class_names)) < dataset.num_classes:
+        say(f"class names: those of the data; the file's ({public.note}): {', '.join(public.class_names)}")
+    return score_and_say(args, cfg, dataset, [public.network.to(resolve_device(cfg.device))], path)
+
+
+def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, path: Path) -> dict:
+    device, views = resolve_device(cfg.device), Views.of(cfg.eval)
     say(f"checkpoint: {path}  split: {args.split}")
-    models, views = networks(checkpoint, cfg, dataset.num_classes, device), Views.of(cfg.eval)
     score = score_models(models, cfg, dataset, device, views)
     result = metrics(score.confusion, dataset.class_names, cfg.eval.absent)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
@@ -108,7 +134,7 @@ def run_config(args: argparse.Namespace, cfg: Config) -> Config:
 def build_parser() -> argparse.ArgumentParser:
     p = cli.parser(__doc__.splitlines()[0], "python eval.py --aggregate top3 --json scores.json")
     p.add_argument("--run", help="run folder (default: the newest under runs/; with --aggregate the newest with folds)")
-    p.add_argument("--checkpoint", metavar="FILE", help="score this file instead of a run")
+    p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
     p.add_argument("--config", metavar="FILE", help="with --checkpoint: the data and protocol to score on")
     p.add_argument("--aggregate", metavar="NAME", help="best | mean | topK | greedy | weighted | ensemble | all")
     p.add_argument("--split", choices=("val", "test"), default="val")

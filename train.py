@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -24,10 +25,11 @@ from engine.config import Config, load_config, loss_spec, stage_config, start_co
 from engine.cross_validation import cross_validate
 from engine.errors import UserError
 from engine.inference import amp_dtype
-from engine.jobs import initial_model
+from engine.jobs import load_pretrained
 from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say, warn_of_changes
+from engine.scoring import build_network
 from engine.single_run import train_single
 from engine.study import draw_splits
 from losses import build_loss
@@ -41,9 +43,9 @@ def main(args: argparse.Namespace) -> None:
     for item in args.set:
         say(f"set {item}")
     device = distributed.own_device(resolve_device(cfg.device))
-    check_before(cfg)
+    facts = check_before(cfg)
     if run is None:
-        run = distributed.from_main(make_run(cfg, cli.command_line()) if distributed.is_main() else None)
+        run = distributed.from_main(make_run(cfg, cli.command_line(), **facts) if distributed.is_main() else None)
     handle = lock(run) if distributed.is_main() else None  # noqa: F841  held until the process ends
     say(f"run: {run}  device: {device}  threads: {torch.get_num_threads()}")
     make_deterministic(cfg)
@@ -84,8 +86,11 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
     return saved, run
 
 
-def check_before(cfg: Config) -> None:
-    """Tell what is wrong with data, splits, model or loss in seconds, before a run folder exists."""
+def check_before(cfg: Config) -> dict:
+    """Tell what is wrong with data, splits, model or loss in seconds, before a run folder exists.
+
+    Returns facts for environment.json: what was loaded from model.pretrained.
+    """
     train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
     for dataset in (train, val):
         check_pairs(dataset)
@@ -95,7 +100,11 @@ def check_before(cfg: Config) -> None:
         build_loss(loss_spec(c.loss), train.num_classes, train.ignore_index)
         build_transform(c.data.augment, c.data.size)
     amp_dtype(cfg.train, resolve_device(cfg.device))
-    initial_model(cfg, train)
+    pretrained = load_pretrained(build_network(cfg, train.num_classes), cfg, train)
+    if pretrained is None:
+        return {}
+    say(str(pretrained))
+    return {"pretrained": asdict(pretrained)}
 
 
 def make_deterministic(cfg: Config) -> None:

@@ -83,8 +83,10 @@ def reestimate_batchnorm(model: nn.Module, loader: DataLoader, device: torch.dev
 
     Only BatchNorm layers are put in training mode (dropout and drop path stay off), their statistics are reset, and
     momentum None makes them a cumulative average. float32, whatever the training used. Modes and momenta are put back.
+    A frozen encoder keeps its statistics: they belong to the weights it still has.
     """
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    frozen = set(model.encoder.modules()) if getattr(model, "frozen", False) else set()
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m not in frozen]
     if not layers:
         return 0
     momenta, was_training, images_seen = [m.momentum for m in layers], model.training, 0

@@ -67,6 +67,15 @@ def load(path: str | Path) -> dict:
     return checkpoint
 
 
+def is_ours(path: str | Path) -> bool:
+    """Whether train.py or eval.py wrote a file. Its tensors are not read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # of another kind, or damaged: who reads it will say
+        return False
+    return isinstance(content, dict) and {"model", "config", "class_names"} <= content.keys()
+
+
 def load_ours(path: str | Path) -> dict:
     """`load`, and it must be a checkpoint that train.py or eval.py wrote."""
     checkpoint = load(path)

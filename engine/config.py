@@ -24,7 +24,9 @@ from engine.errors import UserError, unknown
 @dataclass
 class ModelConfig:
     name: str = "deeplabv3plus_resnet18"  # a row of models.MODELS
-    pretrained: str | None = None  # a checkpoint of ours to start from (whole model; the classifier may differ)
+    pretrained: str | None = None  # weights to start from: a path, URL or known id (python -m tools.pretrained --list)
+    reuse_classes: bool = False  # where the classes differ: copy the classifier's rows of those with the same name
+    freeze: Literal["none", "encoder"] = "none"  # encoder: only the head is trained
     options: dict = field(default_factory=dict)  # every other key of the section: options of that model's builder
 
 
@@ -308,6 +310,8 @@ def check(cfg: Config, where: str = "config") -> None:
         raise UserError(f"{where}: cv.folds must be 0 (a single run) or at least 2, got 1")
     if cfg.cv.start == "pretrained" and not cfg.model.pretrained:
         raise UserError(f"{where}: cv.start=pretrained needs model.pretrained, a checkpoint to start from")
+    if cfg.model.reuse_classes and not cfg.model.pretrained:
+        raise UserError(f"{where}: model.reuse_classes needs model.pretrained, a file to take them from")
     if cfg.cv.start_share + cfg.cv.select_share >= 0.95:
         raise UserError(f"{where}: cv.start_share + cv.select_share leave nothing for the folds")
     for i in range(len(cfg.cv.stages)):

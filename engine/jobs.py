@@ -23,9 +23,9 @@ from engine.config import Config, loss_spec
 from engine.errors import UserError
 from engine.inference import amp_dtype
 from engine.optim import build_optimizer
-from engine.run_folder import say
+from engine.scoring import build_network
 from losses import build_loss
-from models import build_model
+from models.checkpoints.transfer import TransferReport, transfer
 
 
 @dataclass
@@ -106,25 +106,20 @@ def build_parts(job: Job, device: torch.device) -> Parts:
 
 def initial_model(cfg: Config, dataset, init: dict | None = None) -> nn.Module:
     """The config's model for a data set's classes: by the seed, from model.pretrained, or with the weights `init`."""
-    model = build_model(cfg.model.name, dataset.num_classes, **cfg.model.options)
+    model = build_network(cfg, dataset.num_classes)
     if init is not None:
         model.load_state_dict(init)
-    elif cfg.model.pretrained:
-        load_pretrained(model, cfg.model.pretrained, dataset.class_names)
+    else:
+        load_pretrained(model, cfg, dataset)
     return model
 
 
-def load_pretrained(model: nn.Module, path: str, class_names) -> None:
-    """A checkpoint of ours, strictly; of another class set: all but the tensors whose shape depends on the classes."""
-    found = ckpt.load_ours(path)
-    state, own = found["model"], model.state_dict()
-    if list(found["class_names"]) != list(class_names):
-        skipped = [k for k in state if k in own and state[k].shape != own[k].shape]
-        if any("classifier" not in k and "outc" not in k for k in skipped):
-            raise UserError(f"checkpoint {path}: does not fit the model, other shapes in {', '.join(skipped[:3])}")
-        say(f"model.pretrained: other classes, newly initialised: {', '.join(skipped) or 'nothing'}")
-        state = {**state, **{k: own[k] for k in skipped}}
-    ckpt.load_state(model, state, path)
+def load_pretrained(model: nn.Module, cfg: Config, dataset) -> TransferReport | None:
+    """Fill the config's model from model.pretrained, if there is one; the report says what became of the file."""
+    m = cfg.model
+    if not m.pretrained:
+        return None
+    return transfer(model, m.pretrained, dataset.class_names, m.reuse_classes, name=m.name, options=m.options)
 
 
 def member_checkpoint(job: Job, parts: Parts, progress: Progress, val_miou: float | None, info: dict) -> dict:

@@ -15,9 +15,9 @@ from engine import aggregate
 from engine import checkpoint as ckpt
 from engine.errors import UserError
 from engine.evaluate import Score, metrics
-from engine.jobs import finished, initial_model
+from engine.jobs import finished
 from engine.metrics import bootstrap_difference
-from engine.scoring import class_frequency, protocol
+from engine.scoring import build_network, class_frequency, protocol
 from engine.study import Study, ranking_split, score_labels
 
 
@@ -174,7 +174,7 @@ def fold_rows(study: Study, stage: int, members: list[dict], select_mious, repor
 
 
 def trained_names(study: Study) -> list[str]:
-    return [n for n, _ in initial_model(study.cfg, study.train, None).named_parameters()]
+    return [n for n, _ in build_network(study.cfg, study.train.num_classes).named_parameters()]
 
 
 def start_distance(study: Study, stage: int, member: dict) -> float | None:

@@ -23,11 +23,13 @@ from engine.run_folder import say
 from engine.scoring import chosen_checkpoint, networks
 
 
-def predict_image(models: Sequence[nn.Module], image: np.ndarray, cfg: Config, device, views: Views) -> np.ndarray:
-    """Class indices (H, W) uint8 of an image (H, W, 3) uint8 at its own size: the network sees it at cfg.data.size,
-    its scores are resized back."""
+def predict_image(
+    models: Sequence[nn.Module], image: np.ndarray, cfg: Config, device, views: Views, size=None
+) -> np.ndarray:
+    """Class indices (H, W) uint8 of an image (H, W, 3) uint8 at its own size: the network sees it at `size`, by default
+    cfg.data.size, and its scores are resized back."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, H, W)
-    tensor = normalise(resize_pair(pixels, None, cfg.data.size)[0])[None]  # (1, 3, h, w)
+    tensor = normalise(resize_pair(pixels, None, size or cfg.data.size)[0])[None]  # (1, 3, h, w)
     return _predict(models, tensor, cfg, device, views, image.shape[:2])
 
 

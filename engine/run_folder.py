@@ -23,8 +23,8 @@ from engine.errors import UserError
 RUNS = Path("runs")
 
 
-def make_run(cfg: Config, command: str) -> Path:
-    """Create runs/<name>-<YYYYmmdd-HHMMSS>/ with config.yaml and environment.json."""
+def make_run(cfg: Config, command: str, **facts) -> Path:
+    """Create runs/<name>-<YYYYmmdd-HHMMSS>/ with config.yaml and environment.json, which holds the facts too."""
     run = RUNS / f"{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     unique, n = run, 1
     while unique.exists():
@@ -35,7 +35,7 @@ def make_run(cfg: Config, command: str) -> Path:
     except OSError as e:
         raise UserError(f"cannot create the run folder {unique}: {e.strerror}") from None
     write_atomically(unique / "config.yaml", lambda f: f.write(config_module.dump(cfg).encode()))
-    write_json(unique / "environment.json", environment(cfg, command))
+    write_json(unique / "environment.json", environment(cfg, command) | facts)
     return unique
 
 

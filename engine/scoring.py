@@ -18,9 +18,19 @@ from engine.inference import WHOLE, Views, amp_dtype
 from models import build_model
 
 
+def build_network(cfg: Config, num_classes: int) -> nn.Module:
+    """The config's model, its encoder frozen where model.freeze says so."""
+    model = build_model(cfg.model.name, num_classes, **cfg.model.options)
+    if cfg.model.freeze == "encoder":
+        if not hasattr(model, "freeze_encoder"):
+            raise UserError(f"model.freeze=encoder: {cfg.model.name} is a whole network, it has no encoder")
+        model.freeze_encoder()
+    return model
+
+
 def network(cfg: Config, num_classes: int, state: dict, device: torch.device) -> nn.Module:
     """The config's model with the weights `state`, in eval mode on the device."""
-    model = build_model(cfg.model.name, num_classes, **cfg.model.options)
+    model = build_network(cfg, num_classes)
     model.load_state_dict(state)
     return model.to(device).eval()
 

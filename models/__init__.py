@@ -101,10 +101,8 @@ def build_model(name: str, num_classes: int, **options) -> nn.Module:
 
     Raises: ValueError for an unknown name or option (with the nearest valid one), or a value that cannot be built.
     """
-    valid = model_options(name, **{k: options[k] for k in ("encoder", "form") if k in options})
-    _check_options(name, options, valid)
+    values = option_values(name, **options)
     _check_value(name, "num_classes", num_classes, int)
-    values = {k: p.default for k, p in valid.items()} | options
     del values["form"]
     row = MODELS[name]
     model = _build_pair(row, num_classes, values) if isinstance(row, Pair) else row(num_classes=num_classes, **values)
@@ -132,6 +130,26 @@ def _join(
     if aux:
         aux_head = FCNHead(encoder.channels[:-1], encoder.strides[:-1], num_classes, aux_channels)
     return Segmenter(encoder, head, aux_head, final_align_corners)
+
+
+def option_values(name: str, **options) -> dict[str, Any]:
+    """The value of every option of build_model(name, classes, **options): the given one, the form's, or the default."""
+    valid = model_options(name, **{k: options[k] for k in ("encoder", "form") if k in options})
+    _check_options(name, options, valid)
+    return {k: p.default for k, p in valid.items()} | options
+
+
+def encoder_values(name: str, form: str | None = None, **options) -> dict[str, Any]:
+    """The same for build_encoder; options that are none of the encoder's are left out."""
+    valid = _parameters(ENCODERS[name])
+    values = {k: p.default for k, p in valid.items()} | (encoder_form(form, name) if form else {})
+    return values | {k: v for k, v in options.items() if k in valid}
+
+
+def encoder_name(name: str, **options) -> str | None:
+    """The encoder in build_model(name, classes, **options); None: a whole network without one."""
+    row = MODELS[name]
+    return option_values(name, **options).get("encoder", row.encoder) if isinstance(row, Pair) else None
 
 
 def model_options(name: str, form: str | None = None, encoder: str | None = None) -> dict[str, inspect.Parameter]:

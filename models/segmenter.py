@@ -40,6 +40,19 @@ class Segmenter(nn.Module):
         self.encoder = encoder
         self.head = head
         self.aux_head = aux_head
+        self.frozen = False
+
+    def freeze_encoder(self) -> None:
+        """The encoder is not trained: no gradients, statistics that stay, no dropout, whatever mode the rest is in."""
+        self.frozen = True
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> Segmenter:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         size = images.shape[-2:]

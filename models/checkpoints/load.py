@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError
 from models.checkpoints.identify import Identity, identify, is_unused
-from models.checkpoints.read import read
-from models.checkpoints.translate import to_ours
+from models.checkpoints.known import locate
+from models.checkpoints.read import Container, read
+from models.checkpoints.translate import their_names, to_ours
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,6 @@ class Report:
     notes: tuple[str, ...] = field(default_factory=tuple)  # containers unwrapped, assumptions made
 
     def __str__(self) -> str:
-        def shorten(keys: tuple[str, ...]) -> str:
-            shown = ", ".join(keys[:4])
-            return f"{len(keys)}" + (f" ({shown}{', ..' if len(keys) > 4 else ''})" if keys else "")
-
         options = ", ".join(f"{key}={value}" for key, value in self.options.items())
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         rows = [
@@ -45,7 +44,17 @@ class Report:
             ("re-initialised", shorten(self.reinitialised)),
             *[("note", note) for note in self.notes],
         ]
-        return "\n".join(f"{name:15s} {value}" for name, value in rows)
+        return table_text(rows)
+
+
+def table_text(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{name:15s} {value}" for name, value in rows)
+
+
+def shorten(keys: tuple[str, ...]) -> str:
+    """How many keys, and the first of them."""
+    shown = ", ".join(keys[:4])
+    return f"{len(keys)}" + (f" ({shown}{', ..' if len(keys) > 4 else ''})" if keys else "")
 
 
 def load_public(
@@ -53,23 +62,48 @@ def load_public(
 ) -> tuple[nn.Module, Report]:
     """The model of a public checkpoint, in eval mode, with its publisher's numerics, and a report of what was done.
 
-    source: a file, a folder of a hub, or a state dict. num_classes: build for so many classes; where the file has
-    others, the classifier is new. options: of build_model, over those that were recognised (they settle a doubt).
+    source: a file, a folder of a hub, a URL, a known id (known.py), or a state dict. num_classes: build for so many
+    classes; where the file has others, the classifier is new. options: of build_model, over those that were recognised
+    (they settle a doubt).
     Raises: UserError, in one line, for a file that cannot be read, is of no known layout, or does not fit.
     """
-    notes: list[str] = []
+    container, words = open_container(source)
+    return load_container(container, words, source, num_classes, **options)
+
+
+def open_container(source: str | Path | dict[str, Tensor]) -> tuple[Container, str]:
+    """A source's weights, and the words in which it speaks of itself: its name, a config.json, a publisher's meta."""
     if isinstance(source, dict):
-        state, words = source, ""
-    else:
-        container = read(source)
-        state, words, notes = container.state, f"{source} {container.meta}", list(container.notes)
+        return Container(source, "", "", {}, []), ""
+    container = read(locate(source))
+    return container, f"{source} {container.meta}"
+
+
+def load_container(
+    container: Container, words: str, source: object, num_classes: int | None = None, **options
+) -> tuple[nn.Module, Report]:
+    """load_public, of what is already read."""
+    where = "" if isinstance(source, dict) else f"{source}: "
+    if container.wrapper == "ours":
+        raise UserError(f"{where}a checkpoint of this project, no public one: eval.py and predict.py take it as it is")
     try:
-        found = identify(state, words)
+        found = identify(container.state, words)
         model = found.build(num_classes, **options)
-        report = fill(model, state, found, num_classes, options, notes)
+        report = fill(model, container.state, found, num_classes, options, list(container.notes))
     except UserError as e:
-        raise UserError(f"{source}: {e}" if not isinstance(source, dict) else str(e)) from None
+        raise UserError(f"{where}{e}") from None
     return model.eval(), report
+
+
+def class_dims(build: Callable[[int], nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Which dimensions of which tensors count classes: those that differ between build(2) and build(3)."""
+    with torch.device("meta"):
+        two, three = (build(n).state_dict() for n in (2, 3))
+    return {
+        key: tuple(d for d, n in enumerate(few.shape) if n != three[key].shape[d])
+        for key, few in two.items()
+        if few.shape != three[key].shape
+    }
 
 
 def fill(
@@ -84,10 +118,12 @@ def fill(
     layout, own = found.layout, model.state_dict()
     bare = {key.removeprefix(found.prefix): value for key, value in state.items() if key.startswith(found.prefix)}
     foreign = [key for key in state if not key.startswith(found.prefix)]
-    new = [key for key in own if ".classifier." in f".{key}"] if num_classes not in (None, found.num_classes) else []
+    new: list[str] = []
+    if num_classes not in (None, found.num_classes):
+        new = list(class_dims(lambda n: found.build(n, **options)))
     ours, surplus = to_ours(bare, found.table, {key: value for key, value in own.items() if key not in new})
-    if new:  # the file's classifier is for other classes
-        surplus = [key for key in surplus if key.rpartition(".")[0] != (layout.classifier or "").rpartition(".")[0]]
+    left = {name for key in new for name in their_names(found.table, key)[0]}  # the file's classifier
+    surplus = [key for key in surplus if key not in left]
     unknown = [key for key in surplus if not is_unused(key, layout)] + foreign
     if unknown:
         raise UserError(f"keys of the file that have no place in {found.name}: {', '.join(unknown[:8])}")

@@ -93,7 +93,7 @@ def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -
         missing = [name for name in names if name not in state]
         if missing:
             if key.endswith("num_batches_tracked"):
-                out[key] = torch.zeros_like(ours)
+                out[key] = torch.zeros(ours.shape, dtype=ours.dtype)  # not zeros_like: `wanted` may have no memory
             else:
                 faults.append(f"{', '.join(missing)} is missing")
             continue

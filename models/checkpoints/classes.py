@@ -1,0 +1,80 @@
+"""Which classes the rows of a public file's classifier stand for: as it says itself, or as their number tells."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any
+
+from data.labels import CITYSCAPES
+
+# Pascal VOC (Everingham et al., 2010) in the order of its own class list, as torchvision's files have it too
+VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+BY_NUMBER = {19: CITYSCAPES.class_names, 21: VOC}  # what public files of so many classes were trained on
+
+
+def class_names(meta: dict[str, Any], num_classes: int | None) -> tuple[tuple[str, ...] | None, str]:
+    """(names, where they are from) of a file's classes; (None, "") where nothing tells them.
+
+    meta: what stood beside the weights (models/checkpoints/read.py): mmseg writes its class names into the file, the
+    Hugging Face hub into config.json.
+    """
+    for names, origin in ((_mmseg(meta, "classes"), "the file's meta"), (_hub(meta), "config.json")):
+        if isinstance(names, list | tuple) and len(names) == num_classes and all(isinstance(n, str) for n in names):
+            return tuple(names), origin
+    if num_classes in BY_NUMBER:
+        return BY_NUMBER[num_classes], f"assumed from their number, {num_classes}"
+    return None, ""
+
+
+def palette(meta: dict[str, Any], num_classes: int) -> list[tuple[int, int, int]]:
+    """A colour for each class: the file's own, Cityscapes' for 19 classes, else distinct hues (class 0 is black)."""
+    own = _mmseg(meta, "palette")
+    if isinstance(own, list) and len(own) == num_classes and all(_is_colour(c) for c in own):
+        return [tuple(c) for c in own]
+    if num_classes == CITYSCAPES.num_classes:
+        return [tuple(map(int, c)) for c in CITYSCAPES.palette]
+    return [(0, 0, 0), *[hue(i) for i in range(num_classes - 1)]]
+
+
+def hue(i: int) -> tuple[int, int, int]:
+    """Steps of the golden ratio around the circle of hues: however many are taken, neighbours lie apart."""
+    red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.9 - 0.3 * (i % 2), 1 - 0.25 * (i // 2 % 3))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def same_class(name: str) -> str:
+    """A class name as it is compared: "Traffic_Light" and "traffic light" are one."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def shared_classes(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
+    """(index in ours, index in theirs) of every class both have."""
+    places = {same_class(name): i for i, name in enumerate(theirs)}
+    return [(i, places[same_class(name)]) for i, name in enumerate(ours) if same_class(name) in places]
+
+
+def _mmseg(meta: dict[str, Any], key: str) -> Any:
+    """mmseg 0.x writes meta.CLASSES and meta.PALETTE, 1.x meta.dataset_meta.classes and .palette."""
+    inside = meta.get("meta")
+    if not isinstance(inside, dict):
+        return None
+    newer = inside.get("dataset_meta")
+    return inside.get(key.upper()) or (newer.get(key) if isinstance(newer, dict) else None)
+
+
+def _hub(meta: dict[str, Any]) -> list[Any] | None:
+    """id2label of a hub's config.json, unless it is the placeholder LABEL_0, LABEL_1, .."""
+    config = meta.get("config.json")
+    labels = config.get("id2label") if isinstance(config, dict) else None
+    if not isinstance(labels, dict) or set(labels) != {str(i) for i in range(len(labels))}:
+        return None
+    names = [labels[str(i)] for i in range(len(labels))]
+    return None if str(names[0]).startswith("LABEL_") else names
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int and 0 <= v < 256 for v in value)

@@ -1,0 +1,80 @@
+"""Public files by id: what is known, where it is, and what it turns out to be.
+
+python -m tools.pretrained --list
+python -m tools.pretrained --layouts
+python -m tools.pretrained torchvision/resnet18-f37072fd
+python -m tools.pretrained FILE_OR_URL
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from engine import cli
+from engine.errors import UserError
+from engine.run_folder import say
+from models.checkpoints.known import KNOWN, Known, locate
+from models.checkpoints.layouts import LAYOUTS
+from models.checkpoints.load import load_public
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.list:
+        say(list_files())
+    elif args.layouts:
+        say(list_layouts())
+    elif args.source:
+        path = locate(args.source)
+        say(f"{'file':15s} {path}\n{load_public(path)[1]}")
+    else:
+        raise UserError("give an id, a file or a URL, or --list or --layouts")
+
+
+def list_files() -> str:
+    """One line a file, by publisher: id, architecture, classes, layout, licence, where from."""
+    rows = [("id", "architecture", "classes", "layout", "sha256", "licence", "from")]
+    for known in KNOWN.values():
+        source = f"by hand: {known.url} -> {known.path.name}" if known.manual else known.url
+        classes = "encoder" if known.classes is None else str(known.classes)
+        layout, prefix = layout_of(known) or "-", known.sha256_prefix or "-"
+        rows.append((known.id, known.architecture, classes, layout, prefix, known.licence, source))
+    return columns(rows)
+
+
+def layout_of(known: Known) -> str | None:
+    """The title of the layout that a known file is in."""
+    for layout in LAYOUTS:
+        fits = layout.form == known.form and layout.encoder == (known.classes is None)
+        if fits and known.architecture in layout.names:
+            return layout.title
+    return None
+
+
+def list_layouts() -> str:
+    """One line a layout: whose, which networks, and the keys by which it is told."""
+    rows = [("layout", "form", "networks", "told by")]
+    for layout in LAYOUTS:
+        rows.append((layout.title, layout.form, ", ".join(layout.names), ", ".join(layout.marks)))
+    return columns(rows)
+
+
+def columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[-1]]) for row in rows)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="example:\n  python -m tools.pretrained torchvision/resnet18-f37072fd",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("source", nargs="?", metavar="ID", help="a known id, a file or a URL: fetch it, say what it is")
+    p.add_argument("--list", action="store_true", help="all known public files")
+    p.add_argument("--layouts", action="store_true", help="all layouts that files are recognised by")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))
