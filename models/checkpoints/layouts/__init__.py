@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layouts import cnn, resnet, segformer, systems, unet
+from models.checkpoints.layouts import deeplab, fcn_pspnet, resnet, segformer, systems, unet
 
 # whole models before encoders, so that an encoder's marks inside a whole model are not taken for the file's
 LAYOUTS = sorted(
-    [*segformer.LAYOUTS, *cnn.LAYOUTS, *unet.LAYOUTS, *systems.LAYOUTS, *resnet.LAYOUTS],
+    [*segformer.LAYOUTS, *deeplab.LAYOUTS, *fcn_pspnet.LAYOUTS, *unet.LAYOUTS, *systems.LAYOUTS, *resnet.LAYOUTS],
     key=lambda layout: layout.encoder,
 )

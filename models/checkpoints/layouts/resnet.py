@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+from models import MODELS
 from models.checkpoints.identify import Layout
 from models.checkpoints.translate import Table
 from models.encoders.resnet import RESNET
@@ -33,6 +36,30 @@ def either_stem(prefix: str, state: dict[str, Tensor]) -> dict[str, str]:
     """mmseg publishes both kinds of ResNet under one layout: which stem it is."""
     return {"stem_form": "v1c" if f"{prefix}stem.0.weight" in state else "conv7x7"}
 
+
+# --- for the layouts of networks on a ResNet --------------------------------------------------------------------------
+
+
+def names_on(head: str) -> tuple[str, ...]:
+    """The models of a head on every ResNet."""
+    return tuple(f"{head}_{name}" for name in RESNET_NAMES if f"{head}_{name}" in MODELS)
+
+
+def widths(**keys: str) -> Callable[[dict[str, Tensor]], dict[str, int]]:
+    """Options that are the number of rows of a weight: decoder_channels="decode_head.conv.weight"."""
+    return lambda state: {option: state[key].shape[0] for option, key in keys.items()}
+
+
+def mmseg_options(**keys: str) -> Callable[[dict[str, Tensor]], dict]:
+    return lambda state: widths(**keys)(state) | either_stem("backbone.", state)
+
+
+AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # made for training; no logits depend on them
+
+STRIDE_8 = "output stride 8 assumed, as published: keys do not tell it; output_stride=16 settles it"
+STRIDE_16 = "output stride 16 assumed, as published: keys do not tell it; output_stride=8 settles it"
+
+# --- ResNets by themselves --------------------------------------------------------------------------------------------
 
 LAYOUTS = [
     Layout(

@@ -1,10 +1,17 @@
-"""DeepLab, FCN and PSPNet on ResNets as torchvision, VainF, smp, mmseg, hszhao and system D name them."""
+"""DeepLabV3 and V3+ on ResNets as torchvision, VainF, smp, mmseg and system D name them (theirs, ours)."""
 
 from __future__ import annotations
 
-from models import MODELS
 from models.checkpoints.identify import Layout
-from models.checkpoints.layouts.resnet import DEEP_STEM_HSZHAO, MMSEG, RESNET_NAMES, TORCHVISION, either_stem
+from models.checkpoints.layouts.resnet import (
+    AUXILIARY,
+    MMSEG,
+    STRIDE_8,
+    STRIDE_16,
+    TORCHVISION,
+    mmseg_options,
+    names_on,
+)
 from models.checkpoints.translate import Table, under
 
 # --- ASPP -------------------------------------------------------------------------------------------------------------
@@ -102,70 +109,7 @@ def _system_d_plus(second: int) -> Table:
     ]
 
 
-# --- FCN --------------------------------------------------------------------------------------------------------------
-
-FCN_TORCHVISION = [
-    *under("backbone.", "encoder.", TORCHVISION),
-    ("classifier.{k}", "head.convs.0.{k}"),
-    ("classifier.4", "head.classifier"),
-]
-FCN_MMSEG = [
-    *under("backbone.", "encoder.", MMSEG),
-    ("decode_head.convs.{i}.conv", "head.convs.{i}.0"),
-    ("decode_head.convs.{i}.bn", "head.convs.{i}.1"),
-    ("decode_head.conv_cat.conv", "head.mix.0"),
-    ("decode_head.conv_cat.bn", "head.mix.1"),
-    ("decode_head.conv_seg", "head.classifier"),
-]
-
-# --- PSPNet: the level of 1x1 cells has names of its own with us ------------------------------------------------------
-
-PSPNET_MMSEG = [
-    *under("backbone.", "encoder.", MMSEG),
-    ("decode_head.psp_modules.0.1.conv", "head.levels.0.conv"),
-    ("decode_head.psp_modules.0.1.bn", "head.levels.0.bn"),
-    ("decode_head.psp_modules.{i}.1.conv", "head.levels.{i}.0"),
-    ("decode_head.psp_modules.{i}.1.bn", "head.levels.{i}.1"),
-    ("decode_head.bottleneck.conv", "head.mix.0"),
-    ("decode_head.bottleneck.bn", "head.mix.1"),
-    ("decode_head.conv_seg", "head.classifier"),
-]
-PSPNET_HSZHAO = [
-    *under("", "encoder.", DEEP_STEM_HSZHAO),
-    ("ppm.features.0.1", "head.levels.0.conv"),
-    ("ppm.features.0.2", "head.levels.0.bn"),
-    ("ppm.features.{i}.{k+1}", "head.levels.{i}.{k}"),
-    ("cls.{k}", "head.mix.{k}"),
-    ("cls.4", "head.classifier"),
-]
-PSPNET_SMP = [
-    *under("encoder.", "encoder.", TORCHVISION),
-    ("decoder.psp.blocks.0.pool.1.0", "head.levels.0.conv"),
-    ("decoder.psp.blocks.{i}.pool.1.{k}", "head.levels.{i}.{k}"),
-    ("decoder.conv.{k}", "head.mix.{k}"),
-    ("segmentation_head.0", "head.classifier"),
-]
-
 # --- how to tell them -------------------------------------------------------------------------------------------------
-
-
-def _names(head: str) -> tuple[str, ...]:
-    return tuple(f"{head}_{name}" for name in RESNET_NAMES if f"{head}_{name}" in MODELS)
-
-
-def _rows(**keys: str):
-    """Options that are the number of rows of a weight: decoder_channels="decode_head.conv.weight"."""
-    return lambda state: {option: state[key].shape[0] for option, key in keys.items()}
-
-
-def _mmseg(**keys: str):
-    return lambda state: _rows(**keys)(state) | either_stem("backbone.", state)
-
-
-AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # made for training; no logits depend on them
-
-STRIDE_8 = "output stride 8 assumed, as published: keys do not tell it; output_stride=16 settles it"
-STRIDE_16 = "output stride 16 assumed, as published: keys do not tell it; output_stride=8 settles it"
 
 LAYOUTS = [
     Layout(
@@ -195,7 +139,7 @@ LAYOUTS = [
         title="VainF DeepLabV3",
         form="vainf",
         marks=("classifier.classifier.0.convs.4.1.weight",),
-        names=_names("deeplabv3"),
+        names=names_on("deeplabv3"),
         table=DEEPLABV3_VAINF,
         classifier="classifier.classifier.4.weight",
         doubt=STRIDE_16,
@@ -207,7 +151,7 @@ LAYOUTS = [
             "decoder.aspp.convs.4.1.weight",
             "segmentation_head.0.weight",
         ),
-        names=_names("deeplabv3"),
+        names=names_on("deeplabv3"),
         table=DEEPLABV3_SMP,
         classifier="segmentation_head.0.weight",
         doubt=STRIDE_8,
@@ -219,7 +163,7 @@ LAYOUTS = [
             "classifier.project.0.weight",
             "classifier.aspp.convs.4.1.weight",
         ),
-        names=_names("deeplabv3plus"),
+        names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_VAINF,
         classifier="classifier.classifier.3.weight",
         doubt=STRIDE_16,
@@ -231,7 +175,7 @@ LAYOUTS = [
             "decoder.aspp.0.convs.4.1.weight",
             "decoder.block1.0.weight",
         ),
-        names=_names("deeplabv3plus"),
+        names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_SMP,
         classifier="segmentation_head.0.weight",
         doubt=STRIDE_16,
@@ -243,10 +187,10 @@ LAYOUTS = [
             "decode_head.sep_bottleneck.0.depthwise_conv.conv.weight",
             "decode_head.c1_bottleneck.conv.weight",
         ),
-        names=_names("deeplabv3plus"),
+        names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_MMSEG,
         classifier="decode_head.conv_seg.weight",
-        options=_mmseg(
+        options=mmseg_options(
             aspp_channels="decode_head.bottleneck.conv.weight",
             decoder_channels="decode_head.sep_bottleneck.0.pointwise_conv.conv.weight",
             low_level_channels="decode_head.c1_bottleneck.conv.weight",
@@ -261,7 +205,7 @@ LAYOUTS = [
             "decoder.low_level_conv.0.weight",
             "decoder.fusion_conv.3.weight",
         ),
-        names=_names("deeplabv3plus"),
+        names=names_on("deeplabv3plus"),
         table=_system_d_plus(3),
         classifier="classifier.weight",
     ),
@@ -272,72 +216,8 @@ LAYOUTS = [
             "decoder.low_level_conv.0.weight",
             "decoder.fusion_conv.4.weight",
         ),
-        names=_names("deeplabv3plus"),
+        names=names_on("deeplabv3plus"),
         table=_system_d_plus(4),
         classifier="classifier.weight",
-    ),
-    Layout(
-        title="torchvision FCN",
-        form="torchvision",
-        marks=(
-            "backbone.conv1.weight",
-            "classifier.0.weight",
-            "classifier.4.weight",
-        ),
-        names=_names("fcn"),
-        table=FCN_TORCHVISION,
-        classifier="classifier.4.weight",
-        unused=AUXILIARY,
-    ),
-    Layout(
-        title="MMSegmentation FCN",
-        form="mmseg",
-        marks=(
-            "decode_head.conv_cat.conv.weight",
-            "backbone.layer4.0.conv2.weight",
-        ),
-        names=_names("fcn"),
-        table=FCN_MMSEG,
-        classifier="decode_head.conv_seg.weight",
-        options=_mmseg(fcn_channels="decode_head.conv_cat.conv.weight"),
-        unused=AUXILIARY,
-        doubt=STRIDE_8,
-    ),
-    Layout(
-        title="MMSegmentation PSPNet",
-        form="mmseg",
-        marks=(
-            "decode_head.psp_modules.0.1.conv.weight",
-            "decode_head.bottleneck.conv.weight",
-        ),
-        names=_names("pspnet"),
-        table=PSPNET_MMSEG,
-        classifier="decode_head.conv_seg.weight",
-        options=_mmseg(psp_channels="decode_head.bottleneck.conv.weight"),
-        unused=AUXILIARY,
-        doubt=STRIDE_8,
-    ),
-    Layout(
-        title="hszhao PSPNet",
-        form="hszhao",
-        marks=(
-            "ppm.features.0.1.weight",
-            "cls.0.weight",
-        ),
-        names=_names("pspnet"),
-        table=PSPNET_HSZHAO,
-        classifier="cls.4.weight",
-        options=_rows(psp_channels="cls.0.weight"),
-        unused=AUXILIARY,
-    ),
-    Layout(
-        title="segmentation_models_pytorch PSPNet",
-        form="smp",
-        marks=("decoder.psp.blocks.0.pool.1.0.weight",),
-        names=_names("pspnet"),
-        table=PSPNET_SMP,
-        classifier="segmentation_head.0.weight",
-        options=_rows(psp_channels="decoder.conv.0.weight"),
-        unused=(r"encoder\.layer[34]\..*",),
     ),
 ]

@@ -1,0 +1,129 @@
+"""FCN and PSPNet on ResNets as torchvision, mmseg, hszhao and smp name them (theirs, ours)."""
+
+from __future__ import annotations
+
+from models.checkpoints.identify import Layout
+from models.checkpoints.layouts.resnet import (
+    AUXILIARY,
+    DEEP_STEM_HSZHAO,
+    MMSEG,
+    STRIDE_8,
+    TORCHVISION,
+    mmseg_options,
+    names_on,
+    widths,
+)
+from models.checkpoints.translate import under
+
+# --- FCN --------------------------------------------------------------------------------------------------------------
+
+FCN_TORCHVISION = [
+    *under("backbone.", "encoder.", TORCHVISION),
+    ("classifier.{k}", "head.convs.0.{k}"),
+    ("classifier.4", "head.classifier"),
+]
+FCN_MMSEG = [
+    *under("backbone.", "encoder.", MMSEG),
+    ("decode_head.convs.{i}.conv", "head.convs.{i}.0"),
+    ("decode_head.convs.{i}.bn", "head.convs.{i}.1"),
+    ("decode_head.conv_cat.conv", "head.mix.0"),
+    ("decode_head.conv_cat.bn", "head.mix.1"),
+    ("decode_head.conv_seg", "head.classifier"),
+]
+
+# --- PSPNet: the level of 1x1 cells has names of its own with us ------------------------------------------------------
+
+PSPNET_MMSEG = [
+    *under("backbone.", "encoder.", MMSEG),
+    ("decode_head.psp_modules.0.1.conv", "head.levels.0.conv"),
+    ("decode_head.psp_modules.0.1.bn", "head.levels.0.bn"),
+    ("decode_head.psp_modules.{i}.1.conv", "head.levels.{i}.0"),
+    ("decode_head.psp_modules.{i}.1.bn", "head.levels.{i}.1"),
+    ("decode_head.bottleneck.conv", "head.mix.0"),
+    ("decode_head.bottleneck.bn", "head.mix.1"),
+    ("decode_head.conv_seg", "head.classifier"),
+]
+PSPNET_HSZHAO = [
+    *under("", "encoder.", DEEP_STEM_HSZHAO),
+    ("ppm.features.0.1", "head.levels.0.conv"),
+    ("ppm.features.0.2", "head.levels.0.bn"),
+    ("ppm.features.{i}.{k+1}", "head.levels.{i}.{k}"),
+    ("cls.{k}", "head.mix.{k}"),
+    ("cls.4", "head.classifier"),
+]
+PSPNET_SMP = [
+    *under("encoder.", "encoder.", TORCHVISION),
+    ("decoder.psp.blocks.0.pool.1.0", "head.levels.0.conv"),
+    ("decoder.psp.blocks.{i}.pool.1.{k}", "head.levels.{i}.{k}"),
+    ("decoder.conv.{k}", "head.mix.{k}"),
+    ("segmentation_head.0", "head.classifier"),
+]
+
+# --- how to tell them -------------------------------------------------------------------------------------------------
+
+LAYOUTS = [
+    Layout(
+        title="torchvision FCN",
+        form="torchvision",
+        marks=(
+            "backbone.conv1.weight",
+            "classifier.0.weight",
+            "classifier.4.weight",
+        ),
+        names=names_on("fcn"),
+        table=FCN_TORCHVISION,
+        classifier="classifier.4.weight",
+        unused=AUXILIARY,
+    ),
+    Layout(
+        title="MMSegmentation FCN",
+        form="mmseg",
+        marks=(
+            "decode_head.conv_cat.conv.weight",
+            "backbone.layer4.0.conv2.weight",
+        ),
+        names=names_on("fcn"),
+        table=FCN_MMSEG,
+        classifier="decode_head.conv_seg.weight",
+        options=mmseg_options(fcn_channels="decode_head.conv_cat.conv.weight"),
+        unused=AUXILIARY,
+        doubt=STRIDE_8,
+    ),
+    Layout(
+        title="MMSegmentation PSPNet",
+        form="mmseg",
+        marks=(
+            "decode_head.psp_modules.0.1.conv.weight",
+            "decode_head.bottleneck.conv.weight",
+        ),
+        names=names_on("pspnet"),
+        table=PSPNET_MMSEG,
+        classifier="decode_head.conv_seg.weight",
+        options=mmseg_options(psp_channels="decode_head.bottleneck.conv.weight"),
+        unused=AUXILIARY,
+        doubt=STRIDE_8,
+    ),
+    Layout(
+        title="hszhao PSPNet",
+        form="hszhao",
+        marks=(
+            "ppm.features.0.1.weight",
+            "cls.0.weight",
+        ),
+        names=names_on("pspnet"),
+        table=PSPNET_HSZHAO,
+        classifier="cls.4.weight",
+        options=widths(psp_channels="cls.0.weight"),
+        unused=AUXILIARY,
+    ),
+    Layout(
+        title="segmentation_models_pytorch PSPNet",
+        form="smp",
+        marks=("decoder.psp.blocks.0.pool.1.0.weight",),
+        names=names_on("pspnet"),
+        table=PSPNET_SMP,
+        classifier="segmentation_head.0.weight",
+        options=widths(psp_channels="decoder.conv.0.weight"),
+        unused=(r"encoder\.layer[34]\..*",),
+    ),
+]
