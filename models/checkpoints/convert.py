@@ -58,30 +58,28 @@ def convert(
     if form not in FORMS:
         raise unknown("publisher", form, [*FORMS, *ALIASES])
     name, options = canonical(name, options)
-    inner = encoder_name(name, **options)
-    whole = None if encoder else _layout(form, name)
-    notes = []
-    if whole is None and inner is not None and _layout(form, inner, True):
-        if not encoder:
-            notes.append(f"{form} publishes no {name} here: this is the encoder alone")
-        found, mine = inner, encoder_values(inner, **option_values(name, **options))
-        layout = _layout(form, inner, True)
-        state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-    elif whole is None:
+    inner, values = encoder_name(name, **options), option_values(name, **options)
+    layout, notes = None if encoder else _layout(form, name), []
+    if layout is not None:
+        found, mine, kept = name, values, {k: v for k, v in state.items() if not k.startswith("aux_head.")}
+        notes += ["the auxiliary head, which only training needs, is left out"] if len(kept) < len(state) else []
+    elif inner is not None and (layout := _layout(form, inner, True)) is not None:
+        found, mine, kept = inner, encoder_values(inner, **values), _encoder_of(state)
+        notes += [] if encoder else [f"{form} publishes no {name} here: this is the encoder alone"]
+    else:
         known = sorted({layout.form for layout in LAYOUTS if {name, inner} & set(layout.names)})
         raise UserError(f"{form} has no {name} here; files of it can be written for: {', '.join(known) or '-'}")
-    else:
-        found, mine, layout = name, option_values(name, **options), whole
-        aux = [k for k in state if k.startswith("aux_head.")]
-        state = {k: v for k, v in state.items() if k not in aux}
-        notes += ["the auxiliary head, which only training needs, is left out"] if aux else []
-    theirs, different = _translate(state, layout, form, found, mine)
+    theirs, different = _translate(kept, layout, form, found, mine)
     if different and not accept_differences:
         advice = "train with model.form, or insist with --accept-differences"
         raise UserError(f"{form}'s {found} is another function of these weights: {'; '.join(different)}; {advice}")
     notes += [f"differs there: {line}" for line in different]
     theirs |= stored_only(layout, found, theirs, notes)
-    return Converted({k: v.contiguous() for k, v in theirs.items()}, layout, form, found, notes)
+    return Converted(theirs, layout, form, found, notes)
+
+
+def _encoder_of(state: State) -> State:
+    return {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
 
 
 def canonical(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
