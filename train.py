@@ -33,6 +33,7 @@ from engine.scoring import build_network
 from engine.single_run import train_single
 from engine.study import draw_splits
 from losses import build_loss
+from models.checkpoints.known import locate
 
 MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do differently
 
@@ -100,6 +101,8 @@ def check_before(cfg: Config) -> dict:
         build_loss(loss_spec(c.loss), train.num_classes, train.ignore_index)
         build_transform(c.data.augment, c.data.size)
     amp_dtype(cfg.train, resolve_device(cfg.device))
+    if cfg.model.pretrained:  # one process downloads what is to be downloaded
+        distributed.from_main(str(locate(cfg.model.pretrained)) if distributed.is_main() else None)
     pretrained = load_pretrained(build_network(cfg, train.num_classes), cfg, train)
     if pretrained is None:
         return {}

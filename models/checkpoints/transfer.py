@@ -243,7 +243,7 @@ def _differences(found: Weights, name: str, options: dict[str, Any], whole: bool
     different = [k for k in mine if k in theirs and mine[k] != theirs[k]]
     if not different:
         return []
-    line = ", ".join(f"{k} {_plain(mine[k])} (there {_plain(theirs[k])})" for k in different)
+    line = ", ".join(f"{k} {plain(mine[k])} (there {plain(theirs[k])})" for k in different)
     form, notes = found.options.get("form"), [f"numerics are the config's where the file's differ: {line}"]
     if form and whole:
         notes.append(f"model.form={form} would follow the file")
@@ -272,11 +272,11 @@ def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
     if inner is None or inner != encoder_name(name, **options):
         return ""
     mine, theirs = _values(found, name, options, whole=False)
-    different = [f"{k}={_plain(theirs[k])}" for k in mine if k in theirs and mine[k] != theirs[k]]
+    different = [f"{k}={plain(theirs[k])}" for k in mine if k in theirs and mine[k] != theirs[k]]
     return f" (the file's encoder has {', '.join(different)})" if different else ""
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     return (
         str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
     )

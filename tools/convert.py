@@ -1,0 +1,66 @@
+"""A run's checkpoint to a file that another project's code loads.
+
+python -m tools.convert runs/segformer-streets-20261121-120000/best.pt --to nvlabs --out segformer.pth
+python -m tools.convert best.pt --to hf --out folder        (with config.json, for from_pretrained)
+python -m tools.convert best.pt --to timm --encoder --out encoder.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from engine import checkpoint as ckpt
+from engine import cli
+from engine.config import config_from
+from engine.errors import UserError
+from engine.run_folder import say
+from models.checkpoints.convert import ALIASES, container, convert, hub_config
+from models.checkpoints.safetensors import write_safetensors
+from models.forms import FORMS
+
+TORCH = (".pth", ".pt", ".bin")
+
+
+def main(args: argparse.Namespace) -> None:
+    checkpoint, out = ckpt.load_ours(args.checkpoint), Path(args.out)
+    if len(checkpoint.get("ensemble", [])) > 1:
+        count = len(checkpoint["ensemble"])
+        raise UserError(f"{args.checkpoint}: an ensemble of {count} networks; convert one of them, or an average")
+    if out.suffix not in (".safetensors", *TORCH, ""):
+        raise UserError(f"--out {out}: give a name in .pth, .pt, .bin or .safetensors, or a folder's for --to hf")
+    model, names = config_from(checkpoint["config"]).model, list(checkpoint["class_names"])
+    found = convert(
+        checkpoint["model"], model.name, model.options, args.to, args.encoder, args.accept_differences
+    )  # fmt: skip
+    if out.suffix in TORCH:
+        ckpt.save(container(found, names, checkpoint["palette"]), out)
+    elif out.suffix == ".safetensors":
+        write_safetensors(out, found.state, {"format": "pt"})
+    else:
+        config = hub_config(found, names)  # before anything is written: it may refuse
+        write_safetensors(out / "model.safetensors", found.state, {"format": "pt"})
+        ckpt.write_json(out / "config.json", config)
+    say(f"{found.layout.title}: {found.name}, {len(found.state)} tensors -> {out}")
+    for note in found.notes:
+        say(f"note: {note}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m tools.convert",
+        description=__doc__.splitlines()[0],
+        epilog="example:\n  python -m tools.convert runs/RUN/best.pt --to mmseg --out segformer_b0.pth",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("checkpoint", metavar="OURS.pt", help="best.pt, last.pt or aggregate/NAME.pt of a run")
+    p.add_argument("--to", required=True, metavar="PUBLISHER", help=" | ".join([*ALIASES, *FORMS]))
+    p.add_argument("--out", required=True, metavar="FILE", help=".pth, .pt, .bin, .safetensors; a folder for --to hf")
+    p.add_argument("--encoder", action="store_true", help="the encoder alone")
+    p.add_argument("--accept-differences", action="store_true", help="write it where their code computes otherwise")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))
