@@ -14,7 +14,7 @@ from data.files import Record
 from data.folder import folder
 from data.labels import LabelTable
 from data.transforms import build_transform
-from engine.config import Config, DataConfig
+from engine.config_keys import Config, DataConfig
 from engine.errors import UserError, unknown
 
 __all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.config import EvalConfig, TrainConfig
+from engine.config_keys import EvalConfig, TrainConfig
 from engine.errors import UserError
 
 

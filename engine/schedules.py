@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from engine.config import ScheduleConfig
+from engine.config_keys import ScheduleConfig
 
 
 def poly(t: float, s: ScheduleConfig, **_) -> float:

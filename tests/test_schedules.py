@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.config import OptimConfig, ScheduleConfig
+from engine.config_keys import OptimConfig, ScheduleConfig
 from engine.optim import build_optimizer, parameter_groups, set_lr
 from engine.schedules import SCHEDULES, Plateau, factor
 
