@@ -42,6 +42,8 @@ PEERS = {  # what load_public must call it -> (peer, sizes: smp accepts whole mu
     "pspnet_resnet50 smp": (lambda: of_smp("PSPNet", "resnet50"), [(64, 96)]),
     "unet_resnet18 smp": (lambda: of_smp("Unet", "resnet18"), [(64, 96)]),
     "segformer_b0 smp": (lambda: of_smp("Segformer", "mit_b0"), [(64, 96)]),
+    "segformer_efficientnet_b0 smp": (lambda: of_smp("Segformer", "efficientnet-b0"), [(64, 96)]),
+    "segformer_efficientnet_b3 smp": (lambda: of_smp("Segformer", "efficientnet-b3"), [(64, 96)]),
     "fcn_resnet50 torchvision": (lambda: of_torchvision("fcn_resnet50"), [(64, 96), (97, 161)]),
     "deeplabv3_resnet50 torchvision": (lambda: of_torchvision("deeplabv3_resnet50"), [(64, 96), (97, 161)]),
 }

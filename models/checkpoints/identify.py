@@ -30,7 +30,7 @@ class Layout:
     form: str  # a row of models.forms.FORMS: the numerics that go with the file
     marks: tuple[str, ...]  # keys that tell this layout from all others
     names: tuple[str, ...]  # models (or encoders) it may be, the likeliest first
-    table: Table | Callable[[dict[str, Any]], Table]  # their names <-> ours; may depend on the options read
+    table: Table | Callable[[str], Table]  # their names <-> ours; may depend on which of `names` it is
     encoder: bool = False  # the file holds an encoder, with or without an ImageNet classifier
     classifier: str | None = None  # key of the classifier's weight: its rows are the classes
     options: Callable[[State], dict[str, Any]] = lambda state: {}  # what shapes tell beyond the name, e.g. widths
@@ -52,7 +52,7 @@ class Identity:
     @property
     def table(self) -> Table:
         table = self.layout.table
-        return table(self.options) if callable(table) else table
+        return table(self.name) if callable(table) else table
 
     def build(self, num_classes: int | None = None, **options) -> nn.Module:
         options = {"form": self.layout.form, **self.options, **options}
@@ -100,7 +100,7 @@ def misfit(identity: Identity, state: State) -> str | None:
         if missing and not key.endswith("num_batches_tracked"):
             return f"{missing[0]} is missing"
         if not missing:
-            shape = operation.to_ours([state[name].to("meta") for name in names], value.shape).shape
+            shape = operation.apply([state[name].to("meta") for name in names], value.shape).shape
             if shape != value.shape:
                 return f"{names[0]} has shape {tuple(state[names[0]].shape)}, which gives {tuple(shape)}"
     theirs = {name for key in ours for name in their_names(table, key)[0]}

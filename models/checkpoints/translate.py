@@ -31,6 +31,13 @@ class Operation:
     to_ours: Callable[[list[Tensor], torch.Size], Tensor]
     to_theirs: Callable[[Tensor], list[tuple[int, Tensor]]]
 
+    def apply(self, theirs: list[Tensor], shape: torch.Size) -> Tensor:
+        """to_ours; theirs as they are where their shapes do not allow it, so that the caller can say which."""
+        try:
+            return self.to_ours(theirs, shape)
+        except RuntimeError:
+            return theirs[0]
+
 
 def rows(start: int, stop: int, of: int) -> Operation:
     """Our parameter is the part start/of .. stop/of of the rows of theirs: q of a joint q, k, v is rows(0, 1, 3)."""
@@ -97,10 +104,7 @@ def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -
             else:
                 faults.append(f"{', '.join(missing)} is missing")
             continue
-        try:
-            value = operation.to_ours([state[name] for name in names], ours.shape)
-        except RuntimeError:  # a reshape that cannot be
-            value = state[names[0]]
+        value = operation.apply([state[name] for name in names], ours.shape)
         if value.shape != ours.shape:
             faults.append(f"{', '.join(names)} gives {tuple(value.shape)}, expected {tuple(ours.shape)}")
         else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layouts import deeplab, fcn_pspnet, resnet, segformer, systems, unet
+from models.checkpoints.layouts import deeplab, efficientnet, fcn_pspnet, resnet, segformer, swin, systems, unet
 
 # whole models before encoders, so that an encoder's marks inside a whole model are not taken for the file's
-LAYOUTS = sorted(
-    [*segformer.LAYOUTS, *deeplab.LAYOUTS, *fcn_pspnet.LAYOUTS, *unet.LAYOUTS, *systems.LAYOUTS, *resnet.LAYOUTS],
-    key=lambda layout: layout.encoder,
-)
+ROOMS = (segformer, swin, efficientnet, deeplab, fcn_pspnet, unet, systems, resnet)
+LAYOUTS = sorted((layout for room in ROOMS for layout in room.LAYOUTS), key=lambda layout: layout.encoder)

@@ -1,0 +1,130 @@
+"""Swin-T by itself, as Microsoft, timm, torchvision and mmseg name it, and mmseg's All-MLP on it (theirs, ours)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from models.checkpoints.identify import Layout
+from models.checkpoints.layouts.segformer import HEAD_MMSEG
+from models.checkpoints.translate import Operation, Table, under
+
+# A merged token is four tokens: we put their channels one token after the other, (0,0), (1,0), (0,1), (1,1) as (row,
+# column), as the paper's authors do. mmseg cuts 2x2 patches with nn.Unfold: channel by channel, its four tokens row by
+# row, (0,0), (0,1), (1,0), (1,1). The LayerNorm over 4 C channels and the columns of the product after it follow.
+OTHER_ORDER = [0, 2, 1, 3]  # exchanging rows and columns: its own inverse
+
+
+def _ours(theirs: list[Tensor], shape: object) -> Tensor:
+    return theirs[0].unflatten(-1, (-1, 4)).transpose(-1, -2)[..., OTHER_ORDER, :].flatten(-2)
+
+
+def _theirs(ours: Tensor) -> list[tuple[int, Tensor]]:
+    return [(0, ours.unflatten(-1, (4, -1))[..., OTHER_ORDER, :].transpose(-1, -2).flatten(-2))]
+
+
+MERGED = Operation(_ours, _theirs)
+
+
+def _block(stage: str, attn: str, fc1: str, fc2: str) -> Table:
+    ours = "stages.{s}.blocks.{j}"
+    return [
+        (f"{stage}.norm1", f"{ours}.norm1"),
+        (f"{stage}.{attn}.qkv", f"{ours}.attn.qkv"),
+        (f"{stage}.{attn}.proj", f"{ours}.attn.proj"),
+        (f"{stage}.{attn}.relative_position_bias_table", f"{ours}.attn.relative_position_bias_table"),
+        (f"{stage}.norm2", f"{ours}.norm2"),
+        (f"{stage}.{fc1}", f"{ours}.mlp.fc1"),
+        (f"{stage}.{fc2}", f"{ours}.mlp.fc2"),
+    ]
+
+
+EMBED: Table = [("patch_embed.proj", "stages.0.embed.proj"), ("patch_embed.norm", "stages.0.embed.norm")]
+BLOCKS = _block("layers.{s}.blocks.{j}", "attn", "mlp.fc1", "mlp.fc2")
+
+MICROSOFT: Table = [  # merging ends a stage there and begins the next one here
+    *EMBED,
+    *BLOCKS,
+    ("layers.{s-1}.downsample.norm", "stages.{s}.embed.norm"),
+    ("layers.{s-1}.downsample.reduction", "stages.{s}.embed.reduction"),
+]
+
+TIMM: Table = [  # since 0.9; before, it named them as Microsoft does
+    *EMBED,
+    *BLOCKS,
+    ("layers.{s}.downsample.norm", "stages.{s}.embed.norm"),
+    ("layers.{s}.downsample.reduction", "stages.{s}.embed.reduction"),
+]
+
+MMSEG: Table = [
+    ("patch_embed.projection", "stages.0.embed.proj"),
+    ("patch_embed.norm", "stages.0.embed.norm"),
+    *_block("stages.{s}.blocks.{j}", "attn.w_msa", "ffn.layers.0.0", "ffn.layers.1"),
+    ("stages.{s-1}.downsample.norm", "stages.{s}.embed.norm", MERGED),
+    ("stages.{s-1}.downsample.reduction", "stages.{s}.embed.reduction", MERGED),
+    ("norm{i}", "out_norms.{i}"),
+]
+
+
+def _torchvision() -> Table:
+    """Embedding or merging and blocks in turns: features.0, features.1, .."""
+    table: Table = [("features.0.0", "stages.0.embed.proj"), ("features.0.2", "stages.0.embed.norm")]
+    for s in range(4):
+        blocks = _block(f"features.{2 * s + 1}.{{j}}", "attn", "mlp.0", "mlp.3")
+        table += [(theirs, ours.replace("{s}", str(s))) for theirs, ours in blocks]
+        table.append((f"features.{2 * s}.norm", f"stages.{s}.embed.norm"))
+        table.append((f"features.{2 * s}.reduction", f"stages.{s}.embed.reduction"))
+    return table
+
+
+# computed anew here; and a classifier with the norm before it
+UNUSED = (r".*\.relative_position_index", r".*\.attn_mask", r"norm\..*", r"head\..*")
+
+LAYOUTS = [
+    Layout(
+        title="MMSegmentation All-MLP on Swin",
+        form="mmseg",
+        marks=("backbone.patch_embed.projection.weight", "decode_head.fusion_conv.conv.weight"),
+        names=("segformer_swin_t",),
+        table=under("backbone.", "encoder.", MMSEG) + under("decode_head.", "head.", HEAD_MMSEG),
+        classifier="decode_head.conv_seg.weight",
+        options=lambda state: {"decoder_dim": state["decode_head.fusion_conv.conv.weight"].shape[0]},
+        unused=(r"auxiliary_head\..*", *UNUSED[:2]),
+    ),
+    Layout(
+        title="MMSegmentation Swin",
+        form="mmseg",
+        marks=("patch_embed.projection.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"),
+        names=("swin_t",),
+        table=MMSEG,
+        encoder=True,
+        options=lambda state: {} if "norm0.weight" in state or not state else {"out_norms": False},
+        unused=UNUSED,
+    ),
+    Layout(
+        title="Microsoft Swin",
+        form="microsoft",
+        marks=("patch_embed.proj.weight", "layers.0.downsample.reduction.weight"),
+        names=("swin_t",),
+        table=MICROSOFT,
+        encoder=True,
+        unused=UNUSED,
+    ),
+    Layout(
+        title="timm Swin",
+        form="timm",
+        marks=("patch_embed.proj.weight", "layers.3.downsample.reduction.weight"),
+        names=("swin_t",),
+        table=TIMM,
+        encoder=True,
+        unused=UNUSED,
+    ),
+    Layout(
+        title="torchvision Swin",
+        form="torchvision",
+        marks=("features.0.2.weight", "features.1.0.attn.relative_position_bias_table"),
+        names=("swin_t",),
+        table=_torchvision(),
+        encoder=True,
+        unused=UNUSED,
+    ),
+]
