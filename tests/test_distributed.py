@@ -55,6 +55,7 @@ assert distributed.gather(distributed.rank()) == list(range(distributed.world_si
 assert distributed.from_main(distributed.rank()) == 0
 if distributed.is_main():
     torch.save(model.weight.grad, sys.argv[1])
+del wrapped
 distributed.stop()
 """
 
