@@ -54,7 +54,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "fcn": {},
     },
     "microsoft": {
-        "swin": dict(out_norms=False, shift="built", patch_padding=False),
+        "swin": dict(out_norms=False, shift="fitting", patch_padding=False),
     },
     "timm": {
         "resnet": {},

@@ -118,3 +118,30 @@ def test_prefixes_and_unknown_keys():
     ours = build_model("segformer_b0", 7).state_dict()
     with pytest.raises(UserError, match="does not fit"):
         to_ours({}, SEGFORMER_NVLABS, ours)
+
+
+def test_microsofts_file_with_its_buffers_and_classifier(tmp_path):
+    layout = next(x for x in LAYOUTS if x.title == "Microsoft Swin")
+    ours, theirs = example(layout)
+    surplus = {
+        "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.int64),
+        "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49),
+        "norm.weight": torch.zeros(768),
+        "head.weight": torch.zeros(1000, 768),
+    }
+    torch.save({"model": theirs | surplus}, tmp_path / "swin_tiny_patch4_window7_224.pth")
+    model, report = load_public(tmp_path / "swin_tiny_patch4_window7_224.pth")
+    assert set(report.ignored) == set(surplus) and report.options["form"] == "microsoft"
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in model.state_dict().items())
+    assert any("shift=always" in note for note in report.notes)
+    settled, report = load_public(tmp_path / "swin_tiny_patch4_window7_224.pth", shift="always")
+    assert settled.stages[3].blocks[1].attn.shift == "always" and not any("settles" in n for n in report.notes)
+
+
+def test_a_tf_model_of_timm_is_told_by_its_words_alone(tmp_path):
+    _, theirs = example(next(x for x in LAYOUTS if x.form == "timm_tf"))
+    for name, form in (("tf_efficientnet_b0.aa_in1k.pth", "timm_tf"), ("pytorch_model.bin", "timm")):
+        torch.save(theirs, tmp_path / name)
+        model, report = load_public(tmp_path / name)
+        assert report.options["form"] == form and any("form=timm_tf" in n for n in report.notes) == (form == "timm")
+        assert model.stem.bn.eps == (1e-3 if form == "timm_tf" else 1e-5)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers import SwinBackbone, SwinConfig
 
 from engine.errors import UserError
-from models import build_encoder, build_model
+from models import build_encoder, build_model, load_public
+from models.checkpoints.layouts.swin import MERGED
 from models.encoders.efficientnet import EFFICIENTNET, same_padding
-from models.encoders.swin import WindowAttention
+from models.encoders.swin import PatchMerging, WindowAttention
 from models.heads.fcn_skips import Up, bilinear_kernel
 from models.layers import kaiming_fan_out, resize
 from tests.model_helpers import assert_close, parameters, perturb_norms
@@ -35,8 +36,8 @@ def check_maps(ours: list[Tensor], theirs: list[Tensor], relative: float) -> Non
 
 
 def perturb_swin(model: nn.Module) -> nn.Module:
-    """At its start a transformer hardly attends: larger weights and biases, so that errors show. float64."""
-    for name, p in model.double().eval().named_parameters():
+    """At its start a transformer hardly attends: larger weights and biases, so that errors show. In eval."""
+    for name, p in model.eval().named_parameters():
         if "relative_position_bias_table" in name:
             nn.init.normal_(p)
         elif p.ndim == 1:
@@ -44,6 +45,14 @@ def perturb_swin(model: nn.Module) -> nn.Module:
         elif p.ndim == 2:
             nn.init.normal_(p, std=2 * p.shape[1] ** -0.5)
     return model
+
+
+def loaded(peer: nn.Module, layout: str, **options) -> nn.Module:
+    """The peer's weights in our encoder, as its file would bring them; both are in float64 then."""
+    ours, report = load_public(peer.state_dict(), **options)
+    assert report.layout == layout, str(report)
+    peer.double()
+    return ours.double()
 
 
 def rename(weights: dict, table: list[tuple[str, str]], drop: str) -> dict:
@@ -56,21 +65,11 @@ def rename(weights: dict, table: list[tuple[str, str]], drop: str) -> dict:
     return out
 
 
-def from_torchvision_swin(weights: dict) -> dict:
-    stages = {f"features.{2 * i + 1}.": f"stages.{i}.blocks." for i in range(4)}
-    stages |= {f"features.{2 * i}.": f"stages.{i}.embed." for i in range(1, 4)}
-    table = [(r"features\.0\.0\.", "stages.0.embed.proj."), (r"features\.0\.2\.", "stages.0.embed.norm.")]
-    table += [(re.escape(old), new) for old, new in stages.items()]
-    out = rename(weights, table, r"norm\.|head\.|.*relative_position_index")
-    return {k.replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2."): v for k, v in out.items()}
-
-
 @pytest.mark.parametrize("size", [(64, 64), (97, 161), (128, 256)])
 def test_swin_equals_torchvision(size):
     torch.manual_seed(0)
     peer = perturb_swin(torchvision.models.swin_t(weights=None))
-    ours = build_encoder("swin_t", form="torchvision").double().eval()
-    ours.load_state_dict(from_torchvision_swin(peer.state_dict()), strict=True)
+    ours = loaded(peer, "torchvision Swin")
     x = y = torch.randn(2, 3, *size, dtype=torch.float64)
     expected = []
     with torch.no_grad():
@@ -92,13 +91,22 @@ def test_swin_equals_torchvision(size):
 def test_swin_equals_timm(size):
     torch.manual_seed(0)
     peer = perturb_swin(timm.create_model("swin_tiny_patch4_window7_224", strict_img_size=size == (224, 224)))
-    ours = build_encoder("swin_t", form="timm").double().eval()
-    table = [(r"patch_embed\.", "stages.0.embed."), (r"layers\.(\d)\.downsample\.", r"stages.\1.embed."),
-             (r"layers\.", "stages.")]  # fmt: skip
-    ours.load_state_dict(rename(peer.state_dict(), table, r"norm\.|head\."), strict=True)
+    ours = loaded(peer, "timm Swin")
     x = torch.randn(1, 3, *size, dtype=torch.float64)
     with torch.no_grad():
         check_maps(ours(x), peer.forward_intermediates(x, intermediates_only=True), 1e-9)
+
+
+def test_mmsegs_merged_channels_are_ours_in_another_order():
+    """Its merging: 2x2 patches by nn.Unfold, then LayerNorm and Linear; the weights cross by MERGED and back."""
+    torch.manual_seed(0)
+    ours = perturb_swin(PatchMerging(6).double())
+    theirs = {k: MERGED.to_theirs(v)[0][1] for k, v in ours.state_dict().items()}
+    assert all(torch.equal(MERGED.to_ours([theirs[k]], v.shape), v) for k, v in ours.state_dict().items())
+    x = torch.randn(2, 4, 8, 6, dtype=torch.float64)
+    patches = nn.Unfold(2, stride=2)(x.permute(0, 3, 1, 2)).transpose(1, 2)  # (B, 8, 24)
+    normed = F.layer_norm(patches, (24,), theirs["norm.weight"], theirs["norm.bias"])
+    assert_close(ours(x).flatten(1, 2), normed @ theirs["reduction.weight"].T, 1e-12)
 
 
 def from_huggingface_swin(weights: dict) -> dict:
@@ -126,7 +134,7 @@ def from_huggingface_swin(weights: dict) -> dict:
 def test_swin_equals_transformers(size):
     """Its backbone has a LayerNorm over each map, pads patches and always shifts: mmseg's form in other names."""
     torch.manual_seed(0)
-    peer = perturb_swin(SwinBackbone(SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"])))
+    peer = perturb_swin(SwinBackbone(SwinConfig(out_features=["stage1", "stage2", "stage3", "stage4"]))).double()
     ours = build_encoder("swin_t", form="huggingface").double().eval()
     ours.load_state_dict(from_huggingface_swin(peer.state_dict()), strict=True)
     x = torch.randn(1, 3, *size, dtype=torch.float64)
@@ -143,7 +151,7 @@ def test_window_attention_is_attention_among_those_of_a_window(shift, size):
     Windows moved by s start at tokens s - 7, s, s + 7, ..: the first and the last ones are cut by the border."""
     torch.manual_seed(0)
     attention = WindowAttention(8, 2, shift)
-    perturb_swin(attention)
+    perturb_swin(attention.double())
     H, W = size
     padded = [math.ceil(n / 7) * 7 for n in size]
     moved = [0 if shift is None or (shift == "fitting" and n == 7) else 3 for n in padded]
@@ -169,16 +177,6 @@ def test_swins_maps_are_channels_last_views():
 
 
 # --- EfficientNet -----------------------------------------------------------------------------------------------------
-
-
-def load_in_order(ours: nn.Module, weights: dict) -> None:
-    """All publishers hold the layers in the order of the computation, as we do: n-th tensor to n-th tensor."""
-    assert [k.split(".")[-1] for k in weights] == [k.split(".")[-1] for k in ours.state_dict()]
-    ours.load_state_dict(dict(zip(ours.state_dict(), weights.values())), strict=True)
-
-
-def without(weights: dict, *heads: str) -> dict:
-    return {k: v for k, v in weights.items() if not k.startswith(heads)}
 
 
 @pytest.fixture(scope="module")
@@ -207,18 +205,18 @@ def torchvision_maps(peer: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 MAPS = {
-    "torchvision": (torchvision_maps, ("features.8.", "classifier.")),
-    "timm": (lambda peer, x: peer(x)[1:], ("conv_head.", "bn2.", "classifier.")),  # its stride-2 map is another one
-    "timm_tf": (lambda peer, x: peer(x)[1:], ("conv_head.", "bn2.", "classifier.")),
-    "smp": (lambda peer, x: peer(x)[1:], ("_conv_head.", "_bn1.")),
+    "torchvision": torchvision_maps,
+    "timm": lambda peer, x: peer(x)[1:],  # its stride-2 map is another one
+    "timm_tf": lambda peer, x: peer(x)[1:],
+    "smp": lambda peer, x: peer(x)[1:],
 }
 
 
 @pytest.mark.parametrize("publisher, n", [*[(p, n) for p in MAPS for n in (0, 3)], ("smp", 1), ("smp", 2)])
 def test_efficientnet_equals_its_publishers(built, publisher, n):
-    peer, (maps, heads) = built[publisher, n], MAPS[publisher]
-    ours = build_encoder(f"efficientnet_b{n}", form=publisher).eval()
-    load_in_order(ours, without(peer.state_dict(), *heads))
+    peer, maps = built[publisher, n], MAPS[publisher]
+    ours, report = load_public(peer.state_dict(), form=publisher)
+    assert report.architecture == f"efficientnet_b{n}"
     torch.manual_seed(1)
     for size in SIZES:
         x = torch.randn(1, 3, *size)
@@ -235,8 +233,7 @@ def test_paddings_are_different_functions(built):
     x = torch.randn(1, 3, 64, 64)
     maps = []
     for padding in ("symmetric", "static_same", "same"):
-        ours = build_encoder("efficientnet_b3", bn_eps=1e-3, padding=padding).eval()
-        load_in_order(ours, without(built["smp", 3].state_dict(), *MAPS["smp"][1]))
+        ours, _ = load_public(built["smp", 3].state_dict(), padding=padding)
         with torch.no_grad():
             maps.append(ours(x)[-1])
     for a, b in ((0, 1), (0, 2), (1, 2)):

@@ -7,9 +7,10 @@ channels: strides 4, 8, 16, 32, as a CNN has. Any image size: maps are padded to
 
 Published forms (see models/forms.py) have the same parameters but for the LayerNorm that mmseg lays over each of the
 four maps it hands out (`out_norms`); a classifier normalises only its last map, and that norm belongs to its head.
-`shift`          "always" (mmseg, Hugging Face): every second block shifts. "fitting" (torchvision): not on an axis
-                 where one window covers the map. "built" (Microsoft, timm): decided once for images of 224x224, where
-                 that is the case in the last stage alone. The first two agree on maps above 7 tokens.
+`shift`          "always" (mmseg, Hugging Face): every second block shifts. "fitting" (torchvision, Microsoft): not on
+                 an axis where one window covers the map. "built" (timm): decided once for images of 224x224, where
+                 that is the case in the last stage alone. The first two agree on maps above 7 tokens. Microsoft's own
+                 code takes images of the size it is built for alone: "fitting" continues what it does there.
 `pad_last`       timm alone rolls maps first and pads them then, so that padding comes between tokens that were not
                  neighbours. No difference on maps of whole windows, as those of 224x224 are.
 `patch_padding`  True (mmseg): images are padded to whole patches. False (torchvision, timm): the rest is left out.

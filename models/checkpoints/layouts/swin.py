@@ -108,6 +108,8 @@ LAYOUTS = [
         table=MICROSOFT,
         encoder=True,
         unused=UNUSED,
+        doubt="their code takes one image size; at others windows shift where the map is larger than one: shift=always"
+        " (as in detection and segmentation code) or form=timm settles it",
     ),
     Layout(
         title="timm Swin",
