@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import CLASSES, PEERS, TRAIN_BATCH, Peer, ours_like
+from engine.profile import process_bytes
 
 Step = Callable[[], None]
 
@@ -116,12 +117,6 @@ def memory_of(name: str, label: str, device: str) -> float:
     step()
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else process_bytes("VmHWM")
     return (peak - before) / 2**20
-
-
-def process_bytes(field: str) -> int:
-    """VmRSS: resident now; VmHWM: its peak. (getrusage's ru_maxrss would begin at the size of the parent process.)"""
-    line = next(line for line in open("/proc/self/status") if line.startswith(field))
-    return 1024 * int(line.split()[1])
 
 
 def memory(name: str, labels: list[str], device: str, threads: int) -> dict[str, float]:

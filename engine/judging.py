@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.evaluate import Score, metrics
 from engine.jobs import finished
 from engine.metrics import bootstrap_difference
+from engine.profile import peak_memory
 from engine.scoring import build_network, class_frequency, protocol
 from engine.study import Study, ranking_split, score_labels
 
@@ -116,6 +117,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "class_frequency": class_frequency(study.cfg, used_images(study)),
         "images": len(report),
         "seconds": time.perf_counter() - started,
+        "peak_memory": peak_memory(study.device),
     }
 
 

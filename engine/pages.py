@@ -103,3 +103,43 @@ def _legend(palette: np.ndarray, class_names: Sequence[str], width: int) -> Imag
         draw.rectangle((x, y + 2, x + 12, y + 14), fill=tuple(colour), outline=GREY)
         draw.text((x + 18, y), name, fill=INK, font=letters)
     return out
+
+
+def predictions_page(
+    columns: dict[str, Sequence[np.ndarray]], palette: Sequence[Sequence[int]], class_names: Sequence[str],
+    path: str | Path, ignore_index: int = 255,
+) -> Path:  # fmt: skip
+    """Several networks' predictions of the same images: a row an image, a column for each entry of `columns`.
+
+    columns: {"image": [(H, W, 3) uint8], "target": [(H, W)], name: [(H, W) class indices], ..}, lists of one length.
+    """
+    colours = np.asarray(palette, np.uint8)
+    tiles = {name: [_tile(part, colours, ignore_index) for part in parts] for name, parts in columns.items()}
+    width = 260  # pixels of a column
+    heights = [round(width * im.height / im.width) for im in next(iter(tiles.values()))]
+    total = GAP + len(tiles) * (width + GAP)
+    legend = _legend(colours, class_names, total)
+    page = Image.new("RGB", (total, TITLE + sum(heights) + GAP * len(heights) + legend.height + GAP), "white")
+    draw = ImageDraw.Draw(page)
+    for k, (name, parts) in enumerate(tiles.items()):
+        x, y = GAP + k * (width + GAP), TITLE
+        draw.text((x, 6), name, fill=INK, font=font(13))
+        for part, height in zip(parts, heights):
+            how = Image.Resampling.BILINEAR if name == "image" else Image.Resampling.NEAREST
+            page.paste(part.resize((width, height), how), (x, y))
+            y += height + GAP
+    page.paste(legend, (0, y))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path)
+    return path
+
+
+def _tile(part: np.ndarray, palette: np.ndarray, ignore_index: int) -> Image.Image:
+    """A picture as it is; class indices in their colours, ignored pixels black."""
+    part = np.asarray(part)
+    if part.ndim == 3:
+        return Image.fromarray(part.astype(np.uint8))
+    shown = colourise(part, palette)
+    shown[part == ignore_index] = IGNORED
+    return Image.fromarray(shown)

@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.evaluate import metrics
 from engine.inference import Views
 from engine.jobs import Job, derive_seed, finished
+from engine.profile import peak_memory
 from engine.run_folder import Log, say
 from engine.scoring import class_frequency, limited, networks, protocol, score_models
 from engine.train import fit
@@ -58,6 +59,7 @@ def score_best(cfg: Config, run: Path, val: SegmentationDataset, device: torch.d
         "class_frequency": class_frequency(cfg, limited(build_dataset(cfg, "train", train=False), cfg.data.limit)),
         "images": score.images,
         "seconds": ckpt.load_ours(run / "last.pt")["info"]["seconds"],
+        "peak_memory": peak_memory(device),
     }
     ckpt.write_json(run / "results.json", results)
     say(f"best epoch {best['epoch']}: val mIoU {100 * results['miou']:.2f} %")

@@ -1,0 +1,184 @@
+"""Several finished runs side by side: one row a config, every difference with its interval.
+
+A config may have been trained with several seeds; its row holds the mean over them. The interval of a difference to the
+first row is a paired bootstrap (Efron and Tibshirani, percentile method) that draws both what varies: the groups of
+validation images, and the seeds, the same draw for both rows.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from data import build_dataset
+from data.dataset import SegmentationDataset
+from engine import checkpoint as ckpt
+from engine.config import Config, load_config
+from engine.errors import UserError
+from engine.evaluate import Score
+from engine.inference import Views
+from engine.profile import count, parameters
+from engine.run_results import latest, read_run
+from engine.scoring import build_network, chosen_checkpoint, limited, networks, protocol, score_models
+
+RULE = "fvcore"  # of the multiply-adds: the one that published tables use
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, scored again by the networks it kept."""
+
+    run: Path
+    cfg: Config
+    score: Score  # with one confusion matrix a group of validation images
+    log: list[dict]
+    seconds: float  # of training
+    peak_memory: int | None  # bytes
+
+
+@dataclass
+class Entry:
+    """One config of a study, trained once or with several seeds."""
+
+    name: str
+    trained: list[Trained]
+    parameters: int
+    flops: int  # multiply-adds of one image by RULE, at data.size
+    methods: list[str] = field(default_factory=list)  # what is on, for a table of on and off
+    quoted: dict = field(default_factory=dict)  # the original's figures: {"miou": .., "per_class": {..}}
+
+    @property
+    def cfg(self) -> Config:
+        return self.trained[0].cfg
+
+    def miou(self) -> list[float]:
+        """Of each seed, a fraction."""
+        return [t.score.confusion.miou(self.cfg.eval.absent) for t in self.trained]
+
+    def iou(self) -> list[float | None]:
+        """Of each class, the mean over seeds; None where a class does not occur."""
+        values = torch.stack([t.score.confusion.iou() for t in self.trained]).nanmean(0).tolist()
+        return [None if v != v else v for v in values]
+
+
+def score_run(run: Path, device: torch.device) -> Trained:
+    """Score a finished run's best network (of folds: its best candidate) on its validation split, by its protocol."""
+    facts = read_run(run)
+    results = latest(facts)
+    if results is None:
+        raise UserError(f"{run}: not finished; go on with  python train.py --resume {run}")
+    cfg = load_config(run / "config.yaml")
+    dataset = validation(cfg)
+    models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
+    score = score_models(models, cfg, dataset, device, Views.of(cfg.eval))
+    seconds = sum(row["seconds"] for row in facts["log"])
+    return Trained(run, cfg, score, facts["log"], seconds, results.get("peak_memory"))
+
+
+def validation(cfg: Config) -> SegmentationDataset:
+    return limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
+
+
+def entry(name: str, runs: Sequence[Path], device: torch.device, **facts) -> Entry:
+    """A row of the table from the runs of one config; facts: methods, quoted."""
+    trained = [score_run(run, device) for run in runs]
+    cfg, classes = trained[0].cfg, trained[0].score.confusion.num_classes
+    with torch.device("meta"):
+        network = build_network(cfg, classes)
+    return Entry(name, trained, parameters(network), count(network, cfg.data.size, RULE).total(), **facts)
+
+
+def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None, samples: int = 1000) -> dict | None:
+    """Paired bootstrap of the mean IoU of other minus first, over `classes` (None: all present in either).
+
+    Returns difference, low, high (95 %) as fractions; None where seeds or image groups do not pair.
+    """
+    seeds = [t.cfg.seed for t in first.trained]
+    if seeds != [t.cfg.seed for t in other.trained]:
+        return None
+    groups = list(first.trained[0].score.groups)
+    if len(groups) < 2 or any(list(t.score.groups) != groups for e in (first, other) for t in e.trained):
+        return None
+    sides = [_counts(entry, groups) for entry in (first, other)]  # each (seeds, groups, C, C+1)
+    if sides[0].shape != sides[1].shape:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    group_draws = _times(samples, len(groups), generator)  # (samples + 1, groups)
+    seed_draws = _times(samples, len(seeds), generator)  # (samples + 1, seeds)
+    ious = [_iou(torch.einsum("ng,sgij->nsij", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
+    if classes is not None:
+        ious = [iou[..., list(classes)] for iou in ious]
+    either = ~(ious[0].isnan() & ious[1].isnan())  # one set of classes for both
+    gap = ((ious[1].nan_to_num(0.0) - ious[0].nan_to_num(0.0)) * either).sum(-1) / either.sum(-1)
+    gap = (gap * seed_draws).sum(1) / seed_draws.sum(1)
+    low, high = torch.quantile(gap[1:], torch.tensor([0.025, 0.975], dtype=gap.dtype)).tolist()
+    return {"difference": gap[0].item(), "low": low, "high": high}
+
+
+def _counts(entry: Entry, groups: list[str]) -> torch.Tensor:
+    return torch.stack([torch.stack([t.score.groups[g].counts for g in groups]) for t in entry.trained]).double()
+
+
+def _times(samples: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    """How often each of n is drawn, (samples + 1, n) float64; row 0 is the sample itself, each once."""
+    draws = torch.randint(n, (samples, n), generator=generator)
+    times = torch.zeros(samples, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
+    return torch.cat([torch.ones(1, n, dtype=torch.float64), times])
+
+
+def _iou(counts: torch.Tensor) -> torch.Tensor:
+    """(.., C, C+1) -> (.., C)."""
+    tp = counts[..., :-1].diagonal(dim1=-2, dim2=-1)
+    return tp / (counts.sum(-1) + counts[..., :-1].sum(-2) - tp)
+
+
+# --- as plain rows ----------------------------------------------------------------------------------------------------
+
+
+def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
+    """One dict a config, with plain values: what the tables and the CSV are made of."""
+    first, names = entries[0], class_names(entries[0])
+    places = [names.index(n) for n in focus]
+    rows = []
+    for e in entries:
+        mious, iou = e.miou(), e.iou()
+        gigas, memory = e.flops / 1e9, [t.peak_memory for t in e.trained if t.peak_memory]
+        row = {
+            "config": e.name,
+            "miou": statistics.fmean(mious),
+            "miou_sd": statistics.stdev(mious) if len(mious) > 1 else None,
+            "difference": None if e is first else difference(first, e),
+            "per_class": dict(zip(class_names(e), iou)),
+            "parameters": e.parameters,
+            "gflops": gigas,
+            "efficiency": 100 * statistics.fmean(mious) / gigas,
+            "seconds": statistics.fmean(t.seconds for t in e.trained),
+            "peak_memory_mib": max(memory) / 2**20 if memory else None,
+            "seeds": [t.cfg.seed for t in e.trained],
+            "runs": [str(t.run) for t in e.trained],
+            "methods": e.methods,
+            "quoted": e.quoted,
+        }
+        if places and class_names(e) == names:
+            row["focus"] = statistics.fmean(iou[i] or 0.0 for i in places)
+            row["focus_difference"] = None if e is first else difference(first, e, places)
+        rows.append(row)
+    return rows
+
+
+def class_names(e: Entry) -> list[str]:
+    return list(validation(e.cfg).class_names)
+
+
+def protocols(entries: Sequence[Entry]) -> dict:
+    """The protocol all rows share. Raises: UserError where two rows were scored on different data or sizes."""
+    facts = [protocol(e.cfg, validation(e.cfg), Views.of(e.cfg.eval)) for e in entries]
+    for e, fact in zip(entries, facts):
+        for key in ("data", "split", "data_hash"):
+            if fact[key] != facts[0][key]:
+                raise UserError(f"{e.name} and {entries[0].name} were scored on different {key}: {fact[key]}")
+    return facts[0]

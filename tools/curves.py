@@ -1,0 +1,42 @@
+"""The curves of several runs in one plot, to compare them by epoch.
+
+python -m tools.curves runs/scratch-20261121-094154 runs/fine-tuned-20261121-094154 --out curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from engine import cli, plots
+from engine.comparison_plots import curves
+from engine.errors import UserError
+from engine.run_folder import open_run, say
+from engine.run_results import latest, read_run
+from engine.tables import describe
+
+
+def main(args: argparse.Namespace) -> None:
+    if not plots.available():
+        raise UserError(plots.SKIPPED)
+    facts = {str(run): read_run(open_run(run)) for run in args.runs}
+    names = args.names or [fact["config"].get("name", run) for run, fact in facts.items()]
+    if len(set(names)) != len(facts):
+        raise UserError(f"{len(facts)} runs need as many different --names, got {', '.join(names)}")
+    results = latest(next(iter(facts.values())))
+    note = describe(results["protocol"]) if results else ""
+    say(f"written: {curves(dict(zip(names, (f['log'] for f in facts.values()))), Path(args.out), note)}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=f"example:\n  {__doc__.splitlines()[2]}",
+                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    p.add_argument("--names", nargs="+", metavar="NAME", help="what to call them (default: their configs' names)")
+    p.add_argument("--out", default="curves.png", metavar="FILE", help="the picture (default: curves.png)")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))

@@ -1,0 +1,155 @@
+"""Run, or go on with, every config of a folder, and write the table that compares them.
+
+python -m tools.study configs/a_fine_structures
+python -m tools.study configs/a_fine_structures --seeds 0 1 2 --only 0_cross_entropy 1_hybrid
+
+Each config is trained by train.py in a process of its own; a run that is finished is not trained again, one that was
+interrupted goes on, one whose config has changed since is made anew. The table and its pictures stand in
+runs/study-FOLDER/. `study.json` in the folder may say more about it: "title", "focus" (classes whose mean is compared
+too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}} and "quoted_on" (which data).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from engine import checkpoint as ckpt
+from engine import cli, plots
+from engine.comparison import RULE, Entry, entry, protocols, summary, validation
+from engine.comparison_plots import curves, scatter
+from engine.comparison_tables import main_table, markdown, write_csv
+from engine.config import differences, load_config
+from engine.errors import UserError
+from engine.pages import predictions_page
+from engine.pictures import sample_predictions
+from engine.run_folder import RUNS, resolve_device, say
+from engine.run_results import latest, read_run
+from engine.scoring import chosen_checkpoint, networks
+from engine.tables import describe, format_table
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+MAY_DIFFER = ("name", "device", "train.workers")
+
+
+def main(args: argparse.Namespace) -> None:
+    folder = Path(args.folder)
+    configs = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not configs:
+        raise UserError(f"{folder}: no configs (*.yaml) in it")
+    for name in args.only:
+        if name not in configs:
+            raise UserError(f"{folder}: no config {name}; there are: {', '.join(configs)}")
+    names = [name for name in configs if not args.only or name in args.only]
+    facts, failed, entries = read_facts(folder), [], []
+    for name in names:
+        runs = [train(folder.name, name, configs[name], seed, args) for seed in args.seeds or [None]]
+        failed += [name] if None in runs else []
+        if None not in runs:
+            say(f"scoring {name}")
+            more = {
+                "methods": dict.fromkeys(facts["methods"].get(name, []), True),
+                "quoted": facts["quoted"].get(name, {}),
+            }
+            entries.append(entry(name, runs, resolve_device(args.device or "auto"), **more))
+    if entries:
+        write(RUNS / f"study-{folder.name}", facts, entries, args)
+    if failed:
+        raise UserError(f"not finished: {', '.join(failed)} (see above); call the same command again")
+
+
+def read_facts(folder: Path) -> dict:
+    """study.json of the folder, with every key there; an empty one if it has none."""
+    facts = {"title": folder.name, "focus": [], "methods": {}, "quoted": {}, "quoted_on": ""}
+    path = folder / "study.json"
+    if not path.exists():
+        return facts
+    try:
+        return facts | json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{path}: not JSON: {e}") from None
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(study: str, name: str, path: Path, seed: int | None, args: argparse.Namespace) -> Path | None:
+    """The finished run of a config; None where train.py failed."""
+    title = f"study-{study}-{name}" + ("" if seed is None else f"-seed{seed}")
+    sets = [*cli.overrides(args), *([] if seed is None else [f"seed={seed}"])]
+    run = newest(title)
+    if run is not None and changed(run, path, sets):
+        say(f"{name}: the config differs from {run}'s, training anew")
+        run = None
+    if run is None or latest(read_run(run)) is None:
+        words = ["--resume", str(run)] if run else [str(path), "--name", title]
+        for item in [] if run else sets:
+            words += ["--set", item]
+        say(f"python train.py {' '.join(words)}")
+        if subprocess.run([sys.executable, str(TRAIN), *words]).returncode != 0:
+            return None
+        run = newest(title)
+    return run
+
+
+def newest(title: str) -> Path | None:
+    """The last run folder of this name: runs/<title>-<date>-<time>."""
+    runs = [p.parent for p in RUNS.glob(f"{title}-[0-9]*/config.yaml")]
+    runs = [p for p in runs if p.name.removeprefix(f"{title}-").replace("-", "").isdigit()]
+    return max(runs, key=lambda p: (p / "config.yaml").stat().st_mtime, default=None)
+
+
+def changed(run: Path, path: Path, sets: list[str]) -> list[str]:
+    return differences(load_config(run / "config.yaml"), load_config(path, sets), but=MAY_DIFFER)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def write(out: Path, facts: dict, entries: list[Entry], args: argparse.Namespace) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    protocol = protocols(entries)
+    rows = summary(entries, facts["focus"])
+    ckpt.write_json(out / "study.json", {"title": facts["title"], "protocol": protocol, "rows": rows})
+    write_csv(out / "table.csv", rows)
+    text = markdown(facts, protocol, rows)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    say(format_table(*main_table(rows, facts)))
+    note = describe(protocol)
+    if plots.available():
+        scatter({r["config"]: (r["gflops"], r["miou"]) for r in rows}, out / "accuracy.png", note, f"{RULE} rule")
+        curves({e.name: e.trained[0].log for e in entries if not e.cfg.cv.folds}, out / "curves.png", note)
+    else:
+        say(plots.SKIPPED)
+    write_pictures(out / "predictions.png", entries, resolve_device(args.device or "auto"), args.images)
+    say(f"written: {out}/table.md, table.csv, study.json and pictures")
+
+
+def write_pictures(path: Path, entries: list[Entry], device, images: int) -> None:
+    """The same validation images through the first run of every config, side by side."""
+    columns: dict = {}
+    for e in entries:
+        dataset, run = validation(e.cfg), e.trained[0].run
+        models = networks(ckpt.load_ours(chosen_checkpoint(run)), e.cfg, dataset.num_classes, device)
+        samples = sample_predictions(models, e.cfg, dataset, device, images)
+        if not columns:
+            columns = {"image": [s[0] for s in samples], "target": [s[1] for s in samples]}
+            first = dataset
+        columns[e.name] = [s[2] for s in samples]
+    predictions_page(columns, first.palette, first.class_names, path, first.ignore_index)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = cli.parser(__doc__.splitlines()[0], "python -m tools.study configs/a_fine_structures --seeds 0 1 2")
+    p.add_argument("folder", help="the configs directly in it are run; those of subfolders are not")
+    p.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="train each config with these seeds")
+    p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these configs (file names without .yaml)")
+    p.add_argument("--images", type=int, default=4, metavar="N", help="images on the page of predictions")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))
