@@ -44,6 +44,7 @@ def scatter(points: dict[str, tuple[float, float]], path: Path, note: str = "", 
         costs = [g for g, _ in points.values()]
         if max(costs) > 8 * min(costs):
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         ax.set(xlabel=f"GFLOPs of one image ({rule})", ylabel="mIoU [%]")
         ax.margins(0.18, 0.14)
         _write_names(fig, ax, points)

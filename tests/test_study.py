@@ -85,6 +85,20 @@ def test_what_fails_is_named_and_the_rest_is_written(place, monkeypatch, capfd):
     broken.unlink()
 
 
+def test_a_config_starts_from_anothers_checkpoint(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    path = place / "b_tiny" / "study.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"needs": {"1_dice": {"model.pretrained": "0_plain"}}}))
+    assert call(study_command, "b_tiny", "--only", "1_dice", "--seeds", 0, "--set", "train.batch_size=2") == 0
+    (first,) = study_command.RUNS.glob("study-b_tiny-0_plain-seed0-*")
+    (row,) = json.loads((place / "runs" / "study-b_tiny" / "study.json").read_text())["rows"]
+    assert f"pretrained: {first}/best.pt" in (place / row["runs"][0] / "config.yaml").read_text()
+    path.write_text(json.dumps(facts | {"needs": {"1_dice": {"model.pretrained": "nosuch"}}}))
+    assert call(study_command, "b_tiny", "--only", "1_dice") == 2
+    path.write_text(json.dumps(facts))
+
+
 def test_curves_of_runs_in_one_plot(place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     runs = sorted((place / "runs").glob("study-b_tiny-*-seed1-*"))

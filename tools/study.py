@@ -6,7 +6,9 @@ python -m tools.study configs/a_fine_structures --seeds 0 1 2 --only 0_cross_ent
 Each config is trained by train.py in a process of its own; a run that is finished is not trained again, one that was
 interrupted goes on, one whose config has changed since is made anew. The table and its pictures stand in
 runs/study-FOLDER/. `study.json` in the folder may say more about it: "title", "focus" (classes whose mean is compared
-too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}} and "quoted_on" (which data).
+too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}}, "quoted_on" (which data), and
+"needs" {config: {key: other config}}: the key is the checkpoint of the other's run (of the same seed), as in
+{"2_fine_tuned": {"model.pretrained": "1_cityscapes"}}.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     names = [name for name in configs if not args.only or name in args.only]
     facts, failed, entries = read_facts(folder), [], []
     for name in names:
-        runs = [train(folder.name, name, configs[name], seed, args) for seed in args.seeds or [None]]
+        runs = [train(folder.name, name, configs, seed, facts["needs"], args) for seed in args.seeds or [None]]
         failed += [name] if None in runs else []
         if None not in runs:
             say(f"scoring {name}")
@@ -63,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
 
 def read_facts(folder: Path) -> dict:
     """study.json of the folder, with every key there; an empty one if it has none."""
-    facts = {"title": folder.name, "focus": [], "methods": {}, "quoted": {}, "quoted_on": ""}
+    facts = {"title": folder.name, "focus": [], "methods": {}, "quoted": {}, "quoted_on": "", "needs": {}}
     path = folder / "study.json"
     if not path.exists():
         return facts
@@ -76,16 +78,23 @@ def read_facts(folder: Path) -> dict:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(study: str, name: str, path: Path, seed: int | None, args: argparse.Namespace) -> Path | None:
-    """The finished run of a config; None where train.py failed."""
+def train(study: str, name: str, configs: dict, seed: int | None, needs: dict, args: argparse.Namespace) -> Path | None:
+    """The finished run of a config, and of what it needs before; None where train.py failed."""
     title = f"study-{study}-{name}" + ("" if seed is None else f"-seed{seed}")
     sets = [*cli.overrides(args), *([] if seed is None else [f"seed={seed}"])]
+    for key, other in needs.get(name, {}).items():
+        if other not in configs:
+            raise UserError(f"study.json: {name} needs {other}, which is no config of the folder")
+        before = train(study, other, configs, seed, needs, args)
+        if before is None:
+            return None
+        sets.append(f"{key}={chosen_checkpoint(before)}")
     run = newest(title)
-    if run is not None and changed(run, path, sets):
+    if run is not None and changed(run, configs[name], sets):
         say(f"{name}: the config differs from {run}'s, training anew")
         run = None
     if run is None or latest(read_run(run)) is None:
-        words = ["--resume", str(run)] if run else [str(path), "--name", title]
+        words = ["--resume", str(run)] if run else [str(configs[name]), "--name", title]
         for item in [] if run else sets:
             words += ["--set", item]
         say(f"python train.py {' '.join(words)}")
