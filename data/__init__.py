@@ -13,6 +13,7 @@ from data.dataset import SegmentationDataset, data_hash
 from data.files import Record
 from data.folder import folder
 from data.labels import LabelTable
+from data.remap import remap
 from data.transforms import build_transform
 from engine.config_keys import Config, DataConfig
 from engine.errors import UserError, unknown
@@ -28,10 +29,15 @@ def _streets(data: DataConfig, split: str):
 
 DATASETS = {
     "streets": _streets,
-    "cityscapes": lambda data, split: cityscapes(_root(data), split, data.labels),
+    "cityscapes": lambda data, split: cityscapes(_root(data), split, _label_files(data)),
     "camvid": lambda data, split: camvid(_root(data), split),
     "folder": lambda data, split: folder(_root(data), split),
 }
+
+
+def _label_files(data: DataConfig) -> str:
+    """Which Cityscapes label files `data.labels` asks for; a mapping of classes leaves the choice to the files."""
+    return data.labels if isinstance(data.labels, str) else "auto"
 
 
 def _root(data: DataConfig) -> Path:
@@ -55,5 +61,7 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
         transform = build_transform("none", size, native_target=cfg.eval.native)
     records, labels = DATASETS[cfg.data.name](cfg.data, split)
     labels = labels.with_label_map(cfg.data.label_map)
+    if isinstance(cfg.data.labels, dict) or cfg.data.background == "ignore":
+        labels = remap(labels, cfg.data.labels, cfg.data.background)
     name = f"{cfg.data.name} {split}"
     return SegmentationDataset(records, labels, transform, cfg.seed, cache=cfg.data.cache, name=name, split=split)

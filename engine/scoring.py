@@ -91,6 +91,7 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
         "size": list(cfg.data.size),
         "native": cfg.eval.native,
         "absent": cfg.eval.absent,
+        "exclude": list(cfg.eval.exclude),
         "scales": list(views.scales),
         "flip": views.flip,
         "window": list(views.window) if views.window else None,

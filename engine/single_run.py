@@ -54,7 +54,7 @@ def score_best(cfg: Config, run: Path, val: SegmentationDataset, device: torch.d
         "protocol": protocol(cfg, val, Views.of(cfg.eval)),
         "best_epoch": best["epoch"],
         "select": None,
-        **metrics(score.confusion, val.class_names, cfg.eval.absent),
+        **metrics(score.confusion, val.class_names, cfg.eval.absent, cfg.eval.exclude),
         "class_frequency": class_frequency(cfg, limited(build_dataset(cfg, "train", train=False), cfg.data.limit)),
         "images": score.images,
         "seconds": ckpt.load_ours(run / "last.pt")["info"]["seconds"],

@@ -17,7 +17,7 @@ from data.splits import Splits, make_splits
 from engine import distributed
 from engine.aggregate import State
 from engine.config import Config
-from engine.evaluate import Score
+from engine.evaluate import Score, excluded
 from engine.inference import Views
 from engine.metrics import ConfusionMatrix
 from engine.scoring import candidate_path, limited, network, score_models
@@ -95,9 +95,14 @@ class Study:
     def score(self, states: Sequence[State], dataset) -> Score:
         return score_models([self.model(s) for s in states], self.cfg, dataset, self.device, self.views)
 
+    @property
+    def exclude(self) -> tuple[int, ...]:
+        """Classes that the mean IoU leaves out."""
+        return excluded(self.cfg.eval.exclude, self.train.class_names)
+
     def miou(self, score: Score | ConfusionMatrix) -> float:
         confusion = score if isinstance(score, ConfusionMatrix) else score.confusion
-        return confusion.miou(self.cfg.eval.absent)
+        return confusion.miou(self.cfg.eval.absent, self.exclude)
 
 
 def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None) -> Study:
