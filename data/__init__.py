@@ -14,11 +14,12 @@ from data.files import Record
 from data.folder import folder
 from data.labels import LabelTable
 from data.remap import remap
+from data.splits import SPLITS, draw_sample
 from data.transforms import build_transform
 from engine.config_keys import Config, DataConfig
 from engine.errors import UserError, unknown
 
-__all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash"]
+__all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash", "sampled_names"]
 
 
 def _streets(data: DataConfig, split: str):
@@ -46,6 +47,34 @@ def _root(data: DataConfig) -> Path:
     return Path(data.root).expanduser()
 
 
+def _is_sampled(data: DataConfig, split: str) -> bool:
+    """Whether `data.sample` draws this split; where its count is 0 the data set's own split stands."""
+    return bool(data.sample) and split in SPLITS and data.sample[SPLITS.index(split)] > 0
+
+
+def _records(data: DataConfig, split: str) -> tuple[list[Record], LabelTable]:
+    """The data set's own split, or the part of its training split that `data.sample` draws."""
+    if not _is_sampled(data, split):
+        return DATASETS[data.name](data, split)
+    records, labels = DATASETS[data.name](data, "train")
+    return [records[i] for i in _sample(data, records)[split]], labels
+
+
+def _sample(data: DataConfig, records: list[Record]) -> dict[str, list[int]]:
+    names = [r.name for r in records]
+    groups = [r.group for r in records] if data.sample_by == "group" else names
+    return draw_sample(names, groups, data.sample, data.sample_seed)
+
+
+def sampled_names(data: DataConfig) -> dict[str, list[str]]:
+    """{val, test: image names} as `data.sample` draws them, for splits.json; empty without it."""
+    if not data.sample:
+        return {}
+    records, _ = DATASETS[data.name](data, "train")
+    drawn = _sample(data, records)
+    return {s: [records[i].name for i in drawn[s]] for s in ("val", "test") if _is_sampled(data, s)}
+
+
 def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
     """The data set of a config. `train`: with `data.augment`; else only resized to `data.size`.
 
@@ -59,9 +88,9 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
         transform = build_transform(cfg.data.augment, size)
     else:
         transform = build_transform("none", size, native_target=cfg.eval.native)
-    records, labels = DATASETS[cfg.data.name](cfg.data, split)
+    records, labels = _records(cfg.data, split)
     labels = labels.with_label_map(cfg.data.label_map)
     if isinstance(cfg.data.labels, dict) or cfg.data.background == "ignore":
         labels = remap(labels, cfg.data.labels, cfg.data.background)
-    name = f"{cfg.data.name} {split}"
+    name = f"{cfg.data.name} {split}" + (" (sampled)" if _is_sampled(cfg.data, split) else "")
     return SegmentationDataset(records, labels, transform, cfg.seed, cache=cfg.data.cache, name=name, split=split)

@@ -27,6 +27,11 @@ class DataConfig:
     size: tuple[int, int] = (256, 512)  # network size (H, W) in pixels
     augment: str = "standard"  # none | standard | advanced
     limit: int = 0  # first n images per role and per fold, for trials; 0: all
+    sample: list[int] = field(
+        default_factory=list
+    )  # [train, val, test] images drawn from the training split; 0: its own
+    sample_seed: int = 0  # which images those are; apart from `seed`, so that runs of other seeds share their splits
+    sample_by: Literal["image", "group"] = "image"  # group: no city or stretch of video in two of them
     cache: bool = False  # keep the decoded images, resized to `size`, in memory
     # {new class: old class, [old classes] or rest}: train on other classes, made of the data set's by name
     # (docs/data.md); or a word, which label files of a Cityscapes layout to read

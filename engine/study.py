@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from data import build_dataset
+from data import build_dataset, sampled_names
 from data.dataset import SegmentationDataset
 from data.splits import Splits, make_splits
 from engine import distributed
@@ -35,6 +35,7 @@ def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
     splits = make_splits(train, cfg.seed, cfg.cv.folds, start_share, select_share, cfg.cv.group, cfg.data.limit)
     if cfg.cv.start == "train":
         splits.roles["start"] = sorted(name for role in ("fold", "select") for name in splits.roles[role])
+    splits.sample = sampled_names(cfg.data)
     return splits
 
 
@@ -117,6 +118,7 @@ def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val",
     distributed.from_main(None)  # all have looked before the first one writes
     if distributed.is_main() and not path.exists():
         splits.save(path)
+    splits.check_sample(sampled_names(cfg.data))
     roles, folds = splits.indices(train.names)
     report = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
     return Study(cfg, run, device, train, augmented, report, roles, folds, views or Views.of(cfg.eval))

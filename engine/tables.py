@@ -65,6 +65,9 @@ def describe(protocol: dict) -> str:
     size = "x".join(str(v) for v in protocol.get("size") or ())
     scored = "scored at the labels' own size" if protocol.get("native") else f"scored at {size} (H x W)"
     parts = [f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
+    if protocol.get("sample"):
+        counts = "/".join(map(str, protocol["sample"]))
+        parts += [f"splits {counts} drawn from train by {protocol['sample_by']}, seed {protocol['sample_seed']}"]
     parts += [f"{protocol['images']} images"] if protocol.get("images") else []
     parts += [f"network input {size}, {scored}" if protocol.get("native") else scored]
     scales = protocol.get("scales") or [1.0]
