@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data.ade20k import ade20k
 from data.camvid import camvid
 from data.cityscapes import cityscapes
 from data.dataset import SegmentationDataset, data_hash
 from data.files import Record
 from data.folder import folder
+from data.kitti import kitti
 from data.labels import LabelTable
+from data.pets import pets
 from data.remap import remap
 from data.splits import SPLITS, draw_sample
 from data.transforms import build_transform
+from data.voc import voc
 from engine.config_keys import Config, DataConfig
 from engine.errors import UserError, unknown
 
@@ -31,6 +35,10 @@ def _streets(data: DataConfig, split: str):
 DATASETS = {
     "streets": _streets,
     "cityscapes": lambda data, split: cityscapes(_root(data), split, _label_files(data)),
+    "kitti": lambda data, split: kitti(_root(data), split, _label_files(data)),
+    "pets": lambda data, split: pets(_root(data), split),
+    "voc": lambda data, split: voc(_root(data), split),
+    "ade20k": lambda data, split: ade20k(_root(data), split),
     "camvid": lambda data, split: camvid(_root(data), split),
     "folder": lambda data, split: folder(_root(data), split),
 }
