@@ -12,6 +12,7 @@ from data.splits import Splits, draw_sample
 from engine.config import config_from, dump
 from engine.evaluate import excluded, metrics
 from engine.metrics import ConfusionMatrix
+from engine.pictures import write_samples
 from engine.report import write_report
 from engine.single_run import train_single
 from engine.study import open_study
@@ -124,6 +125,13 @@ def test_cross_validation_keeps_the_sample_and_excludes(tmp_path, folder):
     cfg.data.sample_seed = 1
     with refuses("draws other|has changed"):
         open_study(cfg, tmp_path, CPU)
+
+
+def test_the_page_of_samples_fits_native_targets(tmp_path, folder):
+    cfg = tiny(folder, "eval.native=true", "log.samples=2")
+    train_single(cfg, tmp_path, CPU)
+    write_samples(tmp_path, cfg, CPU)
+    assert (tmp_path / "plots/samples.png").is_file()
 
 
 def test_splits_files_from_before_sampling_still_load(tmp_path):
