@@ -113,7 +113,7 @@ def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, 
     device, views = resolve_device(cfg.device), Views.of(cfg.eval)
     say(f"checkpoint: {path}  split: {args.split}")
     score = score_models(models, cfg, dataset, device, views)
-    result = metrics(score.confusion, dataset.class_names, cfg.eval.absent)
+    result = metrics(score.confusion, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
     say(class_table(result, facts))
     if args.save:

@@ -24,6 +24,7 @@ from engine import config as config_module
 from engine.config import Config, load_config, loss_spec, stage_config, start_config
 from engine.cross_validation import cross_validate
 from engine.errors import UserError
+from engine.evaluate import excluded
 from engine.inference import amp_dtype
 from engine.jobs import load_pretrained
 from engine.pictures import write_samples
@@ -95,6 +96,7 @@ def check_before(cfg: Config) -> dict:
     train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
     for dataset in (train, val):
         check_pairs(dataset)
+        excluded(cfg.eval.exclude, dataset.class_names)
     if cfg.cv.folds:
         draw_splits(cfg, train)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data.ade20k import ade20k
 from data.camvid import camvid
 from data.cityscapes import cityscapes
 from data.dataset import SegmentationDataset, data_hash
 from data.files import Record
 from data.folder import folder
+from data.kitti import kitti
 from data.labels import LabelTable
+from data.pets import pets
+from data.remap import remap
+from data.splits import SPLITS, draw_sample
 from data.transforms import build_transform
+from data.voc import voc
 from engine.config_keys import Config, DataConfig
 from engine.errors import UserError, unknown
 
-__all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash"]
+__all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash", "sampled_names"]
 
 
 def _streets(data: DataConfig, split: str):
@@ -28,16 +34,53 @@ def _streets(data: DataConfig, split: str):
 
 DATASETS = {
     "streets": _streets,
-    "cityscapes": lambda data, split: cityscapes(_root(data), split, data.labels),
+    "cityscapes": lambda data, split: cityscapes(_root(data), split, _label_files(data)),
+    "kitti": lambda data, split: kitti(_root(data), split, _label_files(data)),
+    "pets": lambda data, split: pets(_root(data), split),
+    "voc": lambda data, split: voc(_root(data), split),
+    "ade20k": lambda data, split: ade20k(_root(data), split),
     "camvid": lambda data, split: camvid(_root(data), split),
     "folder": lambda data, split: folder(_root(data), split),
 }
+
+
+def _label_files(data: DataConfig) -> str:
+    """Which Cityscapes label files `data.labels` asks for; a mapping of classes leaves the choice to the files."""
+    return data.labels if isinstance(data.labels, str) else "auto"
 
 
 def _root(data: DataConfig) -> Path:
     if not data.root:
         raise UserError(f"data.root is not set: where is '{data.name}'? e.g. --set data.root=path/to/{data.name}")
     return Path(data.root).expanduser()
+
+
+def _is_sampled(data: DataConfig, split: str) -> bool:
+    """Whether `data.sample` draws this split; where its count is 0 the data set's own split stands."""
+    return bool(data.sample) and split in SPLITS and data.sample[SPLITS.index(split)] > 0
+
+
+def _records(data: DataConfig, split: str) -> tuple[list[Record], LabelTable]:
+    """The data set's own split, or the part of its training split that `data.sample` draws."""
+    if not _is_sampled(data, split):
+        return DATASETS[data.name](data, split)
+    records, labels = DATASETS[data.name](data, "train")
+    return [records[i] for i in _sample(data, records)[split]], labels
+
+
+def _sample(data: DataConfig, records: list[Record]) -> dict[str, list[int]]:
+    names = [r.name for r in records]
+    groups = [r.group for r in records] if data.sample_by == "group" else names
+    return draw_sample(names, groups, data.sample, data.sample_seed)
+
+
+def sampled_names(data: DataConfig) -> dict[str, list[str]]:
+    """{val, test: image names} as `data.sample` draws them, for splits.json; empty without it."""
+    if not data.sample:
+        return {}
+    records, _ = DATASETS[data.name](data, "train")
+    drawn = _sample(data, records)
+    return {s: [records[i].name for i in drawn[s]] for s in ("val", "test") if _is_sampled(data, s)}
 
 
 def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
@@ -53,7 +96,9 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
         transform = build_transform(cfg.data.augment, size)
     else:
         transform = build_transform("none", size, native_target=cfg.eval.native)
-    records, labels = DATASETS[cfg.data.name](cfg.data, split)
+    records, labels = _records(cfg.data, split)
     labels = labels.with_label_map(cfg.data.label_map)
-    name = f"{cfg.data.name} {split}"
+    if isinstance(cfg.data.labels, dict) or cfg.data.background == "ignore":
+        labels = remap(labels, cfg.data.labels, cfg.data.background)
+    name = f"{cfg.data.name} {split}" + (" (sampled)" if _is_sampled(cfg.data, split) else "")
     return SegmentationDataset(records, labels, transform, cfg.seed, cache=cfg.data.cache, name=name, split=split)

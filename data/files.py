@@ -166,3 +166,33 @@ def require_folder(folder: Path, layout: str, source: str) -> None:
     """Raises: UserError that says which layout is expected and where the data set comes from."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder; expected layout: {layout}; {source}")
+
+
+def read_names(path: Path, layout: str, source: str) -> list[str]:
+    """The first word of every line of a list file (the rest is the data set's business), without empty lines and
+    `#` comments. Raises: UserError for a missing or empty file, or a name that stands there twice."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such list of images; expected layout: {layout}; {source}") from None
+    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        raise UserError(f"{path}: the list names no image")
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: '{next(n for n in names if names.count(n) > 1)}' stands in the list twice")
+    return names
+
+
+def listed(names: list[str], image_dir: Path, label_dir: Path | None, listing: Path) -> list[tuple[str, Path, Path]]:
+    """[(name, NAME.jpg, NAME.png or None)] of a list's names. `label_dir` None: the split has no labels.
+
+    Raises: UserError for the first name without its image or its label.
+    """
+    found = []
+    for name in names:
+        image, label = image_dir / f"{name}.jpg", None if label_dir is None else label_dir / f"{name}.png"
+        for path in (image, label):
+            if path is not None and not path.is_file():
+                raise UserError(f"{path}: no such file, but {listing.name} names '{name}'")
+        found.append((name, image, label))
+    return found

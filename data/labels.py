@@ -25,7 +25,8 @@ class LabelTable:
 
     `ids`: raw value -> class index.  `ignore`: raw values that become `ignore_index`.  `palette`: (C, 3) uint8, RGB.
     `ignore_colours`: RGB colours that become `ignore_index` in colour masks.  `label_map`: the user's corrections
-    (raw value -> class index or 255), already folded into `ids` and `ignore` by `with_label_map`.
+    (raw value -> class index or 255), already folded into `ids` and `ignore` by `with_label_map`.  `colour_ids`: colour
+    in a colour mask -> class index, where that is not simply the palette's row (classes merged by data/remap.py).
     """
 
     name: str
@@ -35,6 +36,7 @@ class LabelTable:
     ignore: tuple[int, ...] = (255,)
     ignore_colours: tuple[Colour, ...] = ()
     label_map: dict[int, int] = field(default_factory=dict)
+    colour_ids: dict[Colour, int] = field(default_factory=dict)
     ignore_index: int = IGNORE_INDEX
 
     @property
@@ -78,7 +80,8 @@ class LabelTable:
         packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]  # one number a colour, (H, W)
         values, where, counts = np.unique(packed, return_inverse=True, return_counts=True)
         index_of = {_pack(c): self.ignore_index for c in self.ignore_colours}
-        index_of |= {_pack(c): i for i, c in enumerate(self.palette.tolist())}
+        classes = self.colour_ids or {tuple(c): i for i, c in enumerate(self.palette.tolist())}
+        index_of |= {_pack(c): i for c, i in classes.items()}
         if any(v not in index_of for v in values.tolist()):
             raise self._unknown_colours(values, counts, index_of, source)
         indices = np.array([index_of[v] for v in values.tolist()], np.uint8)

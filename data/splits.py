@@ -1,4 +1,4 @@
-"""Who trains, who ranks: roles and folds, drawn once, by whole groups, and written down.
+"""Who trains, who ranks: roles and folds, drawn once, by whole groups, and written down. And splits of one's own.
 
 Roles (`start`, `fold`, `select`) keep three uses of the training images apart: the common starting weights of all
 folds, the folds themselves, and the ranking of folds and averages. What is alike (a city, a stretch of video) is one
@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from data.dataset import SegmentationDataset, mix_seed
 from engine.errors import UserError
 
 ROLES = ("start", "fold", "select")
+SPLITS = ("train", "val", "test")
 Fold = dict  # {"train": [...], "val": [...]}
 
 
@@ -100,6 +101,32 @@ def _too_few(groups: int, need: str) -> UserError:
     )
 
 
+def draw_sample(names: Sequence[str], groups: Sequence[str], counts: Sequence[int], seed: int) -> dict[str, list[int]]:
+    """Splits of one's own out of the training images: {train, val, test} -> sorted indices, `counts` of them each.
+
+    By groups in an order drawn from the seed (`groups` = `names`: image by image): test takes what it needs, then val,
+    then train; a group belongs to one split only, so what is over of a split's last group is used by none. Depends on
+    the names and the seed, not on the order of the list. Raises: UserError where the images do not suffice.
+    """
+    members: dict[str, list[int]] = {}
+    for i in sorted(range(len(names)), key=lambda i: names[i]):
+        members.setdefault(groups[i], []).append(i)
+    order, generator = sorted(members), torch.Generator().manual_seed(mix_seed(seed, "sample"))
+    waiting = [order[i] for i in torch.randperm(len(order), generator=generator).tolist()]
+    parts: dict[str, list[int]] = {}
+    for split, count in reversed(list(zip(SPLITS, counts))):
+        part: list[int] = []
+        while len(part) < count and waiting:
+            part += members[waiting.pop()]
+        if len(part) < count:
+            raise UserError(
+                f"data.sample: {list(counts)}: the training split has {len(names)} images in {len(order)} "
+                f"{'groups' if len(order) < len(names) else 'files'}: too few for {split} ({len(part)} of {count} left)"
+            )
+        parts[split] = sorted(part[:count])
+    return parts
+
+
 def limit(indices: Sequence[int], n: int) -> list[int]:
     """The first n (0: all): `data.limit`, for trials."""
     return list(indices[:n]) if n else list(indices)
@@ -115,10 +142,12 @@ class Splits:
     roles: dict[str, list[str]]
     folds: list[dict[str, list[str]]]
     names: list[str]  # every image of the split, also those that `data.limit` left out
+    sample: dict[str, list[str]] = field(default_factory=dict)  # val and test where `data.sample` drew them
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        content = {k: v for k, v in asdict(self).items() if k != "sample" or v}  # files from before it stay valid
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Written to a temporary name and renamed: a killed run leaves a whole file or none."""
@@ -150,6 +179,15 @@ class Splits:
                 f"{self.dataset} has changed since the splits were drawn: {what} "
                 f"({len(missing)} missing, {len(new)} new); restore the data or start a new run"
             )
+
+    def check_sample(self, sample: dict[str, list[str]]) -> None:
+        """Raises: UserError where `data.sample` now draws other validation or test images than it did then."""
+        for split in sorted(self.sample.keys() | sample.keys()):
+            if self.sample.get(split) != sample.get(split):
+                raise UserError(
+                    f"{self.dataset}: data.sample draws other {split} images than when this run began: the training "
+                    f"split has changed; restore the data or start a new run"
+                )
 
     def indices(self, names: Sequence[str]) -> tuple[dict[str, list[int]], list[dict[str, list[int]]]]:
         """(roles, folds) as positions in `names`, the data set's own list. Raises: UserError as `check`."""

@@ -141,6 +141,11 @@ def check(cfg: Config, where: str = "config") -> None:
             raise UserError(f"{where}: {key} must be {bound}, got {value}")
     if min(cfg.data.size) < 64:
         raise UserError(f"{where}: data.size must be at least 64x64, got {list(cfg.data.size)}")
+    if cfg.data.sample and (len(cfg.data.sample) != 3 or cfg.data.sample[0] < 1 or min(cfg.data.sample) < 0):
+        raise UserError(
+            f"{where}: data.sample must be [train, val, test] in images, train at least 1 and 0 for the data set's own "
+            f"val or test, got {cfg.data.sample}"
+        )
     if not cfg.eval.scales or min(cfg.eval.scales) <= 0:
         raise UserError(f"{where}: eval.scales must be positive numbers, got {cfg.eval.scales}")
     if len(cfg.eval.window) not in (0, 2) or min(cfg.eval.window, default=64) < 64:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -27,8 +27,16 @@ class DataConfig:
     size: tuple[int, int] = (256, 512)  # network size (H, W) in pixels
     augment: str = "standard"  # none | standard | advanced
     limit: int = 0  # first n images per role and per fold, for trials; 0: all
+    sample: list[int] = field(
+        default_factory=list
+    )  # [train, val, test] images drawn from the training split; 0: its own
+    sample_seed: int = 0  # which images those are; apart from `seed`, so that runs of other seeds share their splits
+    sample_by: Literal["image", "group"] = "image"  # group: no city or stretch of video in two of them
     cache: bool = False  # keep the decoded images, resized to `size`, in memory
-    labels: Literal["auto", "labelIds", "labelTrainIds"] = "auto"  # Cityscapes layout: which label files to read
+    # {new class: old class, [old classes] or rest}: train on other classes, made of the data set's by name
+    # (docs/data.md); or a word, which label files of a Cityscapes layout to read
+    labels: dict[str, Any] | Literal["auto", "labelIds", "labelTrainIds"] = "auto"
+    background: Literal["train", "ignore"] = "train"  # ignore: pixels of the class that took `rest` count nowhere
     label_map: dict[int, int] = field(default_factory=dict)  # raw value in a mask -> class index or 255 (ignore)
 
 
@@ -104,6 +112,7 @@ class CvConfig:
 class EvalConfig:
     native: bool = False  # score at the label's own size instead of data.size
     absent: Literal["nan", "zero", "one"] = "nan"  # IoU of a class in neither target nor prediction
+    exclude: list[str] = field(default_factory=list)  # classes left out of the means (mIoU, mean accuracy, mean Dice)
     batch_size: int = 8
     scales: list[float] = field(default_factory=lambda: [1.0])  # test-time scales of data.size, probabilities averaged
     flip: bool = False  # average with the mirrored image

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from engine.errors import UserError, unknown
 from engine.inference import WHOLE, Views, autocast, predict_scores, resize
 from engine.metrics import ConfusionMatrix
 
@@ -76,14 +77,31 @@ def evaluate(
     return score
 
 
-def metrics(confusion: ConfusionMatrix, class_names: Sequence[str], absent: str = "nan") -> dict:
-    """Every score of a confusion matrix as plain JSON values (nan becomes null)."""
+def excluded(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the classes that `eval.exclude` leaves out of the means. Raises: UserError for an unknown name."""
+    for name in names:
+        if name not in class_names:
+            raise unknown("class in eval.exclude", name, class_names)
+    if set(names) >= set(class_names):
+        raise UserError("eval.exclude: every class is excluded: nothing is left for the mean")
+    return tuple(class_names.index(name) for name in dict.fromkeys(names))
+
+
+def metrics(
+    confusion: ConfusionMatrix, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()
+) -> dict:
+    """Every score of a confusion matrix as plain JSON values (nan becomes null).
+
+    exclude: names of classes that miou, mean_accuracy and dice leave out of their means. They are still pixels: the
+    accuracy and frequency-weighted IoU count them, and mistaking another class for them costs that class.
+    """
+    left_out = excluded(exclude, list(class_names))
     number = lambda x: None if x != x else x  # noqa: E731  nan != nan
     return {
-        "miou": number(confusion.miou(absent)),
+        "miou": number(confusion.miou(absent, left_out)),
         "pixel_accuracy": number(confusion.pixel_accuracy()),
-        "mean_accuracy": number(confusion.mean_accuracy()),
-        "dice": number(confusion.dice().nanmean().item()),
+        "mean_accuracy": number(confusion.mean_accuracy(left_out)),
+        "dice": number(confusion.mean_dice(left_out)),
         "fw_iou": number(confusion.frequency_weighted_iou()),
         "per_class": {n: number(v) for n, v in zip(class_names, confusion.iou().tolist())},
         "confusion_matrix": confusion.matrix.tolist(),

@@ -124,12 +124,12 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
 def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Score, baseline: Score, labels) -> dict:
     row = {"name": candidate.name, "members": candidate.members, "weights": candidate.weights}
     row |= {"select_miou": study.miou(select), "miou_raw": study.miou(raw)}
-    row |= metrics(report.confusion, study.train.class_names, study.cfg.eval.absent)
+    row |= metrics(report.confusion, study.train.class_names, study.cfg.eval.absent, study.cfg.eval.exclude)
     groups = list(baseline.groups)
     difference = None
     if candidate.name != "best" and len(groups) > 1:
         difference = bootstrap_difference(
-            *[[s.groups[g] for g in groups] for s in (baseline, report)], seed=study.cfg.seed
+            *[[s.groups[g] for g in groups] for s in (baseline, report)], seed=study.cfg.seed, exclude=study.exclude
         )
     labels = [x for x in labels if x != "unconnected" or candidate.raw is not None]  # only averages need a connection
     return row | {"bootstrap": difference, "labels": labels, "notes": candidate.notes}

@@ -84,9 +84,7 @@ class ConfusionMatrix:
         """Mean IoU over classes not in `exclude`; absent classes are left out (nan), count 0 (zero) or 1 (one)."""
         if absent not in ABSENT:
             raise ValueError(f"absent must be one of {ABSENT}, got {absent!r}")
-        iou = self.iou()
-        keep = torch.tensor([c not in exclude for c in range(self.num_classes)])
-        iou = iou[keep]
+        iou = self.iou()[self._kept(exclude)]
         if absent != "nan":
             iou = iou.nan_to_num(nan=0.0 if absent == "zero" else 1.0)
         return iou.nanmean().item() if iou.numel() else float("nan")
@@ -100,10 +98,18 @@ class ConfusionMatrix:
         tp, target, _ = self._tp_target_pred()
         return (tp.sum() / target.sum()).item()
 
-    def mean_accuracy(self) -> float:
-        """Mean recall over the classes present in the target."""
+    def mean_accuracy(self, exclude: Collection[int] = ()) -> float:
+        """Mean recall over the classes present in the target and not in `exclude`."""
         tp, target, _ = self._tp_target_pred()
-        return (tp / target).nanmean().item()
+        return (tp / target)[self._kept(exclude)].nanmean().item()
+
+    def mean_dice(self, exclude: Collection[int] = ()) -> float:
+        """Mean Dice over the classes present in target or prediction and not in `exclude`."""
+        return self.dice()[self._kept(exclude)].nanmean().item()
+
+    def _kept(self, exclude: Collection[int]) -> torch.Tensor:
+        """(C,) bool: the classes that a mean runs over."""
+        return torch.tensor([c not in exclude for c in range(self.num_classes)])
 
     def frequency_weighted_iou(self) -> float:
         """IoU weighted by each class's share of the labelled pixels (FCN, arXiv 1411.4038, section 5)."""
@@ -112,13 +118,17 @@ class ConfusionMatrix:
 
 
 def bootstrap_difference(
-    a: list[ConfusionMatrix], b: list[ConfusionMatrix], samples: int = 1000, seed: int = 0
+    a: list[ConfusionMatrix],
+    b: list[ConfusionMatrix],
+    samples: int = 1000,
+    seed: int = 0,
+    exclude: Collection[int] = (),
 ) -> dict[str, float]:
     """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
 
     a, b: one confusion matrix a group (city, sequence block or image), in the same order. Groups are drawn with
     replacement, the same draw for both sides, and one set of classes serves both: those present in either side of
-    that draw. Returns difference, low, high (95 %), as fractions.
+    that draw, without those in `exclude`. Returns difference, low, high (95 %), as fractions.
     """
     counts_a, counts_b = (torch.stack([m.counts for m in side]).double() for side in (a, b))  # (G, C, C+1)
     groups = len(a)
@@ -135,7 +145,8 @@ def bootstrap_difference(
         return tp / (total.sum(2) + total[:, :, :-1].sum(1) - tp)  # (S+1, C)
 
     iou_a, iou_b = ious(counts_a), ious(counts_b)
-    either = ~(iou_a.isnan() & iou_b.isnan())  # present in one side: the side that has it nowhere scores 0 there
+    kept = a[0]._kept(exclude)  # (C,)
+    either = kept & ~(iou_a.isnan() & iou_b.isnan())  # present in one side: the side that has it nowhere scores 0 there
     difference = ((iou_b.nan_to_num(0.0) - iou_a.nan_to_num(0.0)) * either).sum(1) / either.sum(1)
     low, high = torch.quantile(difference[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return {"difference": difference[0].item(), "low": low, "high": high}

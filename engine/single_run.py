@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from data import build_dataset
+from data import build_dataset, sampled_names
 from data.dataset import SegmentationDataset
 from data.splits import Splits, make_splits
 from engine import checkpoint as ckpt
@@ -30,9 +30,13 @@ def train_single(cfg: Config, run: Path, device: torch.device) -> dict:
     val = limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
     splits = run / "splits.json"
     if splits.exists():
-        Splits.load(splits).check(train.names)
+        saved = Splits.load(splits)
+        saved.check(train.names)
+        saved.check_sample(sampled_names(cfg.data))
     elif distributed.is_main():
-        make_splits(train, cfg.seed, 0, 0.0, 0.0).save(splits)
+        drawn = make_splits(train, cfg.seed, 0, 0.0, 0.0)
+        drawn.sample = sampled_names(cfg.data)
+        drawn.save(splits)
     say(f"images: train {len(train)}, val {len(val)}")
     seed = derive_seed(cfg.seed, "single")
     job, log = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed), Log(run / "log.jsonl")
@@ -55,7 +59,7 @@ def score_best(cfg: Config, run: Path, val: SegmentationDataset, device: torch.d
         "protocol": protocol(cfg, val, Views.of(cfg.eval)),
         "best_epoch": best["epoch"],
         "select": None,
-        **metrics(score.confusion, val.class_names, cfg.eval.absent),
+        **metrics(score.confusion, val.class_names, cfg.eval.absent, cfg.eval.exclude),
         "class_frequency": class_frequency(cfg, limited(build_dataset(cfg, "train", train=False), cfg.data.limit)),
         "images": score.images,
         "seconds": ckpt.load_ours(run / "last.pt")["info"]["seconds"],

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from data import build_dataset
+from data import build_dataset, sampled_names
 from data.dataset import SegmentationDataset
 from data.splits import Splits, make_splits
 from engine import distributed
 from engine.aggregate import State
 from engine.config import Config
-from engine.evaluate import Score
+from engine.evaluate import Score, excluded
 from engine.inference import Views
 from engine.metrics import ConfusionMatrix
 from engine.scoring import candidate_path, limited, network, score_models
@@ -35,6 +35,7 @@ def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
     splits = make_splits(train, cfg.seed, cfg.cv.folds, start_share, select_share, cfg.cv.group, cfg.data.limit)
     if cfg.cv.start == "train":
         splits.roles["start"] = sorted(name for role in ("fold", "select") for name in splits.roles[role])
+    splits.sample = sampled_names(cfg.data)
     return splits
 
 
@@ -95,9 +96,14 @@ class Study:
     def score(self, states: Sequence[State], dataset) -> Score:
         return score_models([self.model(s) for s in states], self.cfg, dataset, self.device, self.views)
 
+    @property
+    def exclude(self) -> tuple[int, ...]:
+        """Classes that the mean IoU leaves out."""
+        return excluded(self.cfg.eval.exclude, self.train.class_names)
+
     def miou(self, score: Score | ConfusionMatrix) -> float:
         confusion = score if isinstance(score, ConfusionMatrix) else score.confusion
-        return confusion.miou(self.cfg.eval.absent)
+        return confusion.miou(self.cfg.eval.absent, self.exclude)
 
 
 def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None) -> Study:
@@ -112,6 +118,7 @@ def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val",
     distributed.from_main(None)  # all have looked before the first one writes
     if distributed.is_main() and not path.exists():
         splits.save(path)
+    splits.check_sample(sampled_names(cfg.data))
     roles, folds = splits.indices(train.names)
     report = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
     return Study(cfg, run, device, train, augmented, report, roles, folds, views or Views.of(cfg.eval))

@@ -65,12 +65,16 @@ def describe(protocol: dict) -> str:
     size = "x".join(str(v) for v in protocol.get("size") or ())
     scored = "scored at the labels' own size" if protocol.get("native") else f"scored at {size} (H x W)"
     parts = [f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
+    if protocol.get("sample"):
+        counts = "/".join(map(str, protocol["sample"]))
+        parts += [f"splits {counts} drawn from train by {protocol['sample_by']}, seed {protocol['sample_seed']}"]
     parts += [f"{protocol['images']} images"] if protocol.get("images") else []
     parts += [f"network input {size}, {scored}" if protocol.get("native") else scored]
     scales = protocol.get("scales") or [1.0]
     parts += [f"test-time scales {', '.join(f'{s:g}' for s in scales)}"] if list(scales) != [1.0] else []
     parts += ["mirrored image averaged in"] if protocol.get("flip") else []
     parts += ["sliding window {}x{}".format(*protocol["window"])] if protocol.get("window") else []
+    parts += [f"means without {', '.join(protocol['exclude'])}"] if protocol.get("exclude") else []
     return ", ".join([*parts, ABSENT_RULE.get(protocol.get("absent"), f"absent rule {protocol.get('absent')}")])
 
 

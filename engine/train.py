@@ -13,7 +13,7 @@ from tqdm import tqdm
 from engine import checkpoint as ckpt
 from engine import distributed, schedules
 from engine.errors import UserError
-from engine.evaluate import evaluate
+from engine.evaluate import evaluate, excluded
 from engine.inference import autocast
 from engine.jobs import Job, Parts, Progress, build_parts, member_checkpoint, restore, rng_states
 from engine.metrics import ConfusionMatrix
@@ -132,8 +132,8 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
     shares = distributed.gather((means, confusion.counts, sum(len(batch) for batch in sampler)))
     means = {k: sum(share[0][k] for share in shares) / len(shares) for k in means}  # shares are equally many images
     confusion.counts = sum(share[1] for share in shares)
-    row["train_loss"] = means.pop("loss")
-    row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": _none_if_nan(confusion.miou())}
+    row["train_loss"], left_out = means.pop("loss"), excluded(cfg.eval.exclude, job.train.class_names)
+    row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": _none_if_nan(confusion.miou(exclude=left_out))}
     rate = sum(share[2] for share in shares) / (time.perf_counter() - started)
     return row | {"val_loss": None, "val_miou": None, "val_fw_iou": None, "seconds": None, "images/s": round(rate, 1)}
 
@@ -144,7 +144,7 @@ def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
         parts.model, parts.val_loader, job.val.num_classes, parts.device,
         ignore_index=job.val.ignore_index, amp=parts.amp, criterion=parts.criterion,
     )  # fmt: skip
-    miou = score.confusion.miou(job.cfg.eval.absent)
+    miou = score.confusion.miou(job.cfg.eval.absent, excluded(job.cfg.eval.exclude, job.val.class_names))
     row |= {"val_loss": _none_if_nan(score.loss), "val_miou": _none_if_nan(miou)}
     row["val_fw_iou"] = _none_if_nan(score.confusion.frequency_weighted_iou())
     progress.plateau.step(score.loss, job.cfg.schedule.patience)

@@ -24,6 +24,8 @@ def test_by_hand():
     assert c.dice().tolist() == pytest.approx([6 / 9, 8 / 9, 0.0])
     assert c.frequency_weighted_iou() == pytest.approx(0.4 * 0.5 + 0.4 * 0.8)
     assert c.miou(exclude=[2]) == pytest.approx(0.65)
+    assert c.mean_accuracy(exclude=[1]) == pytest.approx((3 / 4 + 0) / 2)
+    assert c.mean_dice(exclude=[0]) == pytest.approx((8 / 9 + 0) / 2)
 
 
 def test_absent_class_by_each_rule():
@@ -125,3 +127,5 @@ def test_bootstrap_uses_one_set_of_classes():
     b.update(torch.tensor([0, 2, 1, 1]), target)
     found = bootstrap_difference([a, a], [b, b], samples=10)
     assert found["difference"] == pytest.approx((0.5 + 1 + 0) / 3 - (1 + 1 + 0) / 3)
+    found = bootstrap_difference([a, a], [b, b], samples=10, exclude=[0])
+    assert found["difference"] == pytest.approx((1 + 0) / 2 - (1 + 0) / 2) and found["low"] == found["high"] == 0
