@@ -37,51 +37,55 @@ class Lovasz(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         probs = at_least_float32(logits).softmax(1).flatten(2)  # (B, C, H W)
-        labelled, index = (x.flatten(1).unsqueeze(1) for x in labelled_pixels(target, self.ignore_index))  # (B, 1, H W)
+        labelled, index = (x.flatten(1) for x in labelled_pixels(target, self.ignore_index))  # (B, H W)
         classes = torch.arange(self.num_classes, device=logits.device)[:, None]  # (C, 1)
-        truth = (index == classes) & labelled  # (B, C, H W)
-        # an ignored pixel has error 0 and is no class's pixel: it comes last and weighs nothing
-        errors = (truth.to(probs.dtype) - probs).abs() * labelled  # (B, C, H W)
-        if not self.per_image:
-            errors, truth = (x.transpose(0, 1).flatten(1).unsqueeze(0) for x in (errors, truth))  # (1, C, B H W)
-        present = truth.any(2)  # (B, C) or (1, C)
-        errors, truth = errors[present], truth[present]  # (R, P): one row for each image's (or the batch's) class
-        per_row = (errors * jaccard_growth(errors.detach(), truth)).sum(1)  # (R,)
-        count = present.sum(1)  # classes in each image
-        divisor = count if self.divide_by == "present" else torch.full_like(count, self.num_classes)
-        share = (present.to(probs.dtype) / divisor.clamp(min=1)[:, None])[present]  # (R,): of a row in its image's mean
-        loss = (per_row * share).sum() / (count > 0).sum().clamp(min=1)
+        truth = (index.unsqueeze(1) == classes) & labelled.unsqueeze(1)  # (B, C, H W)
+        truth = truth.to(probs.dtype)
+        slope = self.slope(probs.detach(), truth, labelled)  # (B, C, H W)
+        loss = ((probs - truth) * slope).sum()  # of which the gradient is the slope: no sort to go back through
         self.parts = {"lovasz": loss.detach()}
         return loss
 
+    @torch.no_grad()
+    def slope(self, probs: Tensor, truth: Tensor, labelled: Tensor) -> Tensor:
+        """The derivative of the loss by each probability: its pixel's g, times -1 at the target's own class."""
+        batch, slope = len(probs), torch.zeros_like(probs)
+        groups = [slice(b, b + 1) for b in range(batch)] if self.per_image else [slice(None)]
+        groups = [g for g in groups if labelled[g].any()]
+        for group in groups:
+            present = truth[group].amax((0, 2)).nonzero().flatten().tolist()
+            share = 1 / (len(groups) * (len(present) if self.divide_by == "present" else self.num_classes))
+            for c in present:
+                q, p = truth[group, c], probs[group, c]  # (images, H W)
+                # an ignored pixel has error 0 and is no class's pixel: it comes last and weighs nothing
+                errors = (q - p).abs_().mul_(labelled[group])
+                growth = jaccard_growth(errors.flatten(), q.flatten() > 0).view_as(errors)
+                slope[group, c] = growth * (1 - 2 * q) * labelled[group] * share
+        return slope
 
-@torch.no_grad()
+
 def jaccard_growth(errors: Tensor, truth: Tensor) -> Tensor:
-    """g of each pixel, at its own place: by how much the Jaccard loss of its row grows when it joins the wrong ones.
+    """g of each pixel, at its own place: by how much a class's Jaccard loss grows when it joins the wrong ones.
 
     With the k largest errors wrong, the intersection is I_k = true pixels - true ones among them, the union U_k = true
     pixels + others among them. A true pixel takes 1 from I: g = 1 / U_k. Any other adds 1 to U: g = I_k / (U_k (U_k -
     1)). Written so, nothing cancels, unlike differences of nearly equal Jaccard losses; and counts are integers, which
     no number of pixels makes inexact.
-    Shapes: errors (R, P) >= 0, truth (R, P) bool with a true pixel in every row -> (R, P) of errors' type.
+    Shapes: errors (P,) >= 0, truth (P,) bool with a true pixel -> (P,) of errors' type.
     """
-    order = ascending(errors)  # (R, P): ascending, so k = P - position
-    truth = truth.gather(1, order)
-    total = truth.sum(1, keepdim=True)  # (R, 1)
-    wrong = total - truth.cumsum(1) + truth  # (R, P): true pixels among the k largest errors
-    k = torch.arange(truth.shape[1], 0, -1, device=errors.device)  # (P,)
+    order = ascending(errors)  # so k = P - position
+    truth = truth[order]
+    total = truth.sum()
+    wrong = total - truth.cumsum(0) + truth  # true pixels among the k largest errors
+    k = torch.arange(len(truth), 0, -1, device=errors.device)
     union = (total + k - wrong).to(errors.dtype)
     growth = torch.where(truth, 1 / union, (total - wrong) / (union * (union - 1)))
-    return torch.empty_like(errors).scatter_(1, order, growth)
+    return torch.empty_like(errors).scatter_(0, order, growth)
 
 
 def ascending(errors: Tensor) -> Tensor:
-    """Indices that sort each row of non-negative numbers (R, P).
+    """Indices that sort non-negative numbers (P,), by their bits: these, read as an integer, are in the same order.
 
-    The bits of non-negative floats, read as integers, are in the same order. On the CPU torch sorts one row of integers
-    by radix, which takes a fifth of the time of comparing floats; on a GPU one sort of all rows is best.
+    On the CPU torch sorts integers by radix, in a fraction of the time that comparing floats takes.
     """
-    keys = errors.view(torch.int64 if errors.dtype == torch.float64 else torch.int32)
-    if keys.device.type != "cpu" or not len(keys):
-        return keys.argsort(1)
-    return torch.stack([row.argsort() for row in keys])
+    return errors.view(torch.int64 if errors.dtype == torch.float64 else torch.int32).argsort()

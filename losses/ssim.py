@@ -31,12 +31,15 @@ class SSIM(nn.Module):
             raise UserError(f"ssim: window must be odd and at least 3, sigma above 0, got {window} and {sigma}")
         offsets = torch.arange(window, dtype=torch.float64) - window // 2  # px
         line = torch.exp(-(offsets**2) / (2 * sigma**2))
-        line = line / line.sum()
-        self.register_buffer("window", (line[:, None] * line).float()[None, None], persistent=False)  # (1, 1, k, k)
+        self.register_buffer("window", (line / line.sum()).float(), persistent=False)  # (window,)
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        margin = len(self.window) // 2
+        if min(target.shape[-2:]) <= margin:
+            size = f"{target.shape[-2]}x{target.shape[-1]}"
+            raise ValueError(f"ssim: a window of {len(self.window)} px needs more than {margin} px a side, got {size}")
         with torch.autocast(logits.device.type, enabled=False):  # which would run the convolutions in half precision
             loss = self.mean_cost(at_least_float32(logits), target)
         self.parts = {"ssim": loss.detach()}
@@ -45,28 +48,27 @@ class SSIM(nn.Module):
     def mean_cost(self, logits: Tensor, target: Tensor) -> Tensor:
         labelled, index = labelled_pixels(target, self.ignore_index)
         labelled = labelled.unsqueeze(1)  # (B, 1, H, W)
-        p = logits.softmax(1) * labelled  # (B, C, H, W)
+        # channels last: the layout in which a blur of each channel is fastest, on the CPU by far
+        p = logits.contiguous(memory_format=torch.channels_last).softmax(1) * labelled  # (B, C, H, W)
         with torch.no_grad():
-            classes = torch.arange(self.num_classes, device=logits.device)[:, None, None]
-            q = ((index.unsqueeze(1) == classes) & labelled).to(p.dtype)  # (B, C, H, W)
-            seen = self.blur(labelled.to(p.dtype))  # (B, 1, H, W): share of each window that is labelled
-            scale = labelled / seen.clamp(min=1e-12)
-            mean_q = self.blur(q) * scale
-            var_q = mean_q - mean_q**2  # of zeros and ones: never below 0
-        mean_p = self.blur(p) * scale
-        var_p = (self.blur(p * p) * scale - mean_p**2).clamp(min=0)
-        cov = self.blur(p * q) * scale - mean_p * mean_q
-        alike = (2 * mean_p * mean_q + C1) * (2 * cov + C2)
-        apart = (mean_p**2 + mean_q**2 + C1) * (var_p + var_q + C2)
-        cost = (1 - alike / apart) * labelled  # (B, C, H, W)
-        return cost.sum() / (labelled.sum() * self.num_classes).clamp(min=1)
+            classes = torch.arange(self.num_classes, device=logits.device)
+            q = (index.unsqueeze(3) == classes).permute(0, 3, 1, 2) & labelled  # (B, C, H, W)
+            blur_q = self.blur(q.to(p.dtype))
+            # s: how much of each window is labelled. Means are blur / s; both sides of the fraction stand times s^4
+            s = self.blur(labelled.to(p.dtype))  # (B, 1, H, W)
+            c1, c2, var_q = C1 * s**2, C2 * s**2, blur_q * s - blur_q**2
+        blur_p, blur_pp, blur_pq = self.blur(p), self.blur(p * p), self.blur(p * q)
+        product, square = blur_p * blur_q, blur_p**2
+        alike = (2 * product + c1) * (2 * (blur_pq * s - product) + c2)
+        apart = (square + blur_q**2 + c1) * ((blur_pp * s - square).clamp(min=0) + var_q + c2)
+        count = labelled.sum() * self.num_classes
+        similarity = (alike / apart.where(labelled, 1.0) * labelled).sum() / count.clamp(min=1)
+        return (count > 0).to(p.dtype) - similarity
 
     def blur(self, maps: Tensor) -> Tensor:
         """The weighted mean over the window around each pixel, the map reflected at its border; keeps (B, C, H, W)."""
-        channels, margin = maps.shape[1], self.window.shape[-1] // 2
-        if min(maps.shape[-2:]) <= margin:
-            size = f"{maps.shape[-2]}x{maps.shape[-1]}"
-            raise ValueError(f"ssim: a window of {2 * margin + 1} px needs more than {margin} px a side, got {size}")
-        maps = F.pad(maps, [margin] * 4, mode="reflect")
-        window = self.window.to(maps.dtype).expand(channels, 1, -1, -1)
-        return F.conv2d(maps, window, groups=channels)
+        channels, k = maps.shape[1], len(self.window)
+        line = self.window.to(maps.dtype).expand(channels, 1, k)  # (C, 1, k): a Gaussian is one row times one column
+        maps = F.pad(maps, [k // 2] * 4, mode="reflect")
+        maps = F.conv2d(maps, line.unsqueeze(2), groups=channels)
+        return F.conv2d(maps, line.unsqueeze(3), groups=channels)
