@@ -15,10 +15,21 @@ from engine.errors import UserError, unknown
 from losses.combine import WeightedSum
 from losses.cross_entropy import CrossEntropy
 from losses.dice import Dice
+from losses.focal import Focal
+from losses.iou import IoU
+from losses.lovasz import Lovasz
+from losses.ssim import SSIM
 
 __all__ = ["LOSSES", "build_loss", "loss_options"]
 
-LOSSES: dict[str, Callable[..., nn.Module]] = {"cross_entropy": CrossEntropy, "dice": Dice}
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "cross_entropy": CrossEntropy,
+    "dice": Dice,
+    "iou": IoU,
+    "lovasz": Lovasz,
+    "ssim": SSIM,
+    "focal": Focal,
+}
 
 
 def loss_options(name: str) -> dict[str, inspect.Parameter]:

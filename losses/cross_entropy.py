@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.errors import UserError
+from losses.pixels import at_least_float32, class_weight_tensor
 
 
 class CrossEntropy(nn.Module):
@@ -28,20 +28,15 @@ class CrossEntropy(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if class_weights is not None and len(class_weights) != num_classes:
-            raise UserError(f"class_weights: expected {num_classes} numbers, one a class, got {len(class_weights)}")
-        if class_weights is not None and not (min(class_weights) >= 0 and 0 < sum(class_weights) < math.inf):
-            raise UserError(f"class_weights: expected finite numbers >= 0, not all 0, got {list(class_weights)}")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", class_weight_tensor(class_weights, num_classes))
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = at_least_float32(logits)
         weight = None if self.weight is None else self.weight.to(logits.dtype)
         options = dict(weight=weight, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
         # summed outside: on CUDA torch's own reduction over pixels adds atomically, in no fixed order

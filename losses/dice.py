@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError
+from losses.pixels import at_least_float32, mean_over_classes, region_sums
 
 
 class Dice(nn.Module):
@@ -28,23 +28,10 @@ class Dice(nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        labelled = (target != self.ignore_index).unsqueeze(1)  # (B, 1, H, W)
-        probs = logits.softmax(1) * labelled  # (B, C, H, W)
-        index = target.masked_fill(~labelled.squeeze(1), 0).unsqueeze(1)  # (B, 1, H, W)
-        # p at the target's class and where it stands: one-hot sums without a one-hot tensor of the logits' size
-        p_true = probs.gather(1, index) * labelled  # (B, 1, H, W)
-        flat, batch = index.flatten(1), len(logits)  # (B, H W)
-        zeros = logits.new_zeros(batch, self.num_classes)
-        overlap = zeros.scatter_add(1, flat, p_true.flatten(1))  # (B, C): sum p q
-        truth = zeros.scatter_add(1, flat, labelled.flatten(1).to(logits.dtype))  # (B, C): sum q
-        guess = probs.sum((2, 3))  # (B, C): sum p
+        overlap, guess, truth = region_sums(at_least_float32(logits), target, self.ignore_index)  # each (B, C)
         if not self.per_image:
-            overlap, truth, guess = (x.sum(0, keepdim=True) for x in (overlap, truth, guess))  # (1, C)
-        present = truth > 0
+            overlap, guess, truth = (x.sum(0, keepdim=True) for x in (overlap, guess, truth))  # (1, C)
         dice = (2 * overlap + self.smooth) / (guess + truth + self.smooth).clamp(min=1e-12)
-        cost = ((1 - dice) * present).sum(1) / present.sum(1).clamp(min=1)  # (B,) or (1,)
-        images = present.any(1).sum().clamp(min=1)  # images with a label in them
-        loss = cost.sum() / images
+        loss = mean_over_classes(1 - dice, truth > 0)
         self.parts = {"dice": loss.detach()}
         return loss

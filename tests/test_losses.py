@@ -19,6 +19,13 @@ SPECS = {
     "smoothed": {"name": "cross_entropy", "label_smoothing": 0.1},
     "dice": "dice",
     "dice_per_image": {"name": "dice", "per_image": True, "smooth": 0.0},
+    "iou": "iou",
+    "iou_of_the_batch": {"name": "iou", "per_image": False, "smooth": 1.0},
+    "lovasz": "lovasz",
+    "lovasz_per_image": {"name": "lovasz", "per_image": True},
+    "ssim": "ssim",
+    "focal": "focal",
+    "focal_weighted": {"name": "focal", "gamma": 0.5, "class_weights": [0.5, 2.0, 1.0, 0.7, 3.0]},
     "sum": {"terms": [{"name": "cross_entropy", "weight": 0.6}, {"name": "dice", "weight": 0.4}]},
 }
 specs = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -145,7 +152,7 @@ def test_another_ignore_index(spec, ignore_index):
 
 @specs
 def test_gradcheck(spec):
-    logits, target = batch(h=3, w=3)
+    logits, target = batch(h=6, w=6)
     loss = build_loss(spec, 5).double()
     assert torch.autograd.gradcheck(lambda x: loss(x, target), logits)
 
@@ -207,7 +214,7 @@ def test_each_term_of_a_sum_reaches_the_logits(name):
 # --- good and bad predictions -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "weighted", "dice", "dice_per_image", "sum"])
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "smoothed"])
 def test_a_perfect_prediction_costs_nothing_whichever_classes_are_absent(name):
     target = torch.full((2, 8, 8), 2)
     target[:, :3], target[0, 4, 4], target[1, 5] = 0, 1, 255  # class 1: one pixel of one image; 3, 4 nowhere
@@ -245,6 +252,19 @@ def test_half_precision_logits_of_a_whole_photograph(dtype):
     assert value.item() == pytest.approx(0.6 * math.log(2) + 0.4 * 0.5, rel=1e-4)
     value.backward()
     assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_loss_of_a_whole_photograph_is_finite_in_half_precision(dtype):
+    logits = (4 * torch.randn(1, 2, 1024, 2048, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+    target = torch.zeros(1, 1024, 2048, dtype=torch.long)
+    target[:, :512], target[:, :, :9] = 1, 255
+    loss = build_loss({"terms": [{"name": name} for name in LOSSES]}, 2)
+    value = loss(logits, target)
+    assert value.dtype == torch.float32 and torch.isfinite(value)
+    assert len(loss.parts) == len(LOSSES) and all(0 < v < 10 for v in loss.parts.values())
+    value.backward()
+    assert torch.isfinite(logits.grad).all() and logits.grad.abs().sum() > 0
 
 
 @specs

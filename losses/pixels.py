@@ -1,0 +1,63 @@
+"""What several losses share: which pixels count, sums over a class's region, and the mean over classes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Half-precision logits as float32: a sum over a photograph's pixels is beyond float16's 65504."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def labelled_pixels(target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """(labelled (B, H, W) bool, index (B, H, W) int64 in which ignored pixels are class 0: to be masked out again)."""
+    labelled = target != ignore_index
+    return labelled, target.masked_fill(~labelled, 0)
+
+
+def region_sums(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over each image's labelled pixels, with p = softmax(logits) and q = one-hot target.
+
+    Shapes: logits (B, C, H, W), target (B, H, W) -> overlap = sum p q, guess = sum p, truth = sum q, each (B, C).
+    """
+    labelled, index = labelled_pixels(target, ignore_index)
+    labelled, index = labelled.unsqueeze(1), index.unsqueeze(1)  # (B, 1, H, W)
+    probs = logits.softmax(1) * labelled  # (B, C, H, W)
+    # p at the target's class and where it stands: one-hot sums without a one-hot tensor of the logits' size
+    p_true = probs.gather(1, index)  # (B, 1, H, W)
+    zeros = logits.new_zeros(logits.shape[:2])  # (B, C)
+    overlap = zeros.scatter_add(1, index.flatten(1), p_true.flatten(1))  # (B, C)
+    truth = zeros.scatter_add(1, index.flatten(1), labelled.flatten(1).to(logits.dtype))  # (B, C)
+    return overlap, probs.sum((2, 3)), truth
+
+
+def mean_over_classes(cost: Tensor, present: Tensor, absent: str = "skip") -> Tensor:
+    """Mean over the classes present in each row, then over the rows that have a labelled pixel. No such row: 0.
+
+    Shapes: cost, present (rows, C), a row being an image or the batch -> scalar. absent: "skip" leaves absent classes
+    out; "zero" gives them the score 0, cost 1, and divides by C.
+    """
+    count = present.sum(1)
+    if absent == "zero":
+        cost = torch.where(present, cost, 1.0) * present.any(1, keepdim=True)
+        per_row = cost.mean(1)  # (rows,)
+    else:
+        per_row = (cost * present).sum(1) / count.clamp(min=1)  # (rows,)
+    return per_row.sum() / (count > 0).sum().clamp(min=1)
+
+
+def class_weight_tensor(class_weights: list[float] | None, num_classes: int) -> Tensor | None:
+    """The numbers of a config as a float32 tensor (C,), checked."""
+    if class_weights is None:
+        return None
+    if len(class_weights) != num_classes:
+        raise UserError(f"class_weights: expected {num_classes} numbers, one a class, got {len(class_weights)}")
+    if not (min(class_weights) >= 0 and 0 < sum(class_weights) < math.inf):
+        raise UserError(f"class_weights: expected finite numbers >= 0, not all 0, got {list(class_weights)}")
+    return torch.tensor(class_weights, dtype=torch.float32)
