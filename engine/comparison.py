@@ -19,7 +19,7 @@ from data.dataset import SegmentationDataset
 from engine import checkpoint as ckpt
 from engine.config import Config, load_config
 from engine.errors import UserError
-from engine.evaluate import Score
+from engine.evaluate import Score, excluded
 from engine.inference import Views
 from engine.profile import count, parameters
 from engine.run_results import latest, read_run
@@ -55,9 +55,13 @@ class Entry:
     def cfg(self) -> Config:
         return self.trained[0].cfg
 
+    def excluded(self) -> tuple[int, ...]:
+        """Indices of the classes that its means leave out."""
+        return excluded(self.cfg.eval.exclude, class_names(self)) if self.cfg.eval.exclude else ()
+
     def miou(self) -> list[float]:
         """Of each seed, a fraction."""
-        return [t.score.confusion.miou(self.cfg.eval.absent) for t in self.trained]
+        return [t.score.confusion.miou(self.cfg.eval.absent, self.excluded()) for t in self.trained]
 
     def iou(self) -> list[float | None]:
         """Of each class, the mean over seeds; None where a class does not occur."""
@@ -93,7 +97,7 @@ def entry(name: str, runs: Sequence[Path], device: torch.device, **facts) -> Ent
 
 
 def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None, samples: int = 1000) -> dict | None:
-    """Paired bootstrap of the mean IoU of other minus first, over `classes` (None: all present in either).
+    """Paired bootstrap of the mean IoU of other minus first, over `classes` (None: all but the excluded ones).
 
     Returns difference, low, high (95 %) as fractions; None where seeds or image groups do not pair.
     """
@@ -110,7 +114,10 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     group_draws = _times(samples, len(groups), generator)  # (samples + 1, groups)
     seed_draws = _times(samples, len(seeds), generator)  # (samples + 1, seeds)
     ious = [_iou(torch.einsum("ng,sgij->nsij", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
-    if classes is not None:
+    if classes is None:
+        left_out = first.excluded()
+        classes = [c for c in range(ious[0].shape[-1]) if c not in left_out]
+    if len(classes) < ious[0].shape[-1]:
         ious = [iou[..., list(classes)] for iou in ious]
     either = ~(ious[0].isnan() & ious[1].isnan())  # one set of classes for both
     gap = ((ious[1].nan_to_num(0.0) - ious[0].nan_to_num(0.0)) * either).sum(-1) / either.sum(-1)

@@ -56,8 +56,8 @@ def markdown(facts: dict, protocol: dict, rows: list[dict]) -> str:
         f"# {facts['title']}",
         f"{describe(protocol)}; seeds {', '.join(map(str, seeds))}. In %.",
         markdown_table(*main_table(rows, facts)),
-        f"Differences are to the first row: paired bootstrap over {drawn}. The epoch of a single run was chosen on "
-        "the images it is scored on.",
+        f"Differences are to the first row: paired bootstrap over {drawn}. Where a single run keeps its best epoch, "
+        "that was chosen on the images it is scored on.",
     ]
     if any(r["methods"] for r in rows):
         parts += ["## Methods", markdown_table(*methods_table(rows))]

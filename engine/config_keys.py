@@ -87,6 +87,7 @@ class TrainConfig:
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"  # auto: bf16 or fp16 on CUDA, none elsewhere
     deterministic: Literal["none", "strict"] = "none"  # strict: deterministic algorithms on the GPU too
     validate_every: int = 1  # epochs; the last epoch is always validated
+    keep: Literal["best", "last"] = "best"  # best.pt: the epoch with the best val_miou, or simply the last one
     early_stopping: int = 0  # validations without a better val_miou before a run ends; 0: never
 
 

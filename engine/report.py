@@ -70,7 +70,9 @@ def headline(run: Path, facts: dict) -> list[str]:
         winner = next(c for c in results["candidates"] if c["name"] == results["winner"])
         score, where = winner["miou"], f"`{winner['name']}`, ranked first on {_ranked_on(protocol)}"
     else:
-        score, where = results["miou"], f"epoch {results['best_epoch']}, chosen on these same images: a little too good"
+        chosen = section(facts["config"], "train").get("keep", "best") == "best"
+        how = "chosen on these same images: a little too good" if chosen else "the last one, not chosen by its score"
+        score, where = results["miou"], f"epoch {results['best_epoch']}, {how}"
     out.append(f"**{protocol['split']} mIoU {pct(score)} %** ({where}).")
     out.append(f"Protocol: {describe(protocol)}. Data hash `{str(protocol.get('data_hash', '?'))[:12]}`.")
     if folds:

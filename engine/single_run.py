@@ -1,6 +1,6 @@
-"""A run without folds: train on the training split, keep the best epoch on val, score it there.
+"""A run without folds: train on the training split, keep the best epoch on val (or the last), score it there.
 
-The epoch is chosen on the images it is scored on, so the result is slightly optimistic; the report says so.
+The best epoch is chosen on the images it is scored on, so its result is slightly optimistic; the report says so.
 """
 
 from __future__ import annotations
@@ -66,5 +66,5 @@ def score_best(cfg: Config, run: Path, val: SegmentationDataset, device: torch.d
         "peak_memory": peak_memory(device),
     }
     ckpt.write_json(run / "results.json", results)
-    say(f"best epoch {best['epoch']}: val mIoU {100 * results['miou']:.2f} %")
+    say(f"{cfg.train.keep} epoch {best['epoch']}: val mIoU {100 * results['miou']:.2f} %")
     return results

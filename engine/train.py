@@ -99,7 +99,7 @@ def save(job: Job, parts: Parts, progress: Progress, row: dict, seconds: float, 
     log.append(row)
     info = {"seconds": seconds, "log_bytes": log.size(), "written": time.strftime("%Y-%m-%d %H:%M:%S")}
     weights = member_checkpoint(job, parts, progress, row["val_miou"], info)
-    if improved or not (job.folder / "best.pt").exists():
+    if improved or job.cfg.train.keep == "last" or not (job.folder / "best.pt").exists():
         ckpt.save(weights, job.folder / "best.pt")
     state = {"optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict()}
     ckpt.save({**weights, **state, "rng": rng_states(parts.device)}, job.folder / "last.pt")

@@ -94,6 +94,14 @@ def test_a_config_starts_from_anothers_checkpoint(place, monkeypatch, capfd):
     (first,) = study_command.RUNS.glob("study-b_tiny-0_plain-seed0-*")
     (row,) = json.loads((place / "runs" / "study-b_tiny" / "study.json").read_text())["rows"]
     assert f"pretrained: {first}/best.pt" in (place / row["runs"][0] / "config.yaml").read_text()
+    (place / "b_tiny" / "start").mkdir()
+    (place / "b_tiny" / "0_plain.yaml").rename(place / "b_tiny" / "start" / "net.yaml")
+    path.write_text(json.dumps(facts | {"needs": {"1_dice": {"model.pretrained": "start/net"}}}))
+    assert call(study_command, "b_tiny", "--seeds", 5) == 0
+    (start,) = study_command.RUNS.glob("study-b_tiny-start-net-*")  # trained once, with its own seed
+    (row,) = json.loads((place / "runs" / "study-b_tiny" / "study.json").read_text())["rows"]
+    assert f"pretrained: {start}/best.pt" in (place / row["runs"][0] / "config.yaml").read_text()
+    (place / "b_tiny" / "start" / "net.yaml").rename(place / "b_tiny" / "0_plain.yaml")
     path.write_text(json.dumps(facts | {"needs": {"1_dice": {"model.pretrained": "nosuch"}}}))
     assert call(study_command, "b_tiny", "--only", "1_dice") == 2
     path.write_text(json.dumps(facts))

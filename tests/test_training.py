@@ -272,3 +272,15 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path, folder, how):
     whole = run_in(tmp_path, cfg, "whole")
     train_single(cfg, whole, CPU)
     equal_runs(whole, run)
+
+
+def test_the_last_epoch_can_be_kept_instead_of_the_best(tmp_path, folder):
+    """With an absurd learning rate in the end, the last epoch is not the best one."""
+    for keep in ("best", "last"):
+        cfg = tiny(folder, f"train.keep={keep}", "schedule.name=warm_restarts", "optim.lr=1")
+        results = train_single(cfg, run_in(tmp_path, cfg, keep), CPU)
+        saved = torch.load(tmp_path / keep / "best.pt", weights_only=True)
+        rows = [json.loads(line) for line in (tmp_path / keep / "log.jsonl").read_text().splitlines()]
+        wanted = 3 if keep == "last" else max(rows, key=lambda r: (r["val_miou"], -r["epoch"]))["epoch"]
+        assert saved["epoch"] == results["best_epoch"] == wanted
+        assert results["miou"] == pytest.approx(rows[wanted - 1]["val_miou"])

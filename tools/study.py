@@ -7,8 +7,9 @@ Each config is trained by train.py in a process of its own; a run that is finish
 interrupted goes on, one whose config has changed since is made anew. The table and its pictures stand in
 runs/study-FOLDER/. `study.json` in the folder may say more about it: "title", "focus" (classes whose mean is compared
 too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}}, "quoted_on" (which data), and
-"needs" {config: {key: other config}}: the key is the checkpoint of the other's run (of the same seed), as in
-{"2_fine_tuned": {"model.pretrained": "1_cityscapes"}}.
+"needs" {config: {key: other config}}: the key is the checkpoint of the other's run, as in
+{"2_fine_tuned": {"model.pretrained": "1_cityscapes"}}. The other is of the same folder and seed, or of a subfolder
+("start/segformer_b0"): then it is no row of the table, and trained once with its own seed.
 """
 
 from __future__ import annotations
@@ -80,12 +81,14 @@ def read_facts(folder: Path) -> dict:
 
 def train(study: str, name: str, configs: dict, seed: int | None, needs: dict, args: argparse.Namespace) -> Path | None:
     """The finished run of a config, and of what it needs before; None where train.py failed."""
-    title = f"study-{study}-{name}" + ("" if seed is None else f"-seed{seed}")
+    title = f"study-{study}-{name.replace('/', '-')}" + ("" if seed is None else f"-seed{seed}")
     sets = [*cli.overrides(args), *([] if seed is None else [f"seed={seed}"])]
     for key, other in needs.get(name, {}).items():
-        if other not in configs:
-            raise UserError(f"study.json: {name} needs {other}, which is no config of the folder")
-        before = train(study, other, configs, seed, needs, args)
+        path = next(iter(configs.values())).parent / f"{other}.yaml"
+        if not path.exists():
+            raise UserError(f"study.json: {name} needs {other}, and there is no {path}")
+        apart = "/" in other
+        before = train(study, other, configs | {other: path}, None if apart else seed, needs, args)
         if before is None:
             return None
         sets.append(f"{key}={chosen_checkpoint(before)}")
