@@ -156,6 +156,8 @@ def check(cfg: Config, where: str = "config") -> None:
         raise UserError(f"{where}: cv.start=pretrained needs model.pretrained, a checkpoint to start from")
     if cfg.model.reuse_classes and not cfg.model.pretrained:
         raise UserError(f"{where}: model.reuse_classes needs model.pretrained, a file to take them from")
+    if cfg.model.take == "encoder" and cfg.model.reuse_classes:
+        raise UserError(f"{where}: model.take=encoder leaves no classifier for model.reuse_classes")
     if cfg.cv.start_share + cfg.cv.select_share >= 0.95:
         raise UserError(f"{where}: cv.start_share + cv.select_share leave nothing for the folds")
     for i in range(len(cfg.cv.stages)):

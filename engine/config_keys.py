@@ -15,6 +15,7 @@ from typing import Any, Literal
 class ModelConfig:
     name: str = "deeplabv3plus_resnet18"  # a row of models.MODELS
     pretrained: str | None = None  # weights to start from: a path, URL or known id (python -m tools.pretrained --list)
+    take: Literal["all", "encoder"] = "all"  # of model.pretrained: all that fits, or the encoder alone
     reuse_classes: bool = False  # where the classes differ: copy the classifier's rows of those with the same name
     freeze: Literal["none", "encoder"] = "none"  # encoder: only the head is trained
     options: dict = field(default_factory=dict)  # every other key of the section: options of that model's builder

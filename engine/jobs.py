@@ -119,7 +119,9 @@ def load_pretrained(model: nn.Module, cfg: Config, dataset) -> TransferReport | 
     m = cfg.model
     if not m.pretrained:
         return None
-    return transfer(model, m.pretrained, dataset.class_names, m.reuse_classes, name=m.name, options=m.options)
+    return transfer(
+        model, m.pretrained, dataset.class_names, m.reuse_classes, name=m.name, options=m.options, take=m.take
+    )
 
 
 def member_checkpoint(job: Job, parts: Parts, progress: Progress, val_miou: float | None, info: dict) -> dict:

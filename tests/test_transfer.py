@@ -132,6 +132,23 @@ def test_a_whole_model_with_another_head_gives_its_encoder():
         filled(wide, STREETS, "segformer_b0", reuse=True)
 
 
+def test_the_encoder_alone_can_be_taken_from_the_same_network():
+    source = public("NVlabs SegFormer", "segformer_b0")
+    torch.manual_seed(2)
+    fresh = build_model("segformer_b0", 19)
+    torch.manual_seed(2)
+    model = build_model("segformer_b0", 19)
+    report = transfer(model, source, STREETS, name="segformer_b0", options={}, take="encoder")
+    whole = load_public(source)[0].state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, (whole if key.startswith("encoder.") else fresh.state_dict())[key]), key
+    assert report.part == "encoder" and report.loaded == sum(k.startswith("encoder.") for k in whole)
+    with refuses("no encoder apart from its head"):
+        unet = public("milesial U-Net, transposed convolutions", "unet", 5, base_channels=4)
+        small = build_model("unet", 5, base_channels=4)
+        transfer(small, unet, list("abcde"), name="unet", options={"base_channels": 4}, take="encoder")
+
+
 def test_fewer_stages_and_an_auxiliary_head_are_no_obstacle():
     encoder = public(RESNET_FILE, "resnet18")
     _, report = filled(encoder, list("abc"), "pspnet_resnet18", form="smp")

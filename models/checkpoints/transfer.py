@@ -93,15 +93,17 @@ def transfer(
     *,
     name: str,
     options: dict[str, Any],
+    take: str = "all",
 ) -> TransferReport:
     """Fill a model, build_model(name, len(classes), **options), from a file, as far as the file goes; say how far.
 
     source: a path, a URL, a known id (models/checkpoints/known.py), or a state dict. reuse_classes: the classifier's
-    rows of classes that the file knows by the same name are copied too. Raises: UserError, one line.
+    rows of classes that the file knows by the same name are copied too. take "encoder": nothing of a whole model but
+    its encoder. Raises: UserError, one line.
     """
     found = open_weights(source)
     try:
-        return _fill(model, found, list(classes), reuse_classes, name, options, _shown(source))
+        return _fill(model, found, list(classes), reuse_classes, name, options, _shown(source), take)
     except UserError as e:
         raise UserError(f"model.pretrained={_shown(source)}: {e}") from None
 
@@ -141,7 +143,7 @@ def open_weights(source: str | Path | State) -> Weights:
 def _ours(container: Container) -> Weights:
     """A checkpoint of train.py or eval.py: its names are ours, and it says its classes."""
     model = dict(container.meta["config"]["model"])
-    options = {k: v for k, v in model.items() if k not in ("name", "pretrained", "freeze", "reuse_classes")}
+    options = {k: v for k, v in model.items() if k not in ("name", "pretrained", "take", "freeze", "reuse_classes")}
     names = tuple(container.meta["class_names"])
     title = "a checkpoint of this project"
     return Weights(
@@ -157,15 +159,16 @@ def _fill(
     name: str,
     options: dict[str, Any],
     source: str,
+    take: str,
 ) -> TransferReport:
     own, by_class = model.state_dict(), class_dims(lambda n: build_model(name, n, **options))
     core = {k: v for k, v in own.items() if not k.startswith("aux_head.")}
     encoder = {k: v for k, v in core.items() if k.startswith("encoder.")}
     fault = "it holds an encoder" if found.encoder_only else misfit(core, found.state, by_class)
-    whole = fault is None
+    whole = fault is None and take == "all"
     if not whole:
         if not encoder or misfit(encoder, found.state, {}) is not None:
-            fault = misfit(encoder or core, found.state, {}) or fault
+            fault = misfit(encoder or core, found.state, {}) or fault or "it has no encoder apart from its head"
             raise UserError(
                 f"the file is {found.describe()}; the config builds {name}: {fault}{_advice(found, name, options)}"
             )
