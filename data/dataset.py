@@ -7,42 +7,22 @@ an image of fold 3 looks the same in every fold that trains on it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.draws import sample_rng
 from data.files import Record, image_size, read_image, read_mask, size_mismatch
+from data.geometry import resize
 from data.labels import LabelTable
-from data.transforms import Transform, build_transform, resize
+from data.transforms import Transform, build_transform
 from engine.errors import UserError
-
-
-def mix_seed(*parts: int | str) -> int:
-    """A 63-bit seed from several numbers. Hashed, not added: (seed 1, epoch 0) must not equal (seed 0, epoch 1)."""
-    digest = hashlib.blake2b(":".join(str(p) for p in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-@contextlib.contextmanager
-def sample_rng(*parts: int) -> Iterator[None]:
-    """Inside, torch's CPU default generator is a function of `parts`; afterwards it goes on as if nothing happened.
-
-    `torch.manual_seed` would also reseed the GPU, whose dropout is none of a sample's business.
-    """
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(mix_seed(*parts))
-    try:
-        yield
-    finally:
-        generator.set_state(state)
 
 
 class SegmentationDataset(Dataset):
