@@ -41,7 +41,7 @@ def _root(data: DataConfig) -> Path:
 
 
 def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
-    """The data set of a config. `train`: with `data.augment`; else only resized to `data.size`.
+    """The data set of a config. `train`: with `data.augment` and `data.crop`; else only resized to `data.size`.
 
     With `eval.native` and not `train`, targets keep their own size while images are resized to `data.size`.
     Raises: UserError for an unknown name, a missing folder, an empty split, an orphan image or label.
@@ -50,7 +50,7 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
         raise unknown("data set (data.name)", cfg.data.name, DATASETS)
     size = tuple(cfg.data.size)
     if train:
-        transform = build_transform(cfg.data.augment, size)
+        transform = build_transform(cfg.data.augment, size, crop=cfg.data.crop)
     else:
         transform = build_transform("none", size, native_target=cfg.eval.native)
     records, labels = DATASETS[cfg.data.name](cfg.data, split)

@@ -8,6 +8,7 @@ an image of fold 3 looks the same in every fold that trains on it.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,9 +20,8 @@ from torch.utils.data import Dataset
 
 from data.draws import sample_rng
 from data.files import Record, image_size, read_image, read_mask, size_mismatch
-from data.geometry import resize
 from data.labels import LabelTable
-from data.transforms import Transform, build_transform
+from data.transforms import Transform, build_transform, find_preset
 from engine.errors import UserError
 
 
@@ -62,7 +62,7 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, i = key if isinstance(key, tuple) else (0, key)
         index = self.indices[i]
-        image, target = self._decoded(index)
+        image, target = self._resized(index)
         with sample_rng(self.seed, epoch, index):
             return self.transform(image, target)
 
@@ -113,14 +113,20 @@ class SegmentationDataset(Dataset):
     def subset(
         self, indices: Sequence[int], augment: str | None = None, seed: int | None = None
     ) -> SegmentationDataset:
-        """The samples `indices` (positions in this data set), with another augmentation level or seed if given."""
+        """The samples `indices` (positions in this data set), with another augmentation preset or seed if given."""
         if not len(indices):
             raise UserError(f"{self.name}: the subset is empty")
         part = copy.copy(self)  # records and cache are shared
         part.indices = [self.indices[i] for i in indices]
         part.seed = self.seed if seed is None else seed
         if augment is not None:
-            part.transform = build_transform(augment, self.transform.size, self.transform.native_target)
+            part.transform = dataclasses.replace(self.transform, preset=find_preset(augment))
+        return part
+
+    def plain(self) -> SegmentationDataset:
+        """The same samples as they are scored: only resized. Files and cache are shared."""
+        part = copy.copy(self)
+        part.transform = build_transform("none", self.transform.size, self.transform.native_target)
         return part
 
     def load(self, i: int) -> tuple[Tensor, Tensor | None]:
@@ -140,23 +146,18 @@ class SegmentationDataset(Dataset):
         """Decode everything now, so that worker processes started afterwards share one copy of it."""
         if self._cache is not None:
             for index in self.indices:
-                self._decoded(index)
+                self._resized(index)
 
-    def _decoded(self, index: int) -> tuple[Tensor, Tensor]:
-        """Sample `index` of the whole split as uint8, resized where it is kept."""
+    def _resized(self, index: int) -> tuple[Tensor, Tensor]:
+        """Sample `index` of the whole split as uint8 at the transform's size, where no randomness has touched it."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         if self.all_records[index].label is None:
             self.require_labels()
-        image, target = self._load(index)
-        if self._cache is None:
-            return image, target
-        if self.transform.size is not None:
-            native = self.transform.native_target
-            image, resized = resize(image, None if native else target, self.transform.size)
-            target = target if native else resized
-        self._cache[index] = image.as_subclass(Tensor), target.as_subclass(Tensor)
-        return self._cache[index]
+        pair = tuple(x.as_subclass(Tensor) for x in self.transform.resized(*self._load(index)))
+        if self._cache is not None:
+            self._cache[index] = pair
+        return pair
 
 
 def data_hash(dataset: SegmentationDataset) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 def mix_seed(*parts: int | str) -> int:
@@ -32,3 +35,12 @@ def sample_rng(*parts: int) -> Iterator[None]:
 
 def uniform(low: float, high: float) -> float:
     return low + (high - low) * torch.rand(()).item()
+
+
+def below(n: int) -> int:
+    """A whole number in 0..n-1."""
+    return int(torch.randint(n, ()).item())
+
+
+def pick(choices: Sequence[T]) -> T:
+    return choices[below(len(choices))]

@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from data.colour import gaussian
-from data.draws import uniform
+from data.draws import below, uniform
 from data.labels import IGNORE_INDEX
 
 PAD_COLOUR = [124, 116, 104]  # outside the picture: ImageNet's mean colour, about zero once normalised
@@ -58,6 +58,56 @@ def zoom(image: Tensor, target: Tensor, scale: tuple[float, float], random_windo
     top, left = round(down * (height - h)), round(right * (width - w))
     image, target = resize(image, target, (h, w))
     padding = [left, top, width - w - left, height - h - top]
+    return TF.pad(image, padding, fill=PAD_COLOUR), TF.pad(target, padding, fill=IGNORE_INDEX)
+
+
+def affine(image: Tensor, target: Tensor, shift: float, scale: float, degrees: float) -> Pair:
+    """Turn by +- `degrees` about the centre, scale by 1 +- `scale`, shift by +- `shift` of height and width.
+
+    What comes from outside the picture is ignored. System B padded its masks with 0, the library's default: every
+    turned image taught that the black corners beside it are road.
+    """
+    height, width = image.shape[-2:]
+    angle, factor = uniform(-degrees, degrees), uniform(1 - scale, 1 + scale)
+    right, down = width * uniform(-shift, shift), height * uniform(-shift, shift)
+    move = partial(TF.affine, angle=angle, translate=[right, down], scale=factor, shear=[0.0, 0.0])
+    smooth = TF.InterpolationMode.BILINEAR
+    return move(image, interpolation=smooth, fill=PAD_COLOUR), move(target, fill=IGNORE_INDEX)
+
+
+def scaled_crop(
+    image: Tensor, target: Tensor, scale: float, size: tuple[int, int], most: float = 1.0, tries: int = 10
+) -> Pair:
+    """A random window of `size` (h, w) of the picture scaled by `scale`; where that is smaller than `size`, all of it.
+
+    The window is tried again up to `tries` times while one class fills more than `most` of its labelled pixels (or
+    none is labelled): the rule of mmsegmentation's RandomCrop, `cat_max_ratio`. Cut first, resized second: the same
+    picture without computing the pixels that are thrown away.
+    """
+    height, width = image.shape[-2:]
+    h_out, w_out = (min(round(side * scale), s) for side, s in zip((height, width), size))
+    h, w = min(height, max(1, round(h_out / scale))), min(width, max(1, round(w_out / scale)))
+    for _ in range(1 + tries):
+        top, left = below(height - h + 1), below(width - w + 1)
+        if most >= 1 or largest_share(target[top : top + h, left : left + w]) <= most:
+            break
+    image, target = (TF.crop(x, top, left, h, w) for x in (image, target))
+    return resize(image, target, (h_out, w_out))
+
+
+def largest_share(target: Tensor) -> float:
+    """Share of the commonest class in the labelled pixels; 1 where nothing is labelled."""
+    counts = torch.bincount(target.as_subclass(Tensor).flatten(), minlength=256)
+    counts[IGNORE_INDEX] = 0
+    return (counts.max() / counts.sum()).item() if counts.any() else 1.0
+
+
+def pad(image: Tensor, target: Tensor, size: tuple[int, int]) -> Pair:
+    """Fill up to `size` (h, w) on the right and at the bottom: mean colour in the image, ignored in the mask."""
+    h, w = image.shape[-2:]
+    padding = [0, 0, max(0, size[1] - w), max(0, size[0] - h)]  # left, top, right, bottom
+    if not any(padding):
+        return image, target
     return TF.pad(image, padding, fill=PAD_COLOUR), TF.pad(target, padding, fill=IGNORE_INDEX)
 
 

@@ -141,6 +141,8 @@ def check(cfg: Config, where: str = "config") -> None:
             raise UserError(f"{where}: {key} must be {bound}, got {value}")
     if min(cfg.data.size) < 64:
         raise UserError(f"{where}: data.size must be at least 64x64, got {list(cfg.data.size)}")
+    if cfg.data.crop is not None and min(cfg.data.crop) < 64:
+        raise UserError(f"{where}: data.crop must be at least 64x64, got {list(cfg.data.crop)}")
     if not cfg.eval.scales or min(cfg.eval.scales) <= 0:
         raise UserError(f"{where}: eval.scales must be positive numbers, got {cfg.eval.scales}")
     if len(cfg.eval.window) not in (0, 2) or min(cfg.eval.window, default=64) < 64:

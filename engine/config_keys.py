@@ -25,7 +25,8 @@ class DataConfig:
     name: str = "streets"  # a row of data.DATASETS
     root: str | None = None  # the data set's folder; null: the drawn city's cache
     size: tuple[int, int] = (256, 512)  # network size (H, W) in pixels
-    augment: str = "standard"  # none | standard | advanced
+    augment: str = "standard"  # a row of data.presets.AUGMENTS: none | standard | advanced | road | kitti_transfer
+    crop: tuple[int, int] | None = None  # training sees windows of this size (H, W); null: all of `size`
     limit: int = 0  # first n images per role and per fold, for trials; 0: all
     cache: bool = False  # keep the decoded images, resized to `size`, in memory
     labels: Literal["auto", "labelIds", "labelTrainIds"] = "auto"  # Cityscapes layout: which label files to read

@@ -92,9 +92,10 @@ def test_mask_follows_image_through_a_whole_level(augment):
 
 
 def test_probabilities_of_system_d():
-    chances = {getattr(step, "func", step).__name__: p for p, step in AUGMENTS["standard"]}
+    chances = {getattr(step, "func", step).__name__: p for p, step in AUGMENTS["standard"].before}
     assert chances == {"flip": 0.5, "zoom": 0.5, "jitter": 0.5, "gamma": 0.25, "blur": 0.3}
-    assert AUGMENTS["advanced"][:5] == AUGMENTS["standard"] and len(AUGMENTS["advanced"]) == 14
+    advanced = AUGMENTS["advanced"].before
+    assert advanced[:5] == AUGMENTS["standard"].before and len(advanced) == 14
 
 
 def test_padding_is_the_mean_colour():
@@ -130,7 +131,7 @@ def test_colour_steps_compute_what_they_say():
     out, _ = colour.jitter(image, mask, amount=0.0)
     assert (out.int() - image.int()).abs().max() <= 1
     with sample_rng(3):
-        out, _ = colour.noise(torch.full((3, 64, 64), 128, dtype=torch.uint8), mask, sigma=5 / 255)
+        out, _ = colour.noise(torch.full((3, 64, 64), 128, dtype=torch.uint8), mask, sigma=(5 / 255, 5 / 255))
     assert out.float().std().item() == pytest.approx(5, rel=0.05) and abs(out.float().mean().item() - 128) < 0.2
     out, _ = colour.grey(marked()[0] // torch.tensor([1, 2, 3]).view(3, 1, 1), mask)
     assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
