@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.camvid import camvid
 from data.cityscapes import cityscapes
+from data.copy_paste import build_copy_paste
 from data.dataset import SegmentationDataset, data_hash
 from data.files import Record
 from data.folder import folder
@@ -56,4 +57,7 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
     records, labels = DATASETS[cfg.data.name](cfg.data, split)
     labels = labels.with_label_map(cfg.data.label_map)
     name = f"{cfg.data.name} {split}"
-    return SegmentationDataset(records, labels, transform, cfg.seed, cache=cfg.data.cache, name=name, split=split)
+    d, paste = cfg.data, None
+    if train:
+        paste = build_copy_paste(d.copy_paste, d.paste_classes, d.paste_exclude, d.paste_edge, labels.class_names)
+    return SegmentationDataset(records, labels, transform, cfg.seed, d.cache, name, split, paste)

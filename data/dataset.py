@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.draws import sample_rng
+from data.copy_paste import CopyPaste
+from data.draws import pick, sample_rng
 from data.files import Record, image_size, read_image, read_mask, size_mismatch
 from data.labels import LabelTable
 from data.transforms import Transform, build_transform, find_preset
@@ -30,6 +31,9 @@ class SegmentationDataset(Dataset):
 
     An index is an int (epoch 0) or a pair (epoch, index), as `loading.EpochBatchSampler` yields them: nothing on the
     data set changes between epochs, so persistent workers never hold a stale copy.
+
+    `paste` takes its objects from the images of this data set itself: a subset (a fold, a role) never shows an object
+    of an image outside it. With it a sample also depends on which images these are.
 
     `cache` keeps each decoded image and mask as uint8, already resized to the transform's size; resizing is the first
     step and not random, so a cached sample equals a fresh one. Memory: 4 bytes a pixel of `size`, per image.
@@ -44,6 +48,7 @@ class SegmentationDataset(Dataset):
         cache: bool = False,
         name: str = "dataset",
         split: str = "train",
+        paste: CopyPaste | None = None,
     ):
         if not records:
             raise UserError(f"{name}: the split is empty")
@@ -53,6 +58,7 @@ class SegmentationDataset(Dataset):
         self.seed = seed
         self.name = name  # for messages: 'camvid train'
         self.split = split
+        self.paste = paste
         self.indices = list(range(len(self.all_records)))  # of the samples here, in the whole split
         self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None  # shared by subsets
 
@@ -64,6 +70,8 @@ class SegmentationDataset(Dataset):
         index = self.indices[i]
         image, target = self._resized(index)
         with sample_rng(self.seed, epoch, index):
+            if self.paste and torch.rand(()).item() < self.paste.probability:
+                image, target = self.paste(image, target, self._resized(pick(self.indices)))
             return self.transform(image, target)
 
     @property
@@ -127,6 +135,7 @@ class SegmentationDataset(Dataset):
         """The same samples as they are scored: only resized. Files and cache are shared."""
         part = copy.copy(self)
         part.transform = build_transform("none", self.transform.size, self.transform.native_target)
+        part.paste = None
         return part
 
     def load(self, i: int) -> tuple[Tensor, Tensor | None]:
