@@ -101,7 +101,7 @@ def check_before(cfg: Config) -> dict:
         draw_splits(cfg, train)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
         build_loss(loss_spec(c.loss), train.num_classes, train.ignore_index)
-        build_transform(c.data.augment, c.data.size)
+        build_transform(c.data.augment, c.data.size, crop=c.data.crop)
     amp_dtype(cfg.train, resolve_device(cfg.device))
     if cfg.model.pretrained:  # one process downloads what is to be downloaded
         distributed.from_main(str(locate(cfg.model.pretrained)) if distributed.is_main() else None)

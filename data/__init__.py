@@ -10,6 +10,7 @@ from pathlib import Path
 from data.ade20k import ade20k
 from data.camvid import camvid
 from data.cityscapes import cityscapes
+from data.copy_paste import build_copy_paste
 from data.dataset import SegmentationDataset, data_hash
 from data.files import Record
 from data.folder import folder
@@ -84,7 +85,7 @@ def sampled_names(data: DataConfig) -> dict[str, list[str]]:
 
 
 def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
-    """The data set of a config. `train`: with `data.augment`; else only resized to `data.size`.
+    """The data set of a config. `train`: with `data.augment` and `data.crop`; else only resized to `data.size`.
 
     With `eval.native` and not `train`, targets keep their own size while images are resized to `data.size`.
     Raises: UserError for an unknown name, a missing folder, an empty split, an orphan image or label.
@@ -93,7 +94,7 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
         raise unknown("data set (data.name)", cfg.data.name, DATASETS)
     size = tuple(cfg.data.size)
     if train:
-        transform = build_transform(cfg.data.augment, size)
+        transform = build_transform(cfg.data.augment, size, crop=cfg.data.crop)
     else:
         transform = build_transform("none", size, native_target=cfg.eval.native)
     records, labels = _records(cfg.data, split)
@@ -101,4 +102,7 @@ def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
     if isinstance(cfg.data.labels, dict) or cfg.data.background == "ignore":
         labels = remap(labels, cfg.data.labels, cfg.data.background)
     name = f"{cfg.data.name} {split}" + (" (sampled)" if _is_sampled(cfg.data, split) else "")
-    return SegmentationDataset(records, labels, transform, cfg.seed, cache=cfg.data.cache, name=name, split=split)
+    d, paste = cfg.data, None
+    if train:
+        paste = build_copy_paste(d.copy_paste, d.paste_classes, d.paste_exclude, d.paste_edge, labels.class_names)
+    return SegmentationDataset(records, labels, transform, cfg.seed, d.cache, name, split, paste)

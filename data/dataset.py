@@ -7,42 +7,23 @@ an image of fold 3 looks the same in every fold that trains on it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.copy_paste import CopyPaste
+from data.draws import pick, sample_rng
 from data.files import Record, image_size, read_image, read_mask, size_mismatch
 from data.labels import LabelTable
-from data.transforms import Transform, build_transform, resize
+from data.transforms import Transform, build_transform, find_preset
 from engine.errors import UserError
-
-
-def mix_seed(*parts: int | str) -> int:
-    """A 63-bit seed from several numbers. Hashed, not added: (seed 1, epoch 0) must not equal (seed 0, epoch 1)."""
-    digest = hashlib.blake2b(":".join(str(p) for p in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-@contextlib.contextmanager
-def sample_rng(*parts: int) -> Iterator[None]:
-    """Inside, torch's CPU default generator is a function of `parts`; afterwards it goes on as if nothing happened.
-
-    `torch.manual_seed` would also reseed the GPU, whose dropout is none of a sample's business.
-    """
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(mix_seed(*parts))
-    try:
-        yield
-    finally:
-        generator.set_state(state)
 
 
 class SegmentationDataset(Dataset):
@@ -50,6 +31,9 @@ class SegmentationDataset(Dataset):
 
     An index is an int (epoch 0) or a pair (epoch, index), as `loading.EpochBatchSampler` yields them: nothing on the
     data set changes between epochs, so persistent workers never hold a stale copy.
+
+    `paste` takes its objects from the images of this data set itself: a subset (a fold, a role) never shows an object
+    of an image outside it. With it a sample also depends on which images these are.
 
     `cache` keeps each decoded image and mask as uint8, already resized to the transform's size; resizing is the first
     step and not random, so a cached sample equals a fresh one. Memory: 4 bytes a pixel of `size`, per image.
@@ -64,6 +48,7 @@ class SegmentationDataset(Dataset):
         cache: bool = False,
         name: str = "dataset",
         split: str = "train",
+        paste: CopyPaste | None = None,
     ):
         if not records:
             raise UserError(f"{name}: the split is empty")
@@ -73,6 +58,7 @@ class SegmentationDataset(Dataset):
         self.seed = seed
         self.name = name  # for messages: 'camvid train'
         self.split = split
+        self.paste = paste
         self.indices = list(range(len(self.all_records)))  # of the samples here, in the whole split
         self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None  # shared by subsets
 
@@ -82,8 +68,10 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, i = key if isinstance(key, tuple) else (0, key)
         index = self.indices[i]
-        image, target = self._decoded(index)
+        image, target = self._resized(index)
         with sample_rng(self.seed, epoch, index):
+            if self.paste and torch.rand(()).item() < self.paste.probability:
+                image, target = self.paste(image, target, self._resized(pick(self.indices)))
             return self.transform(image, target)
 
     @property
@@ -133,14 +121,21 @@ class SegmentationDataset(Dataset):
     def subset(
         self, indices: Sequence[int], augment: str | None = None, seed: int | None = None
     ) -> SegmentationDataset:
-        """The samples `indices` (positions in this data set), with another augmentation level or seed if given."""
+        """The samples `indices` (positions in this data set), with another augmentation preset or seed if given."""
         if not len(indices):
             raise UserError(f"{self.name}: the subset is empty")
         part = copy.copy(self)  # records and cache are shared
         part.indices = [self.indices[i] for i in indices]
         part.seed = self.seed if seed is None else seed
         if augment is not None:
-            part.transform = build_transform(augment, self.transform.size, self.transform.native_target)
+            part.transform = dataclasses.replace(self.transform, preset=find_preset(augment))
+        return part
+
+    def plain(self) -> SegmentationDataset:
+        """The same samples as they are scored: only resized. Files and cache are shared."""
+        part = copy.copy(self)
+        part.transform = build_transform("none", self.transform.size, self.transform.native_target)
+        part.paste = None
         return part
 
     def load(self, i: int) -> tuple[Tensor, Tensor | None]:
@@ -160,23 +155,18 @@ class SegmentationDataset(Dataset):
         """Decode everything now, so that worker processes started afterwards share one copy of it."""
         if self._cache is not None:
             for index in self.indices:
-                self._decoded(index)
+                self._resized(index)
 
-    def _decoded(self, index: int) -> tuple[Tensor, Tensor]:
-        """Sample `index` of the whole split as uint8, resized where it is kept."""
+    def _resized(self, index: int) -> tuple[Tensor, Tensor]:
+        """Sample `index` of the whole split as uint8 at the transform's size, where no randomness has touched it."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         if self.all_records[index].label is None:
             self.require_labels()
-        image, target = self._load(index)
-        if self._cache is None:
-            return image, target
-        if self.transform.size is not None:
-            native = self.transform.native_target
-            image, resized = resize(image, None if native else target, self.transform.size)
-            target = target if native else resized
-        self._cache[index] = image.as_subclass(Tensor), target.as_subclass(Tensor)
-        return self._cache[index]
+        pair = tuple(x.as_subclass(Tensor) for x in self.transform.resized(*self._load(index)))
+        if self._cache is not None:
+            self._cache[index] = pair
+        return pair
 
 
 def data_hash(dataset: SegmentationDataset) -> str:

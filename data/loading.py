@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from data.dataset import SegmentationDataset, mix_seed
+from data.dataset import SegmentationDataset
+from data.draws import mix_seed
 from engine.errors import UserError
 
 

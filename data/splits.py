@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from data.dataset import SegmentationDataset, mix_seed
+from data.dataset import SegmentationDataset
+from data.draws import mix_seed
 from engine.errors import UserError
 
 ROLES = ("start", "fold", "select")

@@ -146,6 +146,8 @@ def check(cfg: Config, where: str = "config") -> None:
             f"{where}: data.sample must be [train, val, test] in images, train at least 1 and 0 for the data set's own "
             f"val or test, got {cfg.data.sample}"
         )
+    if cfg.data.crop is not None and min(cfg.data.crop) < 64:
+        raise UserError(f"{where}: data.crop must be at least 64x64, got {list(cfg.data.crop)}")
     if not cfg.eval.scales or min(cfg.eval.scales) <= 0:
         raise UserError(f"{where}: eval.scales must be positive numbers, got {cfg.eval.scales}")
     if len(cfg.eval.window) not in (0, 2) or min(cfg.eval.window, default=64) < 64:

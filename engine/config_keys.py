@@ -26,7 +26,12 @@ class DataConfig:
     name: str = "streets"  # a row of data.DATASETS
     root: str | None = None  # the data set's folder; null: the drawn city's cache
     size: tuple[int, int] = (256, 512)  # network size (H, W) in pixels
-    augment: str = "standard"  # none | standard | advanced
+    augment: str = "standard"  # a row of data.presets.AUGMENTS: none | standard | advanced | road | kitti_transfer
+    crop: tuple[int, int] | None = None  # training sees windows of this size (H, W); null: all of `size`
+    copy_paste: float = 0.0  # probability that objects of another training image are pasted into one
+    paste_classes: list[str] = field(default_factory=list)  # classes that may be pasted; empty: all but 'background'
+    paste_exclude: list[str] = field(default_factory=list)  # and those that may not, e.g. fence: see-through mesh
+    paste_edge: float = 0.0  # feathered border of what is pasted, sigma in pixels of `size`; 0: hard
     limit: int = 0  # first n images per role and per fold, for trials; 0: all
     sample: list[int] = field(
         default_factory=list
@@ -147,6 +152,8 @@ SECTIONS = [f.name for f in dataclasses.fields(Config) if dataclasses.is_datacla
 
 RANGES = {  # key: (lowest, highest) allowed, both included; None: no bound
     "data.limit": (0, None),
+    "data.copy_paste": (0, 1),
+    "data.paste_edge": (0, 64),
     "loss.aux_weight": (0, None),
     "optim.lr": (0, None),
     "optim.head_lr_factor": (0, None),

@@ -12,8 +12,8 @@ from torch import nn
 
 from data import build_dataset
 from data.files import read_image
+from data.geometry import resize as resize_pair
 from data.transforms import denormalise, normalise
-from data.transforms import resize as resize_pair
 from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.errors import UserError

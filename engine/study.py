@@ -112,7 +112,7 @@ def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val",
     if cfg.eval.native:  # targets keep their own size where they are scored
         train = build_dataset(cfg, "train", train=False)
     else:  # the same files and the same cache
-        train = augmented.subset(range(len(augmented)), augment="none")
+        train = augmented.plain()
     path = run / "splits.json"
     splits = Splits.load(path) if path.exists() else draw_splits(cfg, train)
     distributed.from_main(None)  # all have looked before the first one writes

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data import build_dataset, data_hash
-from data.dataset import mix_seed, sample_rng
+from data.draws import mix_seed, sample_rng
 from data.loading import EpochBatchSampler, build_loader, clean_message
 from engine.errors import UserError
 from tests.helpers import config, make_folder, refuses, write_image, write_mask

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from data import transforms as T
-from data.dataset import sample_rng
+from data import colour, geometry
+from data.draws import sample_rng
+from data.presets import AUGMENTS
+from data.transforms import MEAN, build_transform, denormalise
 from engine.errors import UserError
 
 SIZE = (64, 96)
@@ -30,7 +32,7 @@ def overlap(image: torch.Tensor, mask: torch.Tensor) -> float:
 @pytest.mark.parametrize("seed", range(4))
 def test_zoom_moves_image_and_mask_together(scale, seed):
     with sample_rng(seed):
-        image, mask = T.zoom(*marked(), scale=scale)
+        image, mask = geometry.zoom(*marked(), scale=scale)
     assert image.shape == (3, *SIZE) and mask.shape == SIZE
     assert image.dtype == mask.dtype == torch.uint8
     assert overlap(image, mask) > 0.9
@@ -39,10 +41,10 @@ def test_zoom_moves_image_and_mask_together(scale, seed):
 
 
 def test_flip_and_elastic_move_image_and_mask_together():
-    image, mask = T.flip(*marked())
+    image, mask = geometry.flip(*marked())
     assert overlap(image, mask) == 1 and mask[12:36, 44:76].all() and mask.sum() == 24 * 32
     with sample_rng(1):
-        image, mask = T.elastic(*marked(), sigma=(3, 3), alpha=(60, 60))
+        image, mask = geometry.elastic(*marked(), sigma=(3, 3), alpha=(60, 60))
     assert overlap(image, mask) > 0.9
     assert len({tuple(row.tolist()) for row in mask[14:34]}) > 3  # the sides are wavy ...
     assert len({tuple(column.tolist()) for column in mask.T[22:50]}) > 3  # ... and so are top and bottom
@@ -51,15 +53,15 @@ def test_flip_and_elastic_move_image_and_mask_together():
 
 def test_padding_is_ignored_and_never_class_0():
     with sample_rng(0):
-        image, mask = T.zoom(*marked(), scale=(0.5, 0.5))
-    outside = (image == torch.tensor(T.PAD_COLOUR).view(3, 1, 1)).all(0)
+        image, mask = geometry.zoom(*marked(), scale=(0.5, 0.5))
+    outside = (image == torch.tensor(geometry.PAD_COLOUR).view(3, 1, 1)).all(0)
     assert torch.equal(outside, mask == 255)
     assert outside.float().mean().item() == pytest.approx(0.75, abs=0.02)
 
 
-@pytest.mark.parametrize("augment", T.AUGMENTS)
+@pytest.mark.parametrize("augment", AUGMENTS)
 def test_levels_keep_labels_and_types(augment):
-    transform = T.build_transform(augment, SIZE)
+    transform = build_transform(augment, SIZE)
     image, mask = marked()
     mask[:4] = 255
     for seed in range(40):
@@ -75,13 +77,13 @@ def test_levels_keep_labels_and_types(augment):
 @pytest.mark.parametrize("augment", ["standard", "advanced"])
 def test_mask_follows_image_through_a_whole_level(augment):
     """Colour steps may dim the block but never move it: its centre in image and mask stays the same to 2 px."""
-    transform = T.build_transform(augment, SIZE)
+    transform = build_transform(augment, SIZE)
     rows, columns = torch.meshgrid(torch.arange(SIZE[0]).float(), torch.arange(SIZE[1]).float(), indexing="ij")
     flipped = 0
     for seed in range(60):
         with sample_rng(seed):
             x, y = transform(*marked())
-        grey = T.denormalise(x).float().mean(0)
+        grey = denormalise(x).float().mean(0)
         bright = grey > (grey.max() + grey.min()) / 2
         for axis in (rows, columns):
             assert abs(axis[bright].mean() - axis[y == 1].mean()) < 2
@@ -90,25 +92,30 @@ def test_mask_follows_image_through_a_whole_level(augment):
 
 
 def test_probabilities_of_system_d():
-    chances = {getattr(step, "func", step).__name__: p for p, step in T.AUGMENTS["standard"]}
+    chances = {getattr(step, "func", step).__name__: p for p, step in AUGMENTS["standard"].before}
     assert chances == {"flip": 0.5, "zoom": 0.5, "jitter": 0.5, "gamma": 0.25, "blur": 0.3}
-    assert T.AUGMENTS["advanced"][:5] == T.AUGMENTS["standard"] and len(T.AUGMENTS["advanced"]) == 14
+    advanced = AUGMENTS["advanced"].before
+    assert advanced[:5] == AUGMENTS["standard"].before and len(advanced) == 14
+
+
+def test_padding_is_the_mean_colour():
+    assert geometry.PAD_COLOUR == [round(255 * m) for m in MEAN]
 
 
 def test_none_only_resizes():
     image, mask = marked()
-    x, y = T.build_transform("none", SIZE)(image, mask)
-    assert torch.equal(T.denormalise(x), image) and torch.equal(y, mask.long())
-    x, y = T.build_transform("none", (32, 48))(image, mask)
-    assert x.shape == (3, 32, 48) and overlap(T.denormalise(x), y) > 0.95
-    x, y = T.build_transform("none", (32, 48), native_target=True)(image, mask)
+    x, y = build_transform("none", SIZE)(image, mask)
+    assert torch.equal(denormalise(x), image) and torch.equal(y, mask.long())
+    x, y = build_transform("none", (32, 48))(image, mask)
+    assert x.shape == (3, 32, 48) and overlap(denormalise(x), y) > 0.95
+    x, y = build_transform("none", (32, 48), native_target=True)(image, mask)
     assert x.shape == (3, 32, 48) and y.shape == SIZE
 
 
 def test_resized_mask_takes_the_centre_of_each_cell():
     """As the image's own resampling does; taking each cell's corner would shift the mask by half a cell."""
     columns = torch.arange(64, dtype=torch.uint8).expand(64, 64).contiguous()
-    image, mask = T.resize(columns.expand(3, 64, 64).contiguous(), columns, (16, 16))
+    image, mask = geometry.resize(columns.expand(3, 64, 64).contiguous(), columns, (16, 16))
     assert mask[0].tolist() == list(range(2, 64, 4))
     assert (image[0, 8, 1:-1].int() - mask[8, 1:-1].int()).abs().max() <= 1
 
@@ -117,33 +124,33 @@ def test_colour_steps_compute_what_they_say():
     image = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, 16, 16).contiguous()
     mask = torch.zeros(16, 16)
     v = np.arange(256)
-    out, _ = T.gamma(image, mask, exponent=(0.5, 0.5))
+    out, _ = colour.gamma(image, mask, exponent=(0.5, 0.5))
     assert np.array_equal(out[1].flatten().numpy(), np.rint(255 * (v / 255) ** 0.5))
-    out, _ = T.balance(image, mask, gain=(0.8, 0.8))
+    out, _ = colour.balance(image, mask, gain=(0.8, 0.8))
     assert np.array_equal(out[2].flatten().numpy(), np.rint(v * 0.8))
-    out, _ = T.jitter(image, mask, amount=0.0)
+    out, _ = colour.jitter(image, mask, amount=0.0)
     assert (out.int() - image.int()).abs().max() <= 1
     with sample_rng(3):
-        out, _ = T.noise(torch.full((3, 64, 64), 128, dtype=torch.uint8), mask, sigma=5 / 255)
+        out, _ = colour.noise(torch.full((3, 64, 64), 128, dtype=torch.uint8), mask, sigma=(5 / 255, 5 / 255))
     assert out.float().std().item() == pytest.approx(5, rel=0.05) and abs(out.float().mean().item() - 128) < 0.2
-    out, _ = T.grey(marked()[0] // torch.tensor([1, 2, 3]).view(3, 1, 1), mask)
+    out, _ = colour.grey(marked()[0] // torch.tensor([1, 2, 3]).view(3, 1, 1), mask)
     assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
 
 
 def test_blur_is_a_gaussian():
     spike = torch.zeros(1, 41, 41)
     spike[0, 20, 20] = 1
-    out = T.gaussian(spike, 2.0)[0]
+    out = colour.gaussian(spike, 2.0)[0]
     d = torch.arange(41) - 20.0
     assert out.sum().item() == pytest.approx(1, abs=1e-5)
     assert (out.sum(0) * d**2).sum().item() == pytest.approx(4.0, rel=0.05)  # variance sigma**2, cut at 3 sigma
     assert torch.allclose(out, out.T, atol=1e-7)
-    assert torch.allclose(T.gaussian(torch.full((2, 5, 6), 7.0), 9.0), torch.tensor(7.0))  # a kernel beyond the picture
+    assert torch.allclose(colour.gaussian(torch.full((2, 5, 6), 7.0), 9.0), torch.tensor(7.0))
 
 
 def test_randomness_is_torch_alone(monkeypatch):
     """The same torch seed gives the same picture, whatever state `random` and numpy are in."""
-    transform = T.build_transform("advanced", SIZE)
+    transform = build_transform("advanced", SIZE)
     for seed in range(20):
         results = []
         for other in (1, 2):
@@ -155,4 +162,4 @@ def test_randomness_is_torch_alone(monkeypatch):
 
 def test_unknown_level_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'standard'"):
-        T.build_transform("standart", SIZE)
+        build_transform("standart", SIZE)
