@@ -136,10 +136,11 @@ def test_every_config_builds(path):
     cfg = load_config(path)
     import torch
 
+    classes = len(cfg.data.labels) if isinstance(cfg.data.labels, dict) else 19
     with torch.device("meta"):  # shapes only: no memory, no time
-        build_model(cfg.model.name, 19, **cfg.model.options)
+        build_model(cfg.model.name, classes, **cfg.model.options)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
-        build_loss(loss_spec(c.loss), 19)
+        build_loss(loss_spec(c.loss), classes)
     header = path.read_text().split("\n\n")[0].splitlines()
     assert all(line.startswith("#") for line in header[:3])  # the lab record
     assert f"configs/{path.relative_to(ROOT / 'configs')}" in "\n".join(header) or "command" in "\n".join(header)

@@ -1,0 +1,46 @@
+"""Every config trains two iterations and evaluates, on tiny data of its own layout at 64x64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import load_config
+from engine.single_run import train_single
+from tests.helpers import make_camvid, make_cityscapes
+from tests.test_public_data import make_pets
+from tests.test_training import run_in
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SMALL = ["data.size=[64, 64]", "data.cache=false", "train.workers=0", "train.amp=none", "train.validate_every=1",
+         "train.batch_size=2", "log.plots=false", "model.pretrained=null", "model.reuse_classes=false",
+         "eval.batch_size=2", "device=cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory) -> dict[str, Path]:
+    """A tiny data set for every name that configs use."""
+    place = tmp_path_factory.mktemp("data")
+    for split in ("train", "val", "test"):
+        make_cityscapes(place / "cityscapes", cities=[f"{split}{i}" for i in range(8)], split=split, n=2)
+        make_camvid(place / "camvid", {f"{split}{i}": 3 for i in range(8)}, split)
+    make_pets(place / "pets")
+    return {"cityscapes": place / "cityscapes", "streets": place / "cityscapes", "camvid": place / "camvid",
+            "pets": place / "pets"}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_config_trains_and_evaluates(path, roots, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plain = load_config(path)
+    sets = [*SMALL, f"data.root={roots[plain.data.name]}", "train.epochs=1", "data.limit=4"]  # two iterations
+    sets += ["data.name=cityscapes"] if plain.data.name == "streets" else []  # the same layout, without drawing it
+    sets += ["data.sample=[10, 4, 2]"] if plain.data.sample else []
+    sets += ["data.crop=[64, 64]"] if plain.data.crop else []
+    if plain.cv.folds:  # folds and their candidates: tests/test_cross_validation.py
+        sets += ["cv.folds=0", "cv.start=none", "cv.stages=[]", "cv.start_overrides={}"]
+    results = train_single(cfg := load_config(path, sets), run_in(tmp_path, cfg, "run"), torch.device("cpu"))
+    assert 0 <= results["miou"] <= 1 and results["images"] == min(4, results["protocol"]["images"])
