@@ -10,6 +10,7 @@ class without a pixel gets weight 0 and has no part in medians and scales: no tr
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import json
@@ -193,4 +194,5 @@ def _write_cache(path: Path, content: dict) -> None:
         temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
