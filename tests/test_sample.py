@@ -16,7 +16,7 @@ from engine.pictures import write_samples
 from engine.report import write_report
 from engine.single_run import train_single
 from engine.study import open_study
-from engine.tables import describe
+from engine.tables import class_table, describe
 from tests.helpers import config, make_camvid, make_folder, refuses, write_image, write_mask
 
 CPU = torch.device("cpu")
@@ -102,7 +102,11 @@ def test_a_run_with_sample_remap_and_exclude(tmp_path, folder):
     assert results["protocol"]["exclude"] == ["background"] and results["protocol"]["sample"] == [7, 3, 2]
     said = describe(results["protocol"])
     assert "means without background" in said and "splits 7/3/2 drawn from train by image, seed 0" in said
-    assert said in write_report(run).read_text()
+    report = write_report(run).read_text()
+    assert said in report and "| (background) |" in report and "In brackets: not in the means." in report
+    assert "(background)" in class_table(results, results["protocol"])
+    own = describe({**results["protocol"], "sample": [7, 0, 2], "background": "ignore"})
+    assert "splits 7/own/2" in own and "background ignored" in own
     splits = Splits.load(run / "splits.json")
     assert len(splits.roles["train"]) == 7 and [len(splits.sample[s]) for s in ("val", "test")] == [3, 2]
     assert splits.sample["val"] == build_dataset(cfg, "val", False).names
