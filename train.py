@@ -21,12 +21,13 @@ from data.check import check_pairs
 from data.transforms import build_transform
 from engine import cli, distributed
 from engine import config as config_module
-from engine.config import Config, load_config, loss_spec, stage_config, start_config
+from engine.config import Config, load_config, stage_config, start_config
 from engine.cross_validation import cross_validate
 from engine.errors import UserError
 from engine.evaluate import excluded
 from engine.inference import amp_dtype
 from engine.jobs import load_pretrained
+from engine.loss_weights import placeholder_spec
 from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say, warn_of_changes
@@ -100,7 +101,7 @@ def check_before(cfg: Config) -> dict:
     if cfg.cv.folds:
         draw_splits(cfg, train)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
-        build_loss(loss_spec(c.loss), train.num_classes, train.ignore_index)
+        build_loss(placeholder_spec(c.loss, train.num_classes), train.num_classes, train.ignore_index)
         build_transform(c.data.augment, c.data.size, crop=c.data.crop)
     amp_dtype(cfg.train, resolve_device(cfg.device))
     if cfg.model.pretrained:  # one process downloads what is to be downloaded

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from engine.coerce import coerce, coerce_options, parse_override, parse_yaml
+from engine.coerce import NONE, coerce, coerce_options, parse_override, parse_yaml
 from engine.config_keys import RANGES, SECTIONS, Config, LossConfig, ModelConfig
 from engine.errors import UserError, unknown
 
@@ -67,19 +67,35 @@ def _resolve_options(cfg: Config, where: str) -> None:
     valid = model_options(cfg.model.name, encoder=given.get("encoder"))
     cfg.model.options = coerce_options(given, valid, f"{where}: model")
     if not cfg.loss.terms:
-        cfg.loss.options = coerce_options(cfg.loss.options, loss_options(cfg.loss.name), f"{where}: loss")
+        cfg.loss.options = _loss_options(cfg.loss.options, loss_options(cfg.loss.name), f"{where}: loss")
     for i, term in enumerate(cfg.loss.terms):
         at = f"{where}: loss.terms[{i}]"
         if not isinstance(term, dict) or "name" not in term:
             raise UserError(f"{at}: expected {{name: ..., weight: ..., options}}, got {term!r}")
         options = {k: v for k, v in term.items() if k not in ("name", "weight")}
-        options = coerce_options(options, loss_options(str(term["name"])), at)
+        options = _loss_options(options, loss_options(str(term["name"])), at)
         weight = coerce(term.get("weight", 1.0), float, f"{at}.weight")
         cfg.loss.terms[i] = {"name": str(term["name"]), "weight": weight, **options}
     if cfg.loss.weights and len(cfg.loss.weights) != len(cfg.loss.terms):
         raise UserError(
             f"{where}: loss.weights has {len(cfg.loss.weights)} values for {len(cfg.loss.terms)} loss.terms"
         )
+
+
+def _loss_options(given: dict, valid: dict, where: str) -> dict:
+    """As `coerce_options`; `class_weights` may also be a rule by which they are computed (data/class_weights.py)."""
+    from data.class_weights import is_rule, rule_options
+
+    rule, at = given.get("class_weights"), f"{where}.class_weights"
+    if "class_weights" not in valid or not is_rule(rule) or str(rule).lower() in NONE:
+        return coerce_options(given, valid, where)
+    options = dict(rule) if isinstance(rule, dict) else {"rule": rule}
+    if "rule" not in options:
+        raise UserError(f"{at}: expected numbers, the name of a rule, or {{rule: ..., options}}, got {rule!r}")
+    name = str(options.pop("rule"))
+    options = coerce_options(options, rule_options(name), at)
+    others = coerce_options({k: v for k, v in given.items() if k != "class_weights"}, valid, where)
+    return {**others, "class_weights": {"rule": name, **options} if options else name}
 
 
 def _forget_rivals(raw: dict, key: str) -> None:

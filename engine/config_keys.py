@@ -52,7 +52,9 @@ class LossConfig:
     terms: list[dict] = field(default_factory=list)  # weighted sum: [{name, weight, options...}, ...]
     weights: list[float] = field(default_factory=list)  # overrides the terms' weights in order (for stages)
     aux_weight: float = 0.4  # weight of the auxiliary head's loss where the model has one
-    options: dict = field(default_factory=dict)  # every other key of the section: options of the named loss
+    # every other key of the section: options of the named loss; `class_weights`, here or in a term, may be numbers or
+    # a rule (data/class_weights.py): median_frequency, or {rule: effective_number, beta: 0.999999}
+    options: dict = field(default_factory=dict)
 
 
 @dataclass

@@ -19,9 +19,10 @@ from data.loading import build_loader
 from engine import checkpoint as ckpt
 from engine import config as config_module
 from engine import distributed, schedules
-from engine.config import Config, loss_spec
+from engine.config import Config
 from engine.errors import UserError
 from engine.inference import amp_dtype
+from engine.loss_weights import resolved_spec
 from engine.optim import build_optimizer
 from engine.scoring import build_network
 from losses import build_loss
@@ -85,7 +86,7 @@ def build_parts(job: Job, device: torch.device) -> Parts:
     return Parts(
         model=model,
         trained=distributed.wrap(model, device),
-        criterion=build_loss(loss_spec(cfg.loss), data.num_classes, data.ignore_index).to(device),
+        criterion=build_loss(resolved_spec(cfg.loss, data, job.folder), data.num_classes, data.ignore_index).to(device),
         optimizer=build_optimizer(model, cfg.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         loader=build_loader(

@@ -200,16 +200,22 @@ def distance_section(results: dict) -> list[str]:
 
 def classes_section(results: dict) -> list[str]:
     frequency, shown = results.get("class_frequency") or {}, shown_candidates(results)
+    out = results["protocol"].get("exclude") or ()
     rows = [
-        [name, pct(frequency.get(name)), *(pct(per_class.get(name)) for per_class in shown.values())]
+        [
+            f"({name})" if name in out else name,
+            pct(frequency.get(name)),
+            *(pct(per_class.get(name)) for per_class in shown.values()),
+        ]
         for name in results["class_names"]
     ]
     headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown)]
-    out = ["## Classes", markdown_table(rows, headers), "In percent; `-`: in neither target nor prediction."]
+    legend = "In percent; `-`: in neither target nor prediction." + (" In brackets: not in the means." if out else "")
+    parts = ["## Classes", markdown_table(rows, headers), legend]
     if "candidates" in results:
-        return out
+        return parts
     means = [[label, pct(results.get(key))] for key, label in SUMMARY.items()]
-    return [f"## Scores of epoch {results['best_epoch']}", markdown_table(means, ["score", "%"]), *out]
+    return [f"## Scores of epoch {results['best_epoch']}", markdown_table(means, ["score", "%"]), *parts]
 
 
 def training(facts: dict) -> list[str]:

@@ -95,6 +95,7 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
         "native": cfg.eval.native,
         "absent": cfg.eval.absent,
         "exclude": list(cfg.eval.exclude),
+        "background": cfg.data.background,
         "scales": list(views.scales),
         "flip": views.flip,
         "window": list(views.window) if views.window else None,

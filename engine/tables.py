@@ -66,7 +66,7 @@ def describe(protocol: dict) -> str:
     scored = "scored at the labels' own size" if protocol.get("native") else f"scored at {size} (H x W)"
     parts = [f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
     if protocol.get("sample"):
-        counts = "/".join(map(str, protocol["sample"]))
+        counts = "/".join(str(n or "own") for n in protocol["sample"])
         parts += [f"splits {counts} drawn from train by {protocol['sample_by']}, seed {protocol['sample_seed']}"]
     parts += [f"{protocol['images']} images"] if protocol.get("images") else []
     parts += [f"network input {size}, {scored}" if protocol.get("native") else scored]
@@ -74,6 +74,7 @@ def describe(protocol: dict) -> str:
     parts += [f"test-time scales {', '.join(f'{s:g}' for s in scales)}"] if list(scales) != [1.0] else []
     parts += ["mirrored image averaged in"] if protocol.get("flip") else []
     parts += ["sliding window {}x{}".format(*protocol["window"])] if protocol.get("window") else []
+    parts += ["background ignored"] if protocol.get("background") == "ignore" else []
     parts += [f"means without {', '.join(protocol['exclude'])}"] if protocol.get("exclude") else []
     return ", ".join([*parts, ABSENT_RULE.get(protocol.get("absent"), f"absent rule {protocol.get('absent')}")])
 
@@ -125,6 +126,7 @@ SUMMARY = {
 
 def class_table(result: dict, protocol: dict) -> str:
     """IoU of each class and the means, in percent, with the protocol: what eval.py prints for one checkpoint."""
-    rows = [[name, pct(value)] for name, value in result["per_class"].items()]
+    out = protocol.get("exclude") or ()
+    rows = [[f"({name})" if name in out else name, pct(value)] for name, value in result["per_class"].items()]
     rows += [[label, pct(result[key])] for key, label in SUMMARY.items() if key in result]
     return f"{describe(protocol)}; in %\n{format_table(rows, ['class', 'IoU'])}"

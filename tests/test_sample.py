@@ -9,6 +9,7 @@ import torch
 
 from data import build_dataset, sampled_names
 from data.splits import Splits, draw_sample
+from engine import checkpoint as ckpt
 from engine.config import config_from, dump
 from engine.evaluate import excluded, metrics
 from engine.metrics import ConfusionMatrix
@@ -16,7 +17,7 @@ from engine.pictures import write_samples
 from engine.report import write_report
 from engine.single_run import train_single
 from engine.study import open_study
-from engine.tables import describe
+from engine.tables import class_table, describe
 from tests.helpers import config, make_camvid, make_folder, refuses, write_image, write_mask
 
 CPU = torch.device("cpu")
@@ -27,6 +28,7 @@ def test_2000_250_250_are_disjoint_and_by_seed_alone():
     parts = draw_sample(NAMES, NAMES, [2000, 250, 250], seed=0)
     assert [len(parts[s]) for s in ("train", "val", "test")] == [2000, 250, 250]
     assert len({i for part in parts.values() for i in part}) == 2500
+    assert [parts[s][:4] for s in ("train", "val", "test")] == [[0, 1, 4, 5], [12, 30, 33, 62], [2, 8, 29, 32]]
     assert parts == draw_sample(NAMES, NAMES, [2000, 250, 250], 0) != draw_sample(NAMES, NAMES, [2000, 250, 250], 1)
     shuffled = NAMES[::-1]
     other = draw_sample(shuffled, shuffled, [2000, 250, 250], 0)
@@ -102,7 +104,11 @@ def test_a_run_with_sample_remap_and_exclude(tmp_path, folder):
     assert results["protocol"]["exclude"] == ["background"] and results["protocol"]["sample"] == [7, 3, 2]
     said = describe(results["protocol"])
     assert "means without background" in said and "splits 7/3/2 drawn from train by image, seed 0" in said
-    assert said in write_report(run).read_text()
+    report = write_report(run).read_text()
+    assert said in report and "| (background) |" in report and "In brackets: not in the means." in report
+    assert "(background)" in class_table(results, results["protocol"])
+    own = describe({**results["protocol"], "sample": [7, 0, 2], "background": "ignore"})
+    assert "splits 7/own/2" in own and "background ignored" in own
     splits = Splits.load(run / "splits.json")
     assert len(splits.roles["train"]) == 7 and [len(splits.sample[s]) for s in ("val", "test")] == [3, 2]
     assert splits.sample["val"] == build_dataset(cfg, "val", False).names
@@ -154,3 +160,18 @@ def test_exclude_names_must_be_classes():
     result = metrics(confusion, ["a", "b"], exclude=["a"])
     assert result["miou"] == pytest.approx(10 / 12) and result["mean_accuracy"] == 1.0
     assert result["dice"] == pytest.approx(20 / 22) and result["pixel_accuracy"] == pytest.approx(0.9)
+
+
+def test_a_run_can_be_scored_with_its_background_ignored(tmp_path, folder, monkeypatch):
+    """Same classes, same checkpoint: only what is scored differs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cfg = tiny(folder, "data.background=ignore", "loss.class_weights=median_frequency")
+    results = train_single(cfg, tmp_path, CPU)
+    matrix = torch.tensor(results["confusion_matrix"])
+    assert results["class_names"] == ["background", "b", "c"] and matrix[0].sum() == 0 and matrix[1:].sum() > 0
+    weights = json.loads((tmp_path / "class_weights.json").read_text())[0]["weights"]
+    assert weights[0] == 0 and min(weights[1:]) > 0
+    trained = build_dataset(tiny(folder), "val", False)
+    assert trained.class_names == build_dataset(cfg, "val", False).class_names
+    checkpoint = ckpt.load_ours(tmp_path / "best.pt")
+    ckpt.require_classes(checkpoint, trained.class_names, tmp_path / "best.pt")
