@@ -10,7 +10,7 @@ import torch
 from engine.config import load_config
 from engine.single_run import train_single
 from tests.helpers import make_camvid, make_cityscapes
-from tests.test_public_data import make_pets
+from tests.test_public_data import draw, frames, make_pets
 from tests.test_training import run_in
 
 ROOT = Path(__file__).parent.parent
@@ -28,8 +28,10 @@ def roots(tmp_path_factory) -> dict[str, Path]:
         make_cityscapes(place / "cityscapes", cities=[f"{split}{i}" for i in range(8)], split=split, n=2)
         make_camvid(place / "camvid", {f"{split}{i}": 3 for i in range(8)}, split)
     make_pets(place / "pets")
+    for split, n in (("training", 8), ("testing", 2)):
+        draw(place / "kitti" / split / "image", place / "kitti" / split / "label", frames(n), (0, 2, 13, 255))
     return {"cityscapes": place / "cityscapes", "streets": place / "cityscapes", "camvid": place / "camvid",
-            "pets": place / "pets"}  # fmt: skip
+            "pets": place / "pets", "kitti": place / "kitti"}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
@@ -38,9 +40,9 @@ def test_every_config_trains_and_evaluates(path, roots, tmp_path, monkeypatch):
     plain = load_config(path)
     sets = [*SMALL, f"data.root={roots[plain.data.name]}", "train.epochs=1", "data.limit=4"]  # two iterations
     sets += ["data.name=cityscapes"] if plain.data.name == "streets" else []  # the same layout, without drawing it
-    sets += ["data.sample=[10, 4, 2]"] if plain.data.sample else []
+    sets += ["data.sample=[4, 2, 0]"] if plain.data.sample else []
     sets += ["data.crop=[64, 64]"] if plain.data.crop else []
     if plain.cv.folds:  # folds and their candidates: tests/test_cross_validation.py
         sets += ["cv.folds=0", "cv.start=none", "cv.stages=[]", "cv.start_overrides={}"]
     results = train_single(cfg := load_config(path, sets), run_in(tmp_path, cfg, "run"), torch.device("cpu"))
-    assert 0 <= results["miou"] <= 1 and results["images"] == min(4, results["protocol"]["images"])
+    assert 0 <= results["miou"] <= 1 and 0 < results["images"] <= 4
