@@ -17,8 +17,11 @@ SPECS = {
     "cross_entropy": "cross_entropy",
     "weighted": {"name": "cross_entropy", "class_weights": [0.5, 2.0, 1.0, 0.7, 3.0]},
     "smoothed": {"name": "cross_entropy", "label_smoothing": 0.1},
+    "ohem": {"name": "cross_entropy", "ohem": {"threshold": 1.0, "min_kept": 1}},
+    "ohem_by_loss": {"name": "cross_entropy", "class_weights": [0.5, 2, 1, 0.7, 3], "ohem": {"min_kept": 10**6}},
     "dice": "dice",
     "dice_per_image": {"name": "dice", "per_image": True, "smooth": 0.0},
+    "dice_beta": {"name": "dice", "beta": 2.0, "smooth": 1e-7, "reduction": "sum"},
     "iou": "iou",
     "iou_of_the_batch": {"name": "iou", "per_image": False, "smooth": 1.0},
     "lovasz": "lovasz",
@@ -341,7 +344,7 @@ def test_a_term_of_weight_0_is_not_computed():
 
 def test_options_come_from_the_signatures():
     assert loss_options("cross_entropy")["class_weights"].annotation == (list[float] | None)
-    assert {n: p.default for n, p in loss_options("dice").items()} == {"smooth": 1.0, "per_image": False}
+    assert {n: p.default for n, p in loss_options("lovasz").items()} == {"per_image": False, "divide_by": "present"}
 
 
 @pytest.mark.parametrize(
@@ -355,6 +358,14 @@ def test_options_come_from_the_signatures():
         ({"name": "cross_entropy", "class_weights": [0.0] * 5}, ["class_weights", "not all 0"]),
         ({"name": "cross_entropy", "class_weights": [math.nan] * 5}, ["class_weights", "nan"]),
         ({"name": "cross_entropy", "label_smoothing": 1.0}, ["label_smoothing", "1.0"]),
+        ({"name": "cross_entropy", "ohem": {"treshold": 0.5}}, ["treshold", "did you mean 'threshold'"]),
+        ({"name": "cross_entropy", "ohem": {"threshold": 7.0}}, ["threshold", "7.0"]),
+        ({"name": "cross_entropy", "ohem": {"min_kept": 0}}, ["min_kept", "at least 1", "0"]),
+        ({"name": "cross_entropy", "ohem": {"divide_by": "keptt"}}, ["keptt", "did you mean 'kept'"]),
+        ({"name": "cross_entropy", "ohem": 0.5}, ["ohem", "0.5"]),
+        ({"name": "dice", "beta": 0.0}, ["beta", "0.0"]),
+        ({"name": "focal", "gamma": -1.0}, ["gamma", "-1.0"]),
+        ({"name": "ssim", "window": 8}, ["window", "8"]),
         ({"terms": []}, ["terms"]),
         ({"terms": [{"name": "dice"}], "weights": [1.0, 2.0]}, ["1 terms", "[1.0, 2.0]"]),
         ({"terms": [{"name": "dice", "weight": 0.0}]}, ["not all 0"]),
