@@ -32,6 +32,7 @@ from engine.run_folder import lock, make_run, open_run, resolve_device, say, war
 from engine.scoring import build_network
 from engine.single_run import train_single
 from engine.study import draw_splits
+from engine.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.known import locate
 
@@ -98,7 +99,9 @@ def check_before(cfg: Config) -> dict:
     if cfg.cv.folds:
         draw_splits(cfg, train)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
-        build_loss(loss_spec(c.loss), train.num_classes, train.ignore_index)
+        for spec in (loss_spec(c.loss), c.loss.aux or loss_spec(c.loss)):
+            build_loss(spec, train.num_classes, train.ignore_index)
+        load_teacher(c.loss.teacher, train, torch.device("cpu"))
         build_transform(c.data.augment, c.data.size)
     amp_dtype(cfg.train, resolve_device(cfg.device))
     if cfg.model.pretrained:  # one process downloads what is to be downloaded

@@ -24,6 +24,7 @@ from engine.errors import UserError
 from engine.inference import amp_dtype
 from engine.optim import build_optimizer
 from engine.scoring import build_network
+from engine.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.transfer import TransferReport, transfer
 
@@ -67,6 +68,8 @@ class Parts:
     model: nn.Module
     trained: nn.Module  # the model, or what averages its gradients over processes
     criterion: nn.Module
+    aux_criterion: nn.Module  # the auxiliary head's
+    teacher: nn.Module | None  # of a distillation
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loader: DataLoader
@@ -86,6 +89,8 @@ def build_parts(job: Job, device: torch.device) -> Parts:
         model=model,
         trained=distributed.wrap(model, device),
         criterion=build_loss(loss_spec(cfg.loss), data.num_classes, data.ignore_index).to(device),
+        aux_criterion=build_loss(cfg.loss.aux or loss_spec(cfg.loss), data.num_classes, data.ignore_index).to(device),
+        teacher=load_teacher(cfg.loss.teacher, data, device),
         optimizer=build_optimizer(model, cfg.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         loader=build_loader(

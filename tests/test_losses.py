@@ -31,6 +31,7 @@ SPECS = {
     "focal_weighted": {"name": "focal", "gamma": 0.5, "class_weights": [0.5, 2.0, 1.0, 0.7, 3.0]},
     "sum": {"terms": [{"name": "cross_entropy", "weight": 0.6}, {"name": "dice", "weight": 0.4}]},
 }
+BY_LABEL = [name for name in LOSSES if name not in ("cwd", "kd")]  # the others ask for a teacher
 specs = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
@@ -199,7 +200,7 @@ def test_only_classes_of_no_weight_are_labelled():
         assert torch.equal(torch.autograd.grad(value, logits)[0], torch.zeros_like(logits))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", BY_LABEL)
 def test_each_term_of_a_sum_reaches_the_logits(name):
     """The gradient of a sum changes with each term's weight, by that term's own gradient."""
     logits, target = batch()
@@ -207,7 +208,7 @@ def test_each_term_of_a_sum_reaches_the_logits(name):
     def gradient(spec):
         return torch.autograd.grad(build_loss(spec, 5)(logits, target), logits)[0]
 
-    terms = [{"name": n, "weight": 1.0} for n in LOSSES]
+    terms = [{"name": n, "weight": 1.0} for n in BY_LABEL]
     plain, alone = gradient({"terms": terms}), gradient(name)
     assert alone.abs().max() > 0
     heavier = gradient({"terms": [dict(t, weight=1.5 if t["name"] == name else 1.0) for t in terms]})
@@ -263,9 +264,9 @@ def test_every_loss_of_a_whole_photograph_is_finite_in_half_precision(dtype):
     target = torch.zeros(1, 1024, 2048, dtype=torch.long)
     target[:, :512], target[:, :, :9] = 1, 255
     loss = build_loss({"terms": [{"name": name} for name in LOSSES]}, 2)
-    value = loss(logits, target)
+    value = loss(logits, target, logits.detach().flip(3))
     assert value.dtype == torch.float32 and torch.isfinite(value)
-    assert len(loss.parts) == len(LOSSES) and all(0 < v < 10 for v in loss.parts.values())
+    assert len(loss.parts) == len(LOSSES) and all(0 < v < 100 for v in loss.parts.values())
     value.backward()
     assert torch.isfinite(logits.grad).all() and logits.grad.abs().sum() > 0
 
