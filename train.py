@@ -27,13 +27,14 @@ from engine.errors import UserError
 from engine.evaluate import excluded
 from engine.inference import amp_dtype
 from engine.jobs import load_pretrained
-from engine.loss_weights import placeholder_spec
+from engine.loss_weights import placeholder_specs
 from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say, warn_of_changes
 from engine.scoring import build_network
 from engine.single_run import train_single
 from engine.study import draw_splits
+from engine.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.known import locate
 
@@ -101,7 +102,9 @@ def check_before(cfg: Config) -> dict:
     if cfg.cv.folds:
         draw_splits(cfg, train)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
-        build_loss(placeholder_spec(c.loss, train.num_classes), train.num_classes, train.ignore_index)
+        for spec in placeholder_specs(c.loss, train.num_classes):
+            build_loss(spec, train.num_classes, train.ignore_index)
+        load_teacher(c.loss.teacher, train, torch.device("cpu"))
         build_transform(c.data.augment, c.data.size, crop=c.data.crop)
     amp_dtype(cfg.train, resolve_device(cfg.device))
     if cfg.model.pretrained:  # one process downloads what is to be downloaded

@@ -60,26 +60,46 @@ def config_from(raw: dict, overrides: typing.Sequence[str] = (), where: str = "c
 
 def _resolve_options(cfg: Config, where: str) -> None:
     """Type the options of model and loss by the code that receives them (imported here: configs need no torch)."""
-    from losses import loss_options
     from models import model_options
 
     given = cfg.model.options
     valid = model_options(cfg.model.name, encoder=given.get("encoder"))
     cfg.model.options = coerce_options(given, valid, f"{where}: model")
-    if not cfg.loss.terms:
-        cfg.loss.options = _loss_options(cfg.loss.options, loss_options(cfg.loss.name), f"{where}: loss")
-    for i, term in enumerate(cfg.loss.terms):
-        at = f"{where}: loss.terms[{i}]"
-        if not isinstance(term, dict) or "name" not in term:
-            raise UserError(f"{at}: expected {{name: ..., weight: ..., options}}, got {term!r}")
-        options = {k: v for k, v in term.items() if k not in ("name", "weight")}
-        options = _loss_options(options, loss_options(str(term["name"])), at)
-        weight = coerce(term.get("weight", 1.0), float, f"{at}.weight")
-        cfg.loss.terms[i] = {"name": str(term["name"]), "weight": weight, **options}
-    if cfg.loss.weights and len(cfg.loss.weights) != len(cfg.loss.terms):
-        raise UserError(
-            f"{where}: loss.weights has {len(cfg.loss.weights)} values for {len(cfg.loss.terms)} loss.terms"
-        )
+    _resolve_loss(cfg.loss, where)
+
+
+def _resolve_loss(loss: LossConfig, where: str) -> None:
+    from losses import LOSSES, distils, loss_options
+
+    if loss.terms:
+        loss.terms = [_typed_term(term, f"{where}: loss.terms[{i}]") for i, term in enumerate(loss.terms)]
+    else:
+        loss.options = _loss_options(loss.options, loss_options(loss.name), f"{where}: loss")
+    if loss.weights and len(loss.weights) != len(loss.terms):
+        raise UserError(f"{where}: loss.weights has {len(loss.weights)} values for {len(loss.terms)} loss.terms")
+    if "terms" in loss.aux:
+        loss.aux = {"terms": [_typed_term(t, f"{where}: loss.aux.terms[{i}]") for i, t in enumerate(loss.aux["terms"])]}
+    elif loss.aux:
+        loss.aux = _typed_term(loss.aux, f"{where}: loss.aux", weighted=False)
+    if loss.options.get("reduction") == "none" or loss.aux.get("reduction") == "none":
+        raise UserError(f"{where}: loss: training needs one value, not reduction: none")
+    learns = any(distils(LOSSES[name]) for name in [t["name"] for t in loss.terms] or [loss.name])
+    if learns != bool(loss.teacher):
+        need = "cwd and kd need loss.teacher, a checkpoint" if learns else "loss.teacher is used by no cwd or kd"
+        raise UserError(f"{where}: {need}")
+
+
+def _typed_term(term: Any, at: str, weighted: bool = True) -> dict:
+    """{name, weight, options}, each as its type; a weight may be a pair [first, last]."""
+    from losses import loss_options
+
+    if not isinstance(term, dict) or "name" not in term:
+        raise UserError(f"{at}: expected {{name: ..., {'weight: ..., ' * weighted}options}}, got {term!r}")
+    options = {k: v for k, v in term.items() if k != "name" and not (weighted and k == "weight")}
+    out = {"name": str(term["name"])}
+    if weighted:
+        out["weight"] = coerce(term.get("weight", 1.0), tuple[float, float] | float, f"{at}.weight")
+    return out | _loss_options(options, loss_options(out["name"]), at)
 
 
 def _loss_options(given: dict, valid: dict, where: str) -> dict:
@@ -107,7 +127,7 @@ def _forget_rivals(raw: dict, key: str) -> None:
             keep = _fields(ModelConfig)
             raw[section] = {k: v for k, v in node.items() if k in keep and k != "options"}
         if section == "loss":
-            raw[section] = {k: v for k, v in node.items() if k == "aux_weight"}
+            raw[section] = {k: v for k, v in node.items() if k in ("aux_weight", "aux")}
     if key == "loss.terms" and isinstance(node, dict):
         node.pop("weights", None)
 

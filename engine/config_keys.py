@@ -50,8 +50,10 @@ class DataConfig:
 class LossConfig:
     name: str = "cross_entropy"  # a row of losses.LOSSES; not used where terms are given
     terms: list[dict] = field(default_factory=list)  # weighted sum: [{name, weight, options...}, ...]
-    weights: list[float] = field(default_factory=list)  # overrides the terms' weights in order (for stages)
+    weights: list[tuple[float, float] | float] = field(default_factory=list)  # overrides the terms' weights in order
     aux_weight: float = 0.4  # weight of the auxiliary head's loss where the model has one
+    aux: dict = field(default_factory=dict)  # that loss: {name, options} or {terms}; empty: the main one (no teacher)
+    teacher: str | None = None  # for cwd and kd: a run's checkpoint, or a public file (path, URL or known id)
     # every other key of the section: options of the named loss; `class_weights`, here or in a term, may be numbers or
     # a rule (data/class_weights.py): median_frequency, or {rule: effective_number, beta: 0.999999}
     options: dict = field(default_factory=dict)

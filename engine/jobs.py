@@ -22,9 +22,10 @@ from engine import distributed, schedules
 from engine.config import Config
 from engine.errors import UserError
 from engine.inference import amp_dtype
-from engine.loss_weights import resolved_spec
+from engine.loss_weights import resolved_specs
 from engine.optim import build_optimizer
 from engine.scoring import build_network
+from engine.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.transfer import TransferReport, transfer
 
@@ -68,6 +69,8 @@ class Parts:
     model: nn.Module
     trained: nn.Module  # the model, or what averages its gradients over processes
     criterion: nn.Module
+    aux_criterion: nn.Module  # the auxiliary head's
+    teacher: nn.Module | None  # of a distillation
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loader: DataLoader
@@ -83,10 +86,13 @@ def build_parts(job: Job, device: torch.device) -> Parts:
     model = initial_model(cfg, data, job.init).to(device)
     amp = amp_dtype(cfg.train, device)
     val_size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
+    main, aux = resolved_specs(cfg.loss, data, job.folder)
     return Parts(
         model=model,
         trained=distributed.wrap(model, device),
-        criterion=build_loss(resolved_spec(cfg.loss, data, job.folder), data.num_classes, data.ignore_index).to(device),
+        criterion=build_loss(main, data.num_classes, data.ignore_index).to(device),
+        aux_criterion=build_loss(aux, data.num_classes, data.ignore_index).to(device),
+        teacher=load_teacher(cfg.loss.teacher, data, device),
         optimizer=build_optimizer(model, cfg.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         loader=build_loader(

@@ -22,27 +22,34 @@ from engine.run_folder import say
 FILE = "class_weights.json"
 
 
+Specs = tuple[dict, dict]  # what losses.build_loss takes: the loss, and that of the auxiliary head
+
+
+def loss_specs(loss: LossConfig) -> Specs:
+    return loss_spec(loss), loss.aux or loss_spec(loss)
+
+
 def rules_of(loss: LossConfig) -> list[str | dict]:
-    """The rules for class weights in a config's loss and its terms, each once."""
+    """The rules for class weights in a config's losses and their terms, each once."""
     rules: list[str | dict] = []
-    for part in _parts(loss_spec(loss)):
+    for part in [part for spec in loss_specs(loss) for part in _parts(spec)]:
         rule = part.get("class_weights")
         if is_rule(rule) and rule not in rules:
             rules.append(rule)
     return rules
 
 
-def resolved_spec(loss: LossConfig, train: SegmentationDataset, folder: Path) -> dict:
-    """What `losses.build_loss` takes, with numbers in place of rules, computed from the job's own training images (in
-    a cross-validation: those of the fold) or read from the folder of a job that goes on."""
+def resolved_specs(loss: LossConfig, train: SegmentationDataset, folder: Path) -> Specs:
+    """With numbers in place of rules, computed from the job's own training images (in a cross-validation: those of the
+    fold) or read from the folder of a job that goes on."""
     rules = rules_of(loss)
     if not rules:
-        return loss_spec(loss)
+        return loss_specs(loss)
     found = distributed.from_main(_found(rules, train, folder / FILE) if distributed.is_main() else None)
     return _filled(loss, lambda rule: next(row["weights"] for row in found if row["rule"] == rule))
 
 
-def placeholder_spec(loss: LossConfig, num_classes: int) -> dict:
+def placeholder_specs(loss: LossConfig, num_classes: int) -> Specs:
     """The same with weights of 1, to check a loss in no time."""
     return _filled(loss, lambda rule: [1.0] * num_classes)
 
@@ -51,12 +58,12 @@ def _parts(spec: dict) -> list[dict]:
     return spec.get("terms") or [spec]
 
 
-def _filled(loss: LossConfig, numbers) -> dict:
-    spec = copy.deepcopy(loss_spec(loss))
-    for part in _parts(spec):
+def _filled(loss: LossConfig, numbers) -> Specs:
+    specs = copy.deepcopy(loss_specs(loss))
+    for part in [part for spec in specs for part in _parts(spec)]:
         if is_rule(part.get("class_weights")):
             part["class_weights"] = numbers(part["class_weights"])
-    return spec
+    return specs
 
 
 def _found(rules: list, train: SegmentationDataset, path: Path) -> list[dict]:

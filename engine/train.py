@@ -39,9 +39,13 @@ def train_one_epoch(
     amp: torch.dtype | None = None,
     clip_norm: float = 0.0,
     aux_weight: float = 0.4,
+    aux_criterion: nn.Module | None = None,  # None: the criterion
+    teacher: nn.Module | None = None,
+    max_iters: int = 1,  # of the whole training
 ) -> dict[str, float]:
     """One pass over the batches; returns mean loss and its terms, weighted by images. Fills `confusion` as it goes."""
     model.train()
+    aux_criterion = aux_criterion or criterion
     sums: dict[str, float] = {}
     seen = 0
     for images, target in batches:
@@ -49,12 +53,13 @@ def train_one_epoch(
         images = images.to(device, non_blocking=True)
         target = target.to(device, non_blocking=True)
         optimizer.zero_grad(set_to_none=True)
+        criterion.progress = aux_criterion.progress = progress.iteration / max_iters  # weights may change with it
         with autocast(device, amp):
             out = model(images)
-        loss = criterion(out["out"], target)
+        loss = criterion(out["out"], target, *teach(teacher, images, amp))
         parts = {"loss": loss.detach(), **criterion.parts}
         if "aux" in out:
-            aux = criterion(out["aux"], target)
+            aux = aux_criterion(out["aux"], target)
             loss, parts["aux"] = loss + aux_weight * aux, aux.detach()
         parts = {k: float(v) for k, v in parts.items()}
         if not all(map(math.isfinite, parts.values())):
@@ -72,6 +77,15 @@ def train_one_epoch(
         seen += len(images)
         progress.iteration += 1
     return {name: value / seen for name, value in sums.items()}
+
+
+@torch.no_grad()
+def teach(teacher: nn.Module | None, images: torch.Tensor, amp: torch.dtype | None) -> tuple[torch.Tensor, ...]:
+    """The teacher's logits (B, C, H, W), if there is one, as the loss's further argument."""
+    if teacher is None:
+        return ()
+    with autocast(images.device, amp):
+        return (teacher(images)["out"],)
 
 
 def fit(job: Job, log: Log, device: torch.device) -> Progress:
@@ -123,6 +137,7 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
         means = train_one_epoch(
             parts.trained, bar, parts.criterion, parts.optimizer, parts.scaler, lr_at, progress, confusion,
             device=parts.device, amp=parts.amp, clip_norm=cfg.optim.clip_norm, aux_weight=cfg.loss.aux_weight,
+            aux_criterion=parts.aux_criterion, teacher=parts.teacher, max_iters=cfg.train.epochs * per_epoch,
         )  # fmt: skip
     except NonFiniteLoss as e:
         names = ", ".join(job.train.names[i] for _, i in list(sampler)[progress.iteration - first])

@@ -1,7 +1,7 @@
 """Losses by name or as a weighted sum: `build_loss({"terms": [{"name": "dice", "weight": 0.4}, ...]}, 19)`.
 
 Every loss maps (logits (B, C, H, W), target (B, H, W) int64) to a scalar in at least float32, has a gradient, and keeps
-its terms' values in `.parts` {name: detached scalar}.
+its terms' values in `.parts` {name: detached scalar}. docs/losses.md is the table of formulas, sources and options.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from collections.abc import Callable
 from torch import nn
 
 from engine.errors import UserError, unknown
-from losses.combine import WeightedSum
+from losses.combine import WeightedSum, distils
 from losses.cross_entropy import CrossEntropy
 from losses.dice import Dice
+from losses.distillation import CWD, KD
 from losses.focal import Focal
 from losses.iou import IoU
 from losses.lovasz import Lovasz
 from losses.ssim import SSIM
 
-__all__ = ["LOSSES", "build_loss", "loss_options"]
+__all__ = ["LOSSES", "build_loss", "distils", "loss_options"]
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cross_entropy": CrossEntropy,
@@ -29,6 +30,8 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "lovasz": Lovasz,
     "ssim": SSIM,
     "focal": Focal,
+    "cwd": CWD,
+    "kd": KD,
 }
 
 
@@ -42,7 +45,8 @@ def loss_options(name: str) -> dict[str, inspect.Parameter]:
 
 def build_loss(spec: str | dict, num_classes: int, ignore_index: int = 255) -> nn.Module:
     """spec: a name; {"name": ..., options}; or {"terms": [{"name": ..., "weight": w, options}, ...]}, where an extra
-    "weights": [...] replaces the terms' weights in order. Raises: ValueError for unknown names and options."""
+    "weights": [...] replaces the terms' weights in order. A weight may be a pair [first, last]: see WeightedSum.
+    Raises: ValueError for unknown names and options."""
     if not isinstance(spec, str | dict) or (isinstance(spec, dict) and not {"name", "terms"} & spec.keys()):
         raise UserError(f"loss: expected a name, {{name: ...}} or {{terms: [...]}}, got {spec!r}")
     spec = {"name": spec} if isinstance(spec, str) else dict(spec)
@@ -50,11 +54,15 @@ def build_loss(spec: str | dict, num_classes: int, ignore_index: int = 255) -> n
         for key in spec.keys() - {"terms", "weights"}:
             raise unknown("key beside loss terms", key, ["terms", "weights"])
         terms = [dict(t) for t in spec["terms"]]
-        weights = [float(t.pop("weight", 1.0)) for t in terms]
-        weights = [float(w) for w in spec.get("weights") or weights]
-        if not terms or len(weights) != len(terms) or not any(weights) or min(weights) < 0:
-            raise UserError(f"loss: {len(terms)} terms need as many weights >= 0, not all 0; got {weights}")
-        return WeightedSum([build_loss(t, num_classes, ignore_index) for t in terms], weights)
+        weights = [t.pop("weight", 1.0) for t in terms]
+        pairs = [tuple(w) if isinstance(w, list | tuple) else (w, w) for w in spec.get("weights") or weights]
+        ends = [float(w) for pair in pairs for w in pair]  # of each term's weight: first, last
+        if not terms or len(pairs) != len(terms) or len(ends) != 2 * len(pairs) or not any(ends) or min(ends) < 0:
+            got = spec.get("weights") or weights
+            raise UserError(f"loss: {len(terms)} terms need as many weights >= 0 (or pairs), not all 0; got {got}")
+        if any(t.get("reduction") == "none" for t in terms):
+            raise UserError("loss: a term needs one value, not reduction: none")
+        return WeightedSum([build_loss(t, num_classes, ignore_index) for t in terms], list(zip(ends[::2], ends[1::2])))
     name, options = spec.pop("name"), spec
     valid = loss_options(str(name))
     for option in options:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from engine.errors import UserError
-from losses.pixels import at_least_float32, mean_over_classes, region_sums
+from losses.pixels import at_least_float32, cost_of_classes, mean_over_classes, region_sums
 
 
 class Dice(nn.Module):
@@ -16,22 +18,47 @@ class Dice(nn.Module):
     target: an absent class would score s / (sum p + s), so that a nearly perfect prediction would cost much. What is
     wrongly given to an absent class is missing from a present one, and costs there. smooth (s, in pixels) steadies
     classes of few pixels: one pixel missed altogether costs 1 - s / (1 + s), half with s = 1, and nearly 1 when s << 1.
+    beta: Dice is the F1 score; in general F = ((1 + b^2) sum p q + s) / (b^2 sum q + sum p + s), where b > 1 makes a
+    missed pixel cost more than a false one.
+    absent "zero": absent classes score 0, and the mean is over all: systems B (with smooth 1e-7) and D (with smooth 1).
+    reduction: "sum" over classes and images, "batchwise_mean": that divided by the images (1 unless per_image), or
+    "none": each class's own cost, (C,) or (B, C) if per_image, for looking at; there is no training on that.
     Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with
     a gradient of 0.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, smooth: float = 1.0, per_image: bool = False) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        smooth: float = 1.0,
+        per_image: bool = False,
+        beta: float = 1.0,
+        absent: Literal["skip", "zero"] = "skip",
+        reduction: Literal["mean", "sum", "batchwise_mean", "none"] = "mean",
+    ) -> None:
         super().__init__()
         if smooth < 0:
             raise UserError(f"smooth must be at least 0, got {smooth}")
-        self.num_classes, self.ignore_index, self.smooth, self.per_image = num_classes, ignore_index, smooth, per_image
+        if beta <= 0:
+            raise UserError(f"beta must be above 0, got {beta}")
+        self.ignore_index, self.smooth, self.per_image, self.beta = ignore_index, smooth, per_image, beta
+        self.absent, self.reduction = absent, reduction
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         overlap, guess, truth = region_sums(at_least_float32(logits), target, self.ignore_index)  # each (B, C)
         if not self.per_image:
             overlap, guess, truth = (x.sum(0, keepdim=True) for x in (overlap, guess, truth))  # (1, C)
-        dice = (2 * overlap + self.smooth) / (guess + truth + self.smooth).clamp(min=1e-12)
-        loss = mean_over_classes(1 - dice, truth > 0)
-        self.parts = {"dice": loss.detach()}
-        return loss
+        b2, s, present = self.beta**2, self.smooth, truth > 0
+        score = ((1 + b2) * overlap + s) / (b2 * truth + guess + s).clamp(min=1e-12)
+        cost = cost_of_classes(score, present, self.absent)  # (B, C) or (1, C)
+        mean = mean_over_classes(cost, present, self.absent)
+        self.parts = {"dice": mean.detach()}
+        if self.reduction == "mean":
+            return mean
+        if self.reduction == "none":
+            return cost if self.per_image else cost.squeeze(0)
+        total = cost.sum() if self.reduction == "sum" else cost.sum() / len(cost)
+        self.parts = {"dice": total.detach()}
+        return total

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from engine.errors import UserError
-from losses.pixels import at_least_float32, mean_over_classes, region_sums
+from losses.pixels import at_least_float32, cost_of_classes, mean_over_classes, region_sums
 
 
 class IoU(nn.Module):
@@ -40,6 +40,6 @@ class IoU(nn.Module):
         if not self.per_image:
             overlap, guess, truth = (x.sum(0, keepdim=True) for x in (overlap, guess, truth))  # (1, C)
         iou = (overlap + self.smooth) / (guess + truth - overlap + self.smooth).clamp(min=1e-12)
-        loss = mean_over_classes(1 - iou, truth > 0, self.absent)
+        loss = mean_over_classes(cost_of_classes(iou, truth > 0, self.absent), truth > 0, self.absent)
         self.parts = {"iou": loss.detach()}
         return loss

@@ -37,55 +37,59 @@ class Lovasz(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         probs = at_least_float32(logits).softmax(1).flatten(2)  # (B, C, H W)
-        labelled, index = (x.flatten(1) for x in labelled_pixels(target, self.ignore_index))  # (B, H W)
-        classes = torch.arange(self.num_classes, device=logits.device)[:, None]  # (C, 1)
-        truth = (index.unsqueeze(1) == classes) & labelled.unsqueeze(1)  # (B, C, H W)
-        truth = truth.to(probs.dtype)
-        slope = self.slope(probs.detach(), truth, labelled)  # (B, C, H W)
-        loss = ((probs - truth) * slope).sum()  # of which the gradient is the slope: no sort to go back through
+        labelled, index = (x.flatten(1).unsqueeze(1) for x in labelled_pixels(target, self.ignore_index))  # (B, 1, H W)
+        truth = (index == torch.arange(self.num_classes, device=logits.device)[:, None]) & labelled  # (B, C, H W)
+        # its gradient is the slope, so that there is no sort to go back through
+        loss = ((probs - truth.to(probs.dtype)) * self.slope(probs.detach(), truth, labelled)).sum()
         self.parts = {"lovasz": loss.detach()}
         return loss
 
     @torch.no_grad()
     def slope(self, probs: Tensor, truth: Tensor, labelled: Tensor) -> Tensor:
-        """The derivative of the loss by each probability: its pixel's g, times -1 at the target's own class."""
-        batch, slope = len(probs), torch.zeros_like(probs)
-        groups = [slice(b, b + 1) for b in range(batch)] if self.per_image else [slice(None)]
-        groups = [g for g in groups if labelled[g].any()]
-        for group in groups:
-            present = truth[group].amax((0, 2)).nonzero().flatten().tolist()
-            share = 1 / (len(groups) * (len(present) if self.divide_by == "present" else self.num_classes))
-            for c in present:
-                q, p = truth[group, c], probs[group, c]  # (images, H W)
-                # an ignored pixel has error 0 and is no class's pixel: it comes last and weighs nothing
-                errors = (q - p).abs_().mul_(labelled[group])
-                growth = jaccard_growth(errors.flatten(), q.flatten() > 0).view_as(errors)
-                slope[group, c] = growth * (1 - 2 * q) * labelled[group] * share
-        return slope
+        """The derivative of the loss by each probability: its pixel's g, negative at the target's own class."""
+        # an ignored pixel has error 0 and is no class's pixel: it comes last and weighs nothing
+        errors = (truth.to(probs.dtype) - probs).abs_().mul_(labelled)  # (B, C, H W)
+        if not self.per_image:
+            errors, truth = (x.transpose(0, 1).flatten(1).unsqueeze(0) for x in (errors, truth))  # (1, C, B H W)
+        present = truth.any(2)  # (B, C), or (1, C) of the batch
+        divisor = present.sum(1, keepdim=True).clamp(min=1) if self.divide_by == "present" else self.num_classes
+        share = present.to(probs.dtype) / (divisor * present.any(1).sum().clamp(min=1))  # of each row in the mean
+        rows = jaccard_growth(errors[present], truth[present]).mul_(share[present].unsqueeze(1))  # (R, P)
+        slope = torch.zeros_like(errors)
+        slope[present] = rows
+        if not self.per_image:
+            slope = slope.view(self.num_classes, *probs[:, 0].shape).transpose(0, 1)  # (B, C, H W)
+        return slope.mul_(labelled)
 
 
 def jaccard_growth(errors: Tensor, truth: Tensor) -> Tensor:
-    """g of each pixel, at its own place: by how much a class's Jaccard loss grows when it joins the wrong ones.
+    """g of each pixel, at its own place: by how much its class's Jaccard loss grows when it joins the wrong ones.
 
     With the k largest errors wrong, the intersection is I_k = true pixels - true ones among them, the union U_k = true
-    pixels + others among them. A true pixel takes 1 from I: g = 1 / U_k. Any other adds 1 to U: g = I_k / (U_k (U_k -
-    1)). Written so, nothing cancels, unlike differences of nearly equal Jaccard losses; and counts are integers, which
-    no number of pixels makes inexact.
-    Shapes: errors (P,) >= 0, truth (P,) bool with a true pixel -> (P,) of errors' type.
+    pixels + others among them. A true pixel takes 1 from I: 1 / U_k. Any other adds 1 to U: I_k / (U_k (U_k - 1)).
+    Written so, nothing cancels, unlike differences of nearly equal Jaccard losses; and counts are integers, which no
+    number of pixels makes inexact.
+    Shapes: errors (R, P) >= 0, truth (R, P) bool with a true pixel in every row -> (R, P), negative at true pixels.
     """
-    order = ascending(errors)  # so k = P - position
-    truth = truth[order]
-    total = truth.sum()
-    wrong = total - truth.cumsum(0) + truth  # true pixels among the k largest errors
-    k = torch.arange(len(truth), 0, -1, device=errors.device)
-    union = (total + k - wrong).to(errors.dtype)
-    growth = torch.where(truth, 1 / union, (total - wrong) / (union * (union - 1)))
-    return torch.empty_like(errors).scatter_(0, order, growth)
+    order = ascending(errors)  # (R, P): so k = P - position
+    truth = truth.gather(1, order)
+    right = truth.cumsum(1, dtype=torch.int32) - truth.int()  # I_k: true pixels of smaller error
+    k = torch.arange(truth.shape[1], 0, -1, dtype=torch.int32, device=errors.device)
+    union = (right + k).to(errors.dtype)  # the k wrong ones, and the true ones among the others
+    growth = torch.where(truth, -1 / union, right / (union * (union - 1)))
+    return torch.empty_like(errors).scatter_(1, order, growth)
 
 
 def ascending(errors: Tensor) -> Tensor:
-    """Indices that sort non-negative numbers (P,), by their bits: these, read as an integer, are in the same order.
+    """Indices that sort each row of non-negative numbers (R, P) by their bits: as integers these are in the same order.
 
-    On the CPU torch sorts integers by radix, in a fraction of the time that comparing floats takes.
+    On the CPU torch sorts one row of integers by radix, in a fraction of the time that comparing numbers takes; on a
+    GPU one sort takes all rows.
     """
-    return errors.view(torch.int64 if errors.dtype == torch.float64 else torch.int32).argsort()
+    keys = errors.view(torch.int64 if errors.dtype == torch.float64 else torch.int32)
+    if keys.device.type != "cpu":
+        return keys.argsort(1)
+    order, in_order = torch.empty(keys.shape, dtype=torch.int64), keys.new_empty(keys.shape[1])
+    for i, row in enumerate(keys):
+        torch.sort(row, out=(in_order, order[i]))
+    return order

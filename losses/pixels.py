@@ -37,19 +37,21 @@ def region_sums(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tens
     return overlap, probs.sum((2, 3)), truth
 
 
-def mean_over_classes(cost: Tensor, present: Tensor, absent: str = "skip") -> Tensor:
-    """Mean over the classes present in each row, then over the rows that have a labelled pixel. No such row: 0.
+def cost_of_classes(score: Tensor, present: Tensor, absent: str) -> Tensor:
+    """1 - score of each class in each row (an image, or the batch), 0 in rows without a labelled pixel. Absent classes
+    cost nothing (absent "skip"), or as much as the score 0 ("zero"). Shapes: score, present (rows, C) -> same."""
+    cost = (1 - score) * present
+    return cost + (~present & present.any(1, keepdim=True)) if absent == "zero" else cost
 
-    Shapes: cost, present (rows, C), a row being an image or the batch -> scalar. absent: "skip" leaves absent classes
-    out; "zero" gives them the score 0, cost 1, and divides by C.
+
+def mean_over_classes(cost: Tensor, present: Tensor, absent: str) -> Tensor:
+    """Mean over a row's present classes (absent "zero": over all), then over the rows that have a labelled pixel.
+
+    Shapes: cost from `cost_of_classes`, present (rows, C) -> scalar; no labelled pixel at all: 0.
     """
-    count = present.sum(1)
-    if absent == "zero":
-        cost = torch.where(present, cost, 1.0) * present.any(1, keepdim=True)
-        per_row = cost.mean(1)  # (rows,)
-    else:
-        per_row = (cost * present).sum(1) / count.clamp(min=1)  # (rows,)
-    return per_row.sum() / (count > 0).sum().clamp(min=1)
+    count = present.sum(1)  # (rows,)
+    divisor = count.clamp(min=1) if absent == "skip" else cost.shape[1]
+    return (cost.sum(1) / divisor).sum() / (count > 0).sum().clamp(min=1)
 
 
 def class_weight_tensor(class_weights: list[float] | None, num_classes: int) -> Tensor | None:

@@ -48,21 +48,17 @@ class SSIM(nn.Module):
     def mean_cost(self, logits: Tensor, target: Tensor) -> Tensor:
         labelled, index = labelled_pixels(target, self.ignore_index)
         labelled = labelled.unsqueeze(1)  # (B, 1, H, W)
-        # channels last: the layout in which a blur of each channel is fastest, on the CPU by far
-        p = logits.contiguous(memory_format=torch.channels_last).softmax(1) * labelled  # (B, C, H, W)
+        # channels last: the layout in which each channel's blur is fastest on the CPU
+        p = logits.softmax(1).contiguous(memory_format=torch.channels_last) * labelled  # (B, C, H, W)
         with torch.no_grad():
             classes = torch.arange(self.num_classes, device=logits.device)
             q = (index.unsqueeze(3) == classes).permute(0, 3, 1, 2) & labelled  # (B, C, H, W)
-            blur_q = self.blur(q.to(p.dtype))
-            # s: how much of each window is labelled. Means are blur / s; both sides of the fraction stand times s^4
-            s = self.blur(labelled.to(p.dtype))  # (B, 1, H, W)
-            c1, c2, var_q = C1 * s**2, C2 * s**2, blur_q * s - blur_q**2
-        blur_p, blur_pp, blur_pq = self.blur(p), self.blur(p * p), self.blur(p * q)
-        product, square = blur_p * blur_q, blur_p**2
-        alike = (2 * product + c1) * (2 * (blur_pq * s - product) + c2)
-        apart = (square + blur_q**2 + c1) * ((blur_pp * s - square).clamp(min=0) + var_q + c2)
-        count = labelled.sum() * self.num_classes
-        similarity = (alike / apart.where(labelled, 1.0) * labelled).sum() / count.clamp(min=1)
+            q = q.to(p.dtype)
+            blur_q = self.blur(q)
+            seen = self.blur(labelled.to(p.dtype)).where(labelled, 1.0)  # (B, 1, H, W): labelled part of each window
+            count = labelled.sum() * self.num_classes
+            weight = labelled / count.clamp(min=1).to(p.dtype)  # (B, 1, H, W)
+        similarity = Similarity.apply(self.blur(p), self.blur(p * p), self.blur(p * q), blur_q, seen, weight)
         return (count > 0).to(p.dtype) - similarity
 
     def blur(self, maps: Tensor) -> Tensor:
@@ -72,3 +68,39 @@ class SSIM(nn.Module):
         maps = F.pad(maps, [k // 2] * 4, mode="reflect")
         maps = F.conv2d(maps, line.unsqueeze(2), groups=channels)
         return F.conv2d(maps, line.unsqueeze(3), groups=channels)
+
+
+class Similarity(torch.autograd.Function):
+    """Sum of weight * SSIM, from the blurred maps. Its derivatives are written out, since autograd takes twice as many
+    passes over memory for them, and these passes are most of the time.
+
+    With P, PP, X, Q the blurred p, p^2, p q, q and s the labelled part of the window, means are P / s and so on; over
+    s^4, SSIM = A1 A2 / (B1 B2), where
+        A1 = 2 P Q + C1 s^2, A2 = 2 (X s - P Q) + C2 s^2, B1 = P^2 + Q^2 + C1 s^2, B2 = V + (Q s - Q^2) + C2 s^2,
+        V = max(PP s - P^2, 0).
+    Shapes: P, PP, X, Q (B, C, H, W), s and weight (B, 1, H, W) -> scalar.
+    """
+
+    @staticmethod
+    def forward(ctx, P: Tensor, PP: Tensor, X: Tensor, Q: Tensor, s: Tensor, weight: Tensor) -> Tensor:
+        c1, c2 = C1 * s**2, C2 * s**2
+        PQ, P2, Q2 = P * Q, P * P, Q * Q
+        V = (PP * s).sub_(P2)
+        slopes_up = V > 0
+        B2 = V.clamp_(min=0).addcmul_(Q, s).sub_(Q2).add_(c2)
+        B1 = P2.add_(Q2).add_(c1)
+        A2 = (X * s).sub_(PQ).mul_(2).add_(c2)
+        A1 = PQ.mul_(2).add_(c1)
+        scale = (weight / B1).div_(B2)
+        ssim = (A1 * A2).mul_(scale)  # times weight
+        by_X = (A1 * scale).mul_(2 * s)
+        by_PP = (ssim / B2).mul_(slopes_up).mul_(-s)
+        # the product P Q is in A1 and A2, the square P^2 in B1 and V
+        by_P = A2.sub_(A1).mul_(scale).mul_(Q).addcmul_(P, by_PP / s + ssim / B1, value=-1).mul_(2)
+        ctx.save_for_backward(by_P, by_PP, by_X)
+        return ssim.sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        return *(grad * slope for slope in ctx.saved_tensors), None, None, None

@@ -16,7 +16,7 @@ from data.class_weights import RULES, cache_file, class_weights, count_pixels
 from engine import checkpoint as ckpt
 from engine import cli, cross_validation, jobs
 from engine.config import config_from, dump, load_config, stage_config
-from engine.loss_weights import FILE, placeholder_spec, resolved_spec
+from engine.loss_weights import FILE, placeholder_specs, resolved_specs
 from engine.single_run import train_single
 from engine.study import open_study
 from tests.helpers import config, make_folder, refuses, write_mask
@@ -206,7 +206,7 @@ def test_a_rule_in_a_config(tmp_path):
             config_from({}, [f"loss.class_weights={bad}"])
     with refuses("unknown option 'class_weights'"):
         config_from({}, ["loss.name=dice", "loss.class_weights=enet"])
-    spec = placeholder_spec(cfg.loss, 3)
+    spec, _ = placeholder_specs(cfg.loss, 3)
     assert spec["terms"][0]["class_weights"] == [1.0] * 3 and cfg.loss.terms[0]["class_weights"]["rule"] == "enet"
 
 
@@ -230,10 +230,10 @@ def test_the_loss_of_a_run_has_the_numbers_and_they_stay(tmp_path, folder):
     assert torch.equal(again.criterion.weight, parts.criterion.weight)
     other = build_dataset(tiny(folder, {}, "data.labels={x: rest, c: c}"), "train", True)
     with refuses(f"{FILE}: holds no weights by median_frequency for these classes"):
-        resolved_spec(cfg.loss, other, run)
+        resolved_specs(cfg.loss, other, run)
     (run / FILE).write_text("[{")
     with refuses(f"{FILE}: damaged"):
-        resolved_spec(cfg.loss, train, run)
+        resolved_specs(cfg.loss, train, run)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, folder, monkeypatch):

@@ -19,7 +19,7 @@ from engine.config import (
     to_dict,
 )
 from engine.errors import UserError
-from engine.loss_weights import placeholder_spec
+from engine.loss_weights import placeholder_specs
 from losses import build_loss
 from models import build_model
 
@@ -140,7 +140,8 @@ def test_every_config_builds(path):
     with torch.device("meta"):  # shapes only: no memory, no time
         build_model(cfg.model.name, classes, **cfg.model.options)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
-        build_loss(placeholder_spec(c.loss, classes), classes)
+        for spec in placeholder_specs(c.loss, classes):
+            build_loss(spec, classes)
     header = path.read_text().split("\n\n")[0].splitlines()
     assert all(line.startswith("#") for line in header[:3])  # the lab record
     assert f"configs/{path.relative_to(ROOT / 'configs')}" in "\n".join(header) or "command" in "\n".join(header)

@@ -110,3 +110,82 @@ def test_a_ssim_window_is_resized_in_forward():
     ours(torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 8).long())
     assert before and before == {k: v.shape for k, v in ours.named_buffers()}
     build_loss("ssim", 4).load_state_dict(ours.state_dict())
+
+
+# --- B ----------------------------------------------------------------------------------------------------------------
+
+
+def dice_of_b(logits, target, classes: int, reduction="sum") -> torch.Tensor:
+    """F1 over the batch: one-hot rows of ignored pixels are 0, but their softmax is counted; absent classes cost 1."""
+    p, known = logits.double().softmax(1), (target != 255).unsqueeze(1)
+    q = one_hot(target.masked_fill(target == 255, 0), classes) * known
+    tp, fp, fn = (p * q).sum((0, 2, 3)), (p * (1 - q)).sum((0, 2, 3)), ((1 - p) * q).sum((0, 2, 3))
+    cost = 1 - (2 * tp + 1e-7) / (2 * tp + fn + fp + 1e-7)
+    return cost.sum() if reduction == "sum" else cost.mean()
+
+
+def test_b_dice_counts_ignored_pixels_as_false():
+    target = few_classes(5)
+    target[:, :10] = 255
+    sure = perfect(target, 5, 50.0)  # right wherever there is a label; elsewhere it says class 0
+    assert dice_of_b(sure, target, 5) > 0.2
+    assert build_loss({"name": "dice", "smooth": 1e-7, "reduction": "sum"}, 5)(sure, target).item() < 1e-5
+
+
+def test_b_dice_charges_an_absent_class_with_1():
+    target = few_classes()
+    sure = perfect(target, 19, 16.0)
+    original = dice_of_b(sure, target, 19)
+    assert original == pytest.approx(14.0, abs=0.1)
+    spec = {"name": "dice", "smooth": 1e-7, "reduction": "sum"}
+    assert build_loss(spec, 19)(sure, target).item() < 1e-3
+    named = build_loss({**spec, "absent": "zero"}, 19)(sure, target)
+    assert named.item() == pytest.approx(original.item(), abs=0.1)
+
+
+# --- D ----------------------------------------------------------------------------------------------------------------
+
+
+def test_d_smoothed_cross_entropy_has_no_gradient():
+    """The original takes the logits' values under no_grad: 0.6 of it + 0.4 Dice trains Dice alone."""
+
+    def smoothed_of_d(logits, target):
+        with torch.no_grad():
+            log_p = logits.log_softmax(1)
+            q = one_hot(target, 5) * 0.9 + 0.02
+        return -(q * log_p).sum(1).mean()
+
+    g = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 5, 8, 8, generator=g, dtype=torch.float64), few_classes(5, size=8)
+    logits.requires_grad_()
+    smoothed, dice = build_loss({"name": "cross_entropy", "label_smoothing": 0.1}, 5), build_loss("dice", 5)
+    assert smoothed(logits, target).item() == pytest.approx(smoothed_of_d(logits, target).item(), rel=1e-9)
+    gradient = lambda value: torch.autograd.grad(value, logits)[0]  # noqa: E731
+    of_dice = gradient(0.4 * dice(logits, target))
+    assert torch.equal(gradient(0.6 * smoothed_of_d(logits, target) + 0.4 * dice(logits, target)), of_dice)
+    terms = [{"name": "cross_entropy", "label_smoothing": 0.1, "weight": 0.6}, {"name": "dice", "weight": 0.4}]
+    of_both = gradient(build_loss({"terms": terms}, 5)(logits, target))
+    assert torch.allclose(of_both, of_dice + 0.6 * gradient(smoothed(logits, target)))
+    assert (of_both - of_dice).abs().max() > 0.1 * of_dice.abs().max()
+
+
+def test_d_dice_of_a_perfect_prediction():
+    """With 5 of 19 classes present the original's costs .737: 14 absent classes score 0."""
+
+    def dice_of_d(logits, target):
+        p, q, scores = logits.softmax(1), one_hot(target, 19), 0.0
+        for k in range(19):
+            if (target == k).any():
+                overlap = (p[:, k] * q[:, k]).sum()
+                scores += (2 * overlap + 1) / (p[:, k].sum() + q[:, k].sum() + 1)
+        return 1 - scores / 19
+
+    target = few_classes()
+    sure = perfect(target, 19)
+    assert dice_of_d(sure, target) == pytest.approx(0.737, abs=5e-4)
+    assert build_loss("dice", 19)(sure, target).item() == pytest.approx(0.0, abs=1e-6)
+    g = torch.Generator().manual_seed(0)
+    some = torch.randn(2, 19, 20, 20, generator=g).double()
+    for logits in (sure, some):  # the named option
+        named = build_loss({"name": "dice", "smooth": 1.0, "absent": "zero"}, 19)(logits, target)
+        assert named.item() == pytest.approx(dice_of_d(logits, target).item(), rel=1e-5)

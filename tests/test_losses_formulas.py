@@ -148,8 +148,7 @@ def test_bits_of_errors_sort_like_the_errors(dtype):
     errors = torch.rand(3, 40_000, dtype=dtype)
     errors[:, :100], errors[:, 100:200] = 0.0, torch.finfo(dtype).tiny / 4
     errors[:, 200:5000] = errors[:, 5000:9800]
-    for row in errors:
-        order = ascending(row)
+    for order, row in zip(ascending(errors), errors):
         assert torch.equal(row[order], row.sort().values)
         assert torch.equal(order.sort().values, torch.arange(len(row)))
 
@@ -157,8 +156,10 @@ def test_bits_of_errors_sort_like_the_errors(dtype):
 def test_jaccard_growth_sums_to_the_loss_of_everything_wrong():
     """All pixels wrong: intersection 0, Jaccard loss 1. In float32 over half a million pixels."""
     g = torch.Generator().manual_seed(0)
-    growth = jaccard_growth(torch.rand(500_000, generator=g), torch.rand(500_000, generator=g) < 0.3)
-    assert (growth >= 0).all() and growth.double().sum().item() == pytest.approx(1.0, abs=1e-5)
+    errors, truth = torch.rand(2, 500_000, generator=g), torch.rand(2, 500_000, generator=g) < 0.3
+    growth = jaccard_growth(errors, truth)
+    assert ((growth < 0) == truth).all()
+    assert growth.abs().double().sum(1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
 
 
 # --- SSIM -------------------------------------------------------------------------------------------------------------
@@ -257,3 +258,133 @@ def test_focal_of_a_pixel_that_is_exactly_right_has_a_finite_gradient(gamma):
     logits = torch.tensor([200.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
     build_loss({"name": "focal", "gamma": gamma}, 2)(logits, torch.zeros(1, 1, 1).long()).backward()
     assert torch.isfinite(logits.grad).all()
+
+
+# --- cross-entropy: divisor, soft labels, hard pixels -----------------------------------------------------------------
+
+WEIGHTS = [0.5, 2.0, 1.0, 0.7, 3.0]
+
+
+def pixels_of(logits, target, weights=None):
+    """(cost -w log p, p of the true class, w) of each labelled pixel, in order; a list for each image."""
+    p, t = probabilities(logits), target.numpy()
+    out = [[] for _ in t]
+    for b, y, x in np.ndindex(*t.shape):
+        if t[b, y, x] != 255:
+            p_true, w = p[b, t[b, y, x], y, x], (weights or [1.0] * 5)[t[b, y, x]]
+            out[b].append((-w * math.log(p_true), p_true, w))
+    return out
+
+
+def test_class_weights_divided_by_pixels():
+    logits, target = batch()
+    pixels = sum(pixels_of(logits, target, WEIGHTS), [])
+    spec = {"name": "cross_entropy", "class_weights": WEIGHTS, "divide_by": "pixels"}
+    assert loss_of(spec, logits, target) == pytest.approx(np.mean([cost for cost, *_ in pixels]), rel=1e-10)
+
+
+@pytest.mark.parametrize("divide_by", ["kept", "labelled"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("threshold, min_kept", [(0.5, 1), (0.01, 20), (None, 7), (None, 10**6)])
+def test_ohem_equals_a_loop(threshold, min_kept, weights, divide_by):
+    logits, target = batch()
+    pixels = sum(pixels_of(logits, target, weights), [])
+    if threshold is None:
+        kept = sorted(pixels, key=lambda pixel: -pixel[0])[: 2 * min_kept]  # two images
+    else:
+        kept = sorted(pixels, key=lambda pixel: pixel[1])
+        kept = [pixel for i, pixel in enumerate(kept) if pixel[1] < threshold or i < 2 * min_kept]
+    assert 0 < len(kept) < len(pixels) or min_kept == 10**6
+    expected = sum(cost for cost, *_ in kept) / sum(w for *_, w in (kept if divide_by == "kept" else pixels))
+    ohem = {"threshold": threshold, "min_kept": min_kept, "divide_by": divide_by}
+    spec = {"name": "cross_entropy", "class_weights": weights, "ohem": ohem}
+    assert loss_of(spec, logits, target) == pytest.approx(expected, rel=1e-10)
+
+
+def test_ohem_gives_no_gradient_to_the_pixels_it_leaves_out():
+    logits, target = batch()
+    build_loss({"name": "cross_entropy", "ohem": {"min_kept": 5}}, 5)(logits, target).backward()
+    assert ((logits.grad != 0).any(1)).sum() == 10 and not (logits.grad != 0).any(1)[target == 255].any()
+
+
+def soft(target: torch.Tensor) -> torch.Tensor:
+    """One-hot, ignored pixels all zeros: (B, 5, H, W)."""
+    known = (target != 255).unsqueeze(1)
+    return torch.nn.functional.one_hot(target.masked_fill(target == 255, 0), 5).permute(0, 3, 1, 2).double() * known
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ohem": {"threshold": 0.3, "min_kept": 2}}])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_soft_labels_of_one_class_are_hard_labels(weights, options):
+    logits, target = batch()
+    loss = build_loss({"name": "cross_entropy", "class_weights": weights, **options}, 5)
+    hard, of_soft = loss(logits, target), loss(logits, soft(target))
+    assert of_soft.item() == pytest.approx(hard.item(), rel=1e-10)
+    gradients = [torch.autograd.grad(x, logits)[0] for x in (hard, of_soft)]
+    assert torch.allclose(*gradients, rtol=1e-9, atol=1e-14)
+
+
+def test_soft_labels_equal_torch():
+    logits, _ = batch()
+    q = torch.rand(2, 5, 6, 7, generator=torch.Generator().manual_seed(3)).double().softmax(1)
+    peer = torch.nn.functional.cross_entropy(logits, q, label_smoothing=0.1)
+    assert loss_of({"name": "cross_entropy", "label_smoothing": 0.1}, logits, q) == pytest.approx(
+        peer.item(), rel=1e-12
+    )
+
+
+def test_soft_labels_all_ignored():
+    logits, _ = batch()
+    value = build_loss({"name": "cross_entropy", "label_smoothing": 0.1}, 5)(logits, torch.zeros_like(logits))
+    assert value.item() == 0 and torch.autograd.grad(value, logits)[0].abs().max() == 0
+
+
+# --- Dice as an F score and its reductions ----------------------------------------------------------------------------
+
+
+def slow_f_costs(logits, target, beta, smooth, absent, per_image) -> list[list[float]]:
+    p, t, rows = probabilities(logits), target.numpy(), []
+    for images in groups_of(len(p), per_image):
+        row = []
+        for k in range(p.shape[1]):
+            tp = fp = fn = 0.0
+            for b in images:
+                for y, x in np.ndindex(*t.shape[1:]):
+                    if t[b, y, x] == k:
+                        tp, fn = tp + p[b, k, y, x], fn + 1 - p[b, k, y, x]
+                    elif t[b, y, x] != 255:
+                        fp += p[b, k, y, x]
+            f = ((1 + beta**2) * tp + smooth) / ((1 + beta**2) * tp + beta**2 * fn + fp + smooth)
+            if tp + fn:
+                row.append(1 - f)
+            else:
+                row.append(1.0 if absent == "zero" else 0.0)
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("absent", ["skip", "zero"])
+@pytest.mark.parametrize("beta, smooth", [(1.0, 1e-7), (2.0, 1.0)])
+def test_dice_as_f_score_equals_numpy(beta, smooth, absent, per_image):
+    logits, target = batch()
+    rows = slow_f_costs(logits, target, beta, smooth, absent, per_image)
+    spec = {"name": "dice", "beta": beta, "smooth": smooth, "absent": absent, "per_image": per_image}
+    present = [sum(c > 0 for c in row) for row in rows]
+    expected = {
+        "mean": np.mean([sum(row) / n for row, n in zip(rows, present)]),
+        "sum": np.sum(rows),
+        "batchwise_mean": np.sum(rows) / len(rows),
+        "none": np.array(rows if per_image else rows[0]),
+    }
+    for reduction, value in expected.items():
+        ours = build_loss({**spec, "reduction": reduction}, 5)(logits, target)
+        assert ours.detach().numpy() == pytest.approx(value, rel=1e-9)
+        assert ours.shape == value.shape
+
+
+def test_dice_equals_smp_with_every_class_present():
+    logits, target = batch(h=9, w=9)
+    target[0, 0, :5] = torch.arange(5)
+    peer = smp.DiceLoss("multiclass", smooth=0.5, ignore_index=255)(logits, target)  # their s is half of ours
+    assert loss_of({"name": "dice", "smooth": 1.0}, logits, target) == pytest.approx(peer.item(), rel=1e-6)

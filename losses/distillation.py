@@ -1,0 +1,83 @@
+"""Distillation: a network learns from the logits of another, its teacher, beside the labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from losses.pixels import at_least_float32
+
+
+class Distillation(nn.Module):
+    """What both have in common: the teacher's logits come as a third argument of the call, without a gradient.
+
+    Where there are none (validation, the auxiliary head) the loss is 0. Pixels that are not labelled (which padding is
+    not either) have no part, unless `everywhere`: the teacher has an opinion on them too, and the originals ask it.
+    Shapes: logits and teacher (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. No pixel to learn
+    from: exactly 0, with a gradient of 0.
+    """
+
+    name = ""
+    distils = True  # asks for the teacher's logits
+
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, temperature: float = 1.0, everywhere: bool = False
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise UserError(f"temperature must be above 0, got {temperature}")
+        self.ignore_index, self.temperature, self.everywhere = ignore_index, temperature, everywhere
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, logits: Tensor, target: Tensor, teacher: Tensor | None = None) -> Tensor:
+        logits = at_least_float32(logits)
+        if teacher is None:
+            loss = (logits * 0).sum()
+        elif teacher.shape != logits.shape:
+            raise ValueError(f"teacher: logits {tuple(teacher.shape)}, the network's are {tuple(logits.shape)}")
+        else:
+            counted = torch.ones_like(target, dtype=torch.bool) if self.everywhere else target != self.ignore_index
+            teacher = teacher.detach().to(logits.dtype)
+            loss = self.divergence(logits / self.temperature, teacher / self.temperature, counted)
+            loss = loss * self.temperature**2  # keeps the size of the gradient whatever the temperature
+        self.parts = {self.name: loss.detach()}
+        return loss
+
+
+class KD(Distillation):
+    """Mean over pixels of T^2 KL(softmax(teacher / T) || softmax(logits / T)), the softmax over classes.
+
+    Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (arXiv 1503.02531), sec. 2, pixel by pixel.
+    """
+
+    name = "kd"
+
+    def divergence(self, logits: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
+        t, s = teacher.log_softmax(1), logits.log_softmax(1)
+        per_pixel = (t.exp() * (t - s)).sum(1)  # (B, H, W)
+        return (per_pixel * counted).sum() / counted.sum().clamp(min=1)
+
+
+class CWD(Distillation):
+    """Mean over images and channels of T^2 KL(softmax(teacher / T) || softmax(logits / T)), softmax over *positions*.
+
+    Shu, Liu, Gao, Yan, Shen, Channel-wise Knowledge Distillation for Dense Prediction (arXiv 2011.13256), with logits
+    as the maps: each class's map says where the class is, and its strongest places count most. The temperature of
+    system E is the default. On logits at the images' size; the original takes them before upsampling.
+    """
+
+    name = "cwd"
+
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, temperature: float = 4.0, everywhere: bool = False
+    ) -> None:
+        super().__init__(num_classes, ignore_index, temperature, everywhere)
+
+    def divergence(self, logits: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
+        counted = counted.flatten(1).unsqueeze(1)  # (B, 1, H W)
+        # finite, unlike -inf, so that an image without any position to count gives no nan
+        t, s = (x.flatten(2).masked_fill(~counted, -1e30).log_softmax(2) for x in (teacher, logits))  # (B, C, H W)
+        per_channel = (t.exp() * (t - s)).masked_fill(~counted, 0).sum(2)  # (B, C)
+        images = counted.any(2).sum().clamp(min=1)
+        return per_channel.mean(1).sum() / images
