@@ -87,7 +87,7 @@ def effective_number(p: ClassPixels, beta: float | None = None) -> Tensor:
 
 
 def enet(p: ClassPixels, c: float = 1.02) -> Tensor:
-    """1 / ln(c + f_c) (ENet, arXiv 1606.02147): bounded, from 1 / ln(1 + c) to 1 / ln(c) = 50. Not scaled.
+    """1 / ln(c + f_c) (ENet, arXiv 1606.02147): bounded, from 1 / ln(1 + c) to 1 / ln(c), about 50. Not scaled.
     ERFNet uses it with c = 1.1."""
     if c <= 1:
         raise UserError(f"class_weights: enet: c must be above 1, got {c}")
@@ -153,8 +153,8 @@ def cache_file(dataset: SegmentationDataset) -> Path:
 def count_pixels(dataset: SegmentationDataset, cache: bool = True) -> Tensor:
     """Labelled pixels of each class in each image of a data set, (N, C) int64, at the labels' own size.
 
-    Every mask is read once (Cityscapes: about a minute on two cores) and its counts are kept in `cache_file`, image by
-    image, so that folds of one split share them; a mask that was written since is counted again.
+    Every mask is read once and its counts are kept in `cache_file`, image by image, so that folds of one split share
+    them; a mask that was written since is counted again.
     """
     dataset.require_labels()
     path = cache_file(dataset) if cache else None

@@ -9,7 +9,7 @@ layout says about the values.
 
 In the first two layouts `test` is `testing`, and so is `val` where `testing` has labels: then one set both chooses and
 reports, unless `data.sample: [120, 30, 0]` draws another val from `training`. Where `testing` has none, val is the last
-fifth of `training`. The last fifth, not a random one, because neighbouring numbers are often frames of one drive; for
+fifth of `training`. The last fifth, not a random one, because neighbouring numbers may be frames of one drive; for
 the same reason a group is a block of 10 consecutive frames.
 """
 
