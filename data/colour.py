@@ -87,7 +87,7 @@ def photometric(
     hue: float = 18,
 ) -> Pair:
     """Photometric distortion as mmsegmentation's PhotoMetricDistortion orders it, each part with p 0.5: brightness,
-    contrast (here or at the end, with equal chance), saturation, hue. After SSD (arXiv 1512.02325, sec. 2.2).
+    contrast (here or at the end, with equal chance), saturation, hue. After SSD (arXiv 1512.02325).
 
     brightness: added, of 255. contrast: a plain factor of the values, not about their mean. saturation: a factor of
     the S of HSV, cut at full. hue: +- in OpenCV's units of 2 degrees, so 18 is a tenth of a turn.

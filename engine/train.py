@@ -125,7 +125,7 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
             device=parts.device, amp=parts.amp, clip_norm=cfg.optim.clip_norm, aux_weight=cfg.loss.aux_weight,
         )  # fmt: skip
     except NonFiniteLoss as e:
-        names = ", ".join(job.train.names[i] for _, i in list(sampler)[progress.iteration - first])
+        names = ", ".join(job.train.names[i] for _, i, *_ in list(sampler)[progress.iteration - first])
         advice = "try a lower optim.lr or optim.clip_norm=1"
         raise UserError(f"{job.title()}, epoch {row['epoch']}: {e} in the batch of {names}; {advice}") from None
     progress.epoch += 1
