@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from data.draws import sample_rng
 from data.geometry import affine, elastic, flip, scaled_crop, zoom
 from data.presets import AUGMENTS
 from data.transforms import apply, build_transform, denormalise
+from engine.config_keys import DataConfig
 from tests.helpers import config, make_folder, refuses
 
 PAINT = torch.tensor([[200, 30, 30], [30, 190, 60], [40, 60, 220], [230, 220, 40]], dtype=torch.uint8)
@@ -296,6 +298,15 @@ def test_mean_change_of_a_real_looking_picture_stays_sensible():
                 x, y = transform(image, mask)
             kept = denormalise(x).float()[:, y != 255]
             assert 40 < kept.mean() < 230 and kept.std() > 15
+
+
+def test_the_page_on_augmentation_names_every_preset_and_key():
+    page = (Path(__file__).parents[1] / "docs/augmentation.md").read_text()
+    assert all(f"`{name}`" in page for name in AUGMENTS)
+    keys = [
+        f for f in DataConfig.__dataclass_fields__ if f.startswith(("augment", "crop", "copy_", "paste", "sampling"))
+    ]
+    assert len(keys) == 8 and all(f"data.{key}" in page for key in keys)
 
 
 def test_crop_must_be_sensible():
