@@ -25,13 +25,22 @@ def by_table(image: Tensor, curves: np.ndarray) -> Tensor:
 
 
 def gaussian(x: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur of float (C, H, W), `sigma` in px, cut at 3 sigma, borders reflected."""
-    reach = min(max(1, math.ceil(3 * sigma)), min(x.shape[-2:]) - 1)
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    x = F.pad(x[:, None], [reach] * 4, mode="reflect")  # channels as batch: one filter serves all
-    return F.conv2d(F.conv2d(x, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
+    """Separable Gaussian blur of float (C, H, W), `sigma` in px, cut at 3 sigma, borders reflected.
+
+    A sum of shifted copies: for kernels this short about five times as fast on a CPU as two convolutions.
+    """
+    height, width = x.shape[-2:]
+    reach = min(max(1, math.ceil(3 * sigma)), min(height, width) - 1)
+    taps = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-reach, reach + 1)]
+    taps = [tap / sum(taps) for tap in taps]
+    x = F.pad(x[None], [reach] * 4, mode="reflect")[0]
+    rows = x[:, :height] * taps[0]
+    for shift, tap in enumerate(taps[1:], start=1):
+        rows.add_(x[:, shift : shift + height], alpha=tap)
+    out = rows[:, :, :width] * taps[0]
+    for shift, tap in enumerate(taps[1:], start=1):
+        out.add_(rows[:, :, shift : shift + width], alpha=tap)
+    return out
 
 
 def blur(image: Tensor, target: Tensor, radius: tuple[float, float]) -> Pair:
@@ -50,7 +59,7 @@ def jitter(image: Tensor, target: Tensor, amount: float, hue: float = 0.0) -> Pa
     image = by_table(image, np.arange(256) * contrast + mean * (1 - contrast))  # away from the mean grey
     image = TF.adjust_saturation(image, saturation)
     if hue:
-        image = TF.adjust_hue(image, uniform(-hue, hue))
+        image = turn_hue(image, uniform(-hue, hue))
     return image, target
 
 
@@ -68,7 +77,7 @@ def hue_saturation(image: Tensor, target: Tensor, hue: float, saturation: float,
     """
     turn = uniform(-hue, hue)
     more, lighter = uniform(-saturation, saturation), uniform(-value, value)
-    x = TF.adjust_hue(image, turn).as_subclass(Tensor).float().div_(255)
+    x = _hue_turned(image.as_subclass(Tensor).float().div_(255), turn)
     top, low = x.amax(0), x.amin(0)  # (H, W): value, and value * (1 - saturation)
     colour = (top - low).clamp_(min=1e-6)
     saturated = ((colour / top.clamp(min=1e-6)) + more).clamp_(0, 1) * top / colour  # new chroma / old chroma
@@ -87,7 +96,7 @@ def photometric(
     hue: float = 18,
 ) -> Pair:
     """Photometric distortion as mmsegmentation's PhotoMetricDistortion orders it, each part with p 0.5: brightness,
-    contrast (here or at the end, with equal chance), saturation, hue. After SSD (arXiv 1512.02325, sec. 2.2).
+    contrast (here or at the end, with equal chance), saturation, hue. After SSD (arXiv 1512.02325).
 
     brightness: added, of 255. contrast: a plain factor of the values, not about their mean. saturation: a factor of
     the S of HSV, cut at full. hue: +- in OpenCV's units of 2 degrees, so 18 is a tenth of a turn.
@@ -100,7 +109,7 @@ def photometric(
     if _coin():
         image = scale_saturation(image, uniform(*saturation))
     if _coin():
-        image = TF.adjust_hue(image, uniform(-hue, hue) / 180)
+        image = turn_hue(image, uniform(-hue, hue) / 180)
     if contrast_last and _coin():
         image = by_table(image, np.arange(256) * uniform(*contrast))
     return image, target
@@ -117,6 +126,22 @@ def scale_saturation(image: Tensor, factor: float) -> Tensor:
     top, low = x.amax(0), x.amin(0)  # (H, W)
     most = torch.where(top > low, top / (top - low).clamp(min=1), 1.0)  # factor at which saturation is full
     return (top - (top - x) * most.clamp(max=factor)).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def turn_hue(image: Tensor, turns: float) -> Tensor:
+    """The H of HSV moved by `turns` of the circle; saturation and value stay."""
+    return _hue_turned(image.as_subclass(Tensor).float(), turns).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _hue_turned(x: Tensor, turns: float) -> Tensor:
+    """Float (3, H, W). A channel is the largest one less chroma times a trapezium of the hue: no table of six cases."""
+    top, low = x.amax(0), x.amin(0)  # (H, W)
+    chroma = top - low
+    (r, g, b), safe = x, chroma.clamp(min=1e-6)
+    green = torch.where(top == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
+    sextant = torch.where(top == r, (g - b) / safe, green) + 6 * turns  # the hue, in sixths of a turn
+    phase = (sextant + torch.tensor([5.0, 3.0, 1.0])[:, None, None]).remainder_(6)  # (3, H, W)
+    return top - chroma * torch.minimum(phase, 4 - phase).clamp_(0, 1)
 
 
 def swap_channels(image: Tensor, target: Tensor) -> Pair:

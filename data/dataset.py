@@ -29,8 +29,9 @@ from engine.errors import UserError
 class SegmentationDataset(Dataset):
     """Samples `(image float32 (3, H, W) normalised, target int64 (H, W))`.
 
-    An index is an int (epoch 0) or a pair (epoch, index), as `loading.EpochBatchSampler` yields them: nothing on the
-    data set changes between epochs, so persistent workers never hold a stale copy.
+    An index is an int (epoch 0) or a key (epoch, index) or (epoch, index, times, class), as `EpochBatchSampler` yields
+    them: nothing on the data set changes between epochs, so persistent workers never hold a stale copy. `times`: how
+    often the image came before in this epoch; `class`: what a random crop is to show if it can.
 
     `paste` takes its objects from the images of this data set itself: a subset (a fold, a role) never shows an object
     of an image outside it. With it a sample also depends on which images these are.
@@ -65,14 +66,14 @@ class SegmentationDataset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, i = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        epoch, i, times, wanted = (*(key if isinstance(key, tuple) else (0, key)), 0, None)[:4]
         index = self.indices[i]
         image, target = self._resized(index)
-        with sample_rng(self.seed, epoch, index):
+        with sample_rng(self.seed, epoch, index, *([times] if times else [])):
             if self.paste and torch.rand(()).item() < self.paste.probability:
                 image, target = self.paste(image, target, self._resized(pick(self.indices)))
-            return self.transform(image, target)
+            return self.transform(image, target, wanted)
 
     @property
     def records(self) -> list[Record]:

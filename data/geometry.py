@@ -76,20 +76,27 @@ def affine(image: Tensor, target: Tensor, shift: float, scale: float, degrees: f
 
 
 def scaled_crop(
-    image: Tensor, target: Tensor, scale: float, size: tuple[int, int], most: float = 1.0, tries: int = 10
+    image: Tensor,
+    target: Tensor,
+    scale: float,
+    size: tuple[int, int],
+    most: float = 1.0,
+    wanted: int | None = None,
+    tries: int = 10,
 ) -> Pair:
     """A random window of `size` (h, w) of the picture scaled by `scale`; where that is smaller than `size`, all of it.
 
     The window is tried again up to `tries` times while one class fills more than `most` of its labelled pixels (or
-    none is labelled): the rule of mmsegmentation's RandomCrop, `cat_max_ratio`. Cut first, resized second: the same
-    picture without computing the pixels that are thrown away.
+    none is labelled), the rule of mmsegmentation's RandomCrop, `cat_max_ratio`; or while it does not show the class
+    `wanted`. Cut first, resized second: the same picture without computing the pixels that are thrown away.
     """
     height, width = image.shape[-2:]
     h_out, w_out = (min(round(side * scale), s) for side, s in zip((height, width), size))
     h, w = min(height, max(1, round(h_out / scale))), min(width, max(1, round(w_out / scale)))
     for _ in range(1 + tries):
         top, left = below(height - h + 1), below(width - w + 1)
-        if most >= 1 or largest_share(target[top : top + h, left : left + w]) <= most:
+        window = target[top : top + h, left : left + w]
+        if (most >= 1 or largest_share(window) <= most) and (wanted is None or (window == wanted).any()):
             break
     image, target = (TF.crop(x, top, left, h, w) for x in (image, target))
     return resize(image, target, (h_out, w_out))

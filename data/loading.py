@@ -10,11 +10,16 @@ from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import SegmentationDataset
 from data.draws import mix_seed
+from data.rare_classes import RareClasses, count_pixels, rare_classes
 from engine.errors import UserError
 
 
 class EpochBatchSampler(Sampler):
     """Lists of (epoch, index); when training, shuffled by a function of (seed, epoch) alone.
+
+    With `rare` an epoch is as many draws by class (data/rare_classes.py) instead of every image once, again a function
+    of (seed, epoch). Keys are then (epoch, index, times, class): an image that comes a second time in an epoch looks
+    different from the first, and a crop is tried again until it shows the class it was drawn for.
 
     The epoch travels with each index, so worker processes that live on over epochs need not be told. Call `set_epoch`
     before iterating; a resumed run that sets epoch 17 gets exactly the batches of an uninterrupted one.
@@ -28,7 +33,10 @@ class EpochBatchSampler(Sampler):
     not training every image is dealt exactly once, for exact scores: the ranks' batch counts may then differ.
     """
 
-    def __init__(self, length: int, batch_size: int, train: bool, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, length: int, batch_size: int, train: bool, seed: int, rank: int = 0, world_size: int = 1,
+        rare: RareClasses | None = None,
+    ):  # fmt: skip
         if batch_size < 1:
             raise UserError(f"train.batch_size: expected at least 1, got {batch_size}")
         if length < 1:
@@ -36,7 +44,7 @@ class EpochBatchSampler(Sampler):
         if train and length < world_size:
             raise UserError(f"{length} training image(s) cannot be shared by {world_size} processes")
         self.length, self.batch_size, self.train, self.seed = length, batch_size, train, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.rare = rank, world_size, rare
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,16 +61,21 @@ class EpochBatchSampler(Sampler):
         single = self.train and rest == 1 and full > 0
         return full + (rest > 0 and not single)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        order = list(range(self.length))
-        if self.train:
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, "order"))
-            order = torch.randperm(self.length, generator=generator).tolist()
-        mine = order[self.rank :: self.world_size][: self._share()]
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        keys = self._keys(self.epoch)
+        mine = keys[self.rank :: self.world_size][: self._share()]
         for batch in range(len(self)):
             start = batch * self.batch_size
-            yield [(epoch, index) for index in mine[start : start + self.batch_size]]
+            yield mine[start : start + self.batch_size]
+
+    def _keys(self, epoch: int) -> list[tuple[int, ...]]:
+        """The keys of an epoch in order, of all ranks together."""
+        if not self.train:
+            return [(epoch, index) for index in range(self.length)]
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, "order"))
+        if self.rare:
+            return [(epoch, *drawn) for drawn in self.rare.draw(self.length, generator)]
+        return [(epoch, index) for index in torch.randperm(self.length, generator=generator).tolist()]
 
 
 def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor | list[Tensor]]:
@@ -80,13 +93,16 @@ def build_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    rare_temperature: float | None = None,
 ) -> DataLoader:
     """A loader whose `batch_sampler` is an `EpochBatchSampler`: `loader.batch_sampler.set_epoch(e)` before each epoch.
 
     The same batches, sample for sample, whatever the number of workers. A data set with a cache is decoded here, once,
-    before workers start, so that forked workers share it.
+    before workers start, so that forked workers share it. `rare_temperature`: draw training images by class, rare ones
+    more often, instead of each once an epoch; the classes are counted in the images of this data set alone.
     """
-    sampler = EpochBatchSampler(len(dataset), batch_size, train, seed, rank, world_size)
+    rare = None if rare_temperature is None else rare_classes(count_pixels(dataset), rare_temperature)
+    sampler = EpochBatchSampler(len(dataset), batch_size, train, seed, rank, world_size, rare)
     if workers > 0:
         dataset.fill_cache()
     return DataLoader(

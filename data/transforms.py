@@ -32,13 +32,14 @@ class Transform:
     native_target: bool = False  # leave the target at its own size: for scores at native resolution
     crop: tuple[int, int] | None = None  # what the network sees in training; None: all of `size`
 
-    def __call__(self, image: Tensor, target: Tensor) -> Pair:
+    def __call__(self, image: Tensor, target: Tensor, wanted: int | None = None) -> Pair:
+        """`wanted`: a class that the crop, if there is one, is to show."""
         preset = self.preset
         image, target = self.resized(image, target)
         image, target = apply(preset.before, tv_tensors.Image(image), tv_tensors.Mask(target))
         if self.crop or len(preset.scales) > 1:
             size = self.crop or tuple(image.shape[-2:])
-            image, target = scaled_crop(image, target, pick(preset.scales), size, preset.most)
+            image, target = scaled_crop(image, target, pick(preset.scales), size, preset.most, wanted)
             image, target = pad(*apply(preset.after, image, target), size)
         else:
             image, target = apply(preset.after, image, target)

@@ -32,6 +32,8 @@ class DataConfig:
     paste_classes: list[str] = field(default_factory=list)  # classes that may be pasted; empty: all but 'background'
     paste_exclude: list[str] = field(default_factory=list)  # and those that may not, e.g. fence: see-through mesh
     paste_edge: float = 0.0  # feathered border of what is pasted, sigma in pixels of `size`; 0: hard
+    sampling: Literal["uniform", "rare_class"] = "uniform"  # rare_class: images drawn by class, rare ones more often
+    sampling_temperature: float = 0.01  # rare_class: the lower, the more only the rarest classes are drawn
     limit: int = 0  # first n images per role and per fold, for trials; 0: all
     sample: list[int] = field(
         default_factory=list
@@ -157,6 +159,7 @@ SECTIONS = [f.name for f in dataclasses.fields(Config) if dataclasses.is_datacla
 RANGES = {  # key: (lowest, highest) allowed, both included; None: no bound
     "data.limit": (0, None),
     "data.copy_paste": (0, 1),
+    "data.sampling_temperature": (1e-4, None),
     "data.paste_edge": (0, 64),
     "loss.aux_weight": (0, None),
     "optim.lr": (0, None),

@@ -103,6 +103,7 @@ def build_parts(job: Job, device: torch.device) -> Parts:
             workers=cfg.train.workers,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            rare_temperature=cfg.data.sampling_temperature if cfg.data.sampling == "rare_class" else None,
         ),  # fmt: skip
         val_loader=build_loader(job.val, val_size, train=False, seed=job.seed, workers=cfg.train.workers),
         device=device,

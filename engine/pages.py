@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 WRONG = (213, 94, 0)  # vermilion: distinct from grey for colour-blind readers
 IGNORED = (0, 0, 0)
+IGNORED_IN_BATCH = (255, 255, 255)
 INK, GREY = (34, 34, 34), (102, 102, 102)
 COLUMNS = ("image", "target (black: ignored)", "prediction", "error (orange: wrong)")
 GAP, TITLE, LINE = 8, 26, 20  # pixels
@@ -64,6 +65,40 @@ def samples_page(
     for part in [*rows, legend]:
         page.paste(part, (0, y))
         y += part.height
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path)
+    return path
+
+
+def batch_page(
+    images: Sequence[np.ndarray], targets: Sequence[np.ndarray], captions: Sequence[str],
+    palette: Sequence[Sequence[int]], class_names: Sequence[str], path: str | Path, ignore_index: int = 255,
+) -> Path:  # fmt: skip
+    """Write a page of training samples, one a row: image, mask, and the mask laid over the image; classes below.
+
+    images (H, W, 3) uint8 and targets (H, W) class indices, all of one size; a caption under each row. Ignored pixels
+    are white: black may be the colour of a background.
+    """
+    colours = np.vstack([np.asarray(palette, np.uint8), [IGNORED_IN_BATCH]]).astype(np.uint8)
+    height, width = targets[0].shape
+    width, height = max(320, min(480, width)), round(max(320, min(480, width)) * height / width)
+    legend = _legend(colours, [*class_names, "ignored"], 3 * width + 4 * GAP)
+    page = Image.new("RGB", (legend.width, TITLE + len(images) * (height + LINE + GAP) + legend.height), "white")
+    draw = ImageDraw.Draw(page)
+    for k, title in enumerate(("image", "mask (white: ignored)", "both")):
+        draw.text((GAP + k * (width + GAP), 6), title, fill=INK, font=font(14))
+    y = TITLE
+    for image, target, caption in zip(images, targets, captions, strict=True):
+        mask = colourise(target, colours)
+        mask[target == ignore_index] = IGNORED_IN_BATCH
+        seen, painted = Image.fromarray(image), Image.fromarray(mask)
+        for k, part in enumerate((seen, painted, Image.blend(seen, painted, 0.5))):
+            how = Image.Resampling.NEAREST if k == 1 else Image.Resampling.BILINEAR
+            page.paste(part.resize((width, height), how), (GAP + k * (width + GAP), y))  # PIL: (W, H)
+        draw.text((GAP, y + height + 2), caption, fill=GREY, font=font(12))
+        y += height + LINE + GAP
+    page.paste(legend, (0, y))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)

@@ -140,7 +140,7 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
             aux_criterion=parts.aux_criterion, teacher=parts.teacher, max_iters=cfg.train.epochs * per_epoch,
         )  # fmt: skip
     except NonFiniteLoss as e:
-        names = ", ".join(job.train.names[i] for _, i in list(sampler)[progress.iteration - first])
+        names = ", ".join(job.train.names[i] for _, i, *_ in list(sampler)[progress.iteration - first])
         advice = "try a lower optim.lr or optim.clip_norm=1"
         raise UserError(f"{job.title()}, epoch {row['epoch']}: {e} in the batch of {names}; {advice}") from None
     progress.epoch += 1

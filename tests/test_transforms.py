@@ -91,11 +91,29 @@ def test_mask_follows_image_through_a_whole_level(augment):
     assert 18 < flipped < 42  # p = 0.5
 
 
-def test_probabilities_of_system_d():
-    chances = {getattr(step, "func", step).__name__: p for p, step in AUGMENTS["standard"].before}
-    assert chances == {"flip": 0.5, "zoom": 0.5, "jitter": 0.5, "gamma": 0.25, "blur": 0.3}
-    advanced = AUGMENTS["advanced"].before
-    assert advanced[:5] == AUGMENTS["standard"].before and len(advanced) == 14
+def test_chances_and_magnitudes_of_system_d():
+    """The whole list of its augmentation levels, as its report and code give them."""
+    rows = [(p, getattr(s, "func", s).__name__, getattr(s, "keywords", {})) for p, s in AUGMENTS["advanced"].before]
+    standard = [
+        (0.5, "flip", {}),
+        (0.5, "zoom", {"scale": (1.0, 1.2), "random_window": 0.4}),
+        (0.5, "jitter", {"amount": 0.2}),
+        (0.25, "gamma", {"exponent": (0.7, 1.3)}),
+        (0.3, "blur", {"radius": (0.1, 1.0)}),
+    ]
+    assert rows[:5] == standard
+    assert sorted(rows[5:], key=str) == sorted([
+        (0.1, "swap_channels", {}),
+        (0.1, "grey", {}),
+        (0.15, "blur", {"radius": (0.1, 1.0)}),
+        (0.1, "sharpen", {"factor": (1.0, 2.0)}),
+        (0.1, "balance", {"gain": (0.8, 1.2)}),
+        (0.15, "jitter", {"amount": 0.3, "hue": 0.1}),
+        (0.1, "noise", {"sigma": (5 / 255, 5 / 255)}),
+        (0.1, "elastic", {"sigma": (3.0, 7.0), "alpha": (10.0, 30.0)}),
+        (0.05, "self_mixup", {"keep": (0.6, 0.8)}),
+    ], key=str)  # fmt: skip
+    assert AUGMENTS["standard"].before == AUGMENTS["advanced"].before[:5]
 
 
 def test_padding_is_the_mean_colour():

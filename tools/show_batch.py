@@ -1,0 +1,146 @@
+"""What the network really sees: the first training batches of a config as a picture, and their label values.
+
+python -m tools.show_batch configs/unet_streets.yaml
+python -m tools.show_batch configs/unet_streets.yaml --set data.augment=road --images 12 --epoch 3 --out road.png
+
+Of a run without folds these are its own batches, sample for sample; of a cross-validation those of stage 0, fold 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import build_dataset
+from data.dataset import SegmentationDataset
+from data.files import read_raw_mask
+from data.labels import LabelTable
+from data.loading import build_loader
+from data.transforms import denormalise
+from engine import cli
+from engine.config import Config, load_config
+from engine.cross_validation import fold_job
+from engine.errors import UserError
+from engine.jobs import Job, derive_seed
+from engine.pages import batch_page
+from engine.run_folder import say
+from engine.scoring import limited
+from engine.study import Study, draw_splits
+from engine.tables import format_table
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.images < 1 or args.epoch < 1:
+        raise UserError("--images and --epoch count from 1")
+    cfg = load_config(args.config, cli.overrides(args))
+    job = first_job(cfg)
+    keys, images, targets = zip(*samples(job, args.images, args.epoch - 1))
+    data = job.train
+    names = [data.names[key[1]] for key in keys]
+    path = Path(args.out)
+    batch_page(
+        [denormalise(x).permute(1, 2, 0).numpy() for x in images], [y.numpy() for y in targets],
+        captions(names, keys, data.class_names), data.palette, data.class_names, path, data.ignore_index,
+    )  # fmt: skip
+    say(f"{data.name}: {job.title()}, epoch {args.epoch}, {len(keys)} of {len(data)} images; {describe(job.cfg)}")
+    say(value_table(data, sorted({key[1] for key in keys}), targets))
+    say(f"written: {path}")
+
+
+def first_job(cfg: Config) -> Job:
+    """The training whose batches are shown, as train.py makes it; nothing is written."""
+    train = build_dataset(cfg, "train", train=True)
+    if cfg.cv.folds:
+        roles, folds = draw_splits(cfg, train).indices(train.names)
+        plain = train.plain()
+        return fold_job(Study(cfg, Path(), torch.device("cpu"), plain, train, plain, roles, folds), 0, 0, None)
+    train, seed = limited(train, cfg.data.limit), derive_seed(cfg.seed, "single")
+    return Job(Path(), cfg, train.subset(range(len(train)), seed=seed), train.plain(), seed)
+
+
+def samples(job: Job, count: int, epoch: int) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+    """(key, image, target) of the first `count` samples of an epoch, counted from 0, in the order of training."""
+    data = job.cfg.data
+    rare = data.sampling_temperature if data.sampling == "rare_class" else None
+    loader = build_loader(job.train, job.cfg.train.batch_size, True, job.seed, rare_temperature=rare)
+    loader.batch_sampler.set_epoch(epoch)
+    keys = [key for batch in loader.batch_sampler for key in batch]
+    for key in keys[:count]:
+        yield key, *job.train[key]
+
+
+def captions(names: Sequence[str], keys: Sequence[tuple[int, ...]], class_names: Sequence[str]) -> list[str]:
+    """Under each row: the image, and with rare-class sampling the class it was drawn for."""
+    return [f"{n} (drawn for {class_names[k[3]]})" if len(k) > 3 else n for n, k in zip(names, keys)]
+
+
+def describe(cfg: Config) -> str:
+    d = cfg.data
+    parts = [f"size {d.size[0]}x{d.size[1]}", f"augment {d.augment}"]
+    parts += [f"crop {d.crop[0]}x{d.crop[1]}"] if d.crop else []
+    parts += [f"copy_paste {d.copy_paste:g}"] if d.copy_paste else []
+    parts += [f"sampling {d.sampling}"] if d.sampling != "uniform" else []
+    return ", ".join(parts)
+
+
+def value_table(data: SegmentationDataset, images: Sequence[int], targets: Sequence[Tensor]) -> str:
+    """Label values before and after: what stands in the masks' files, what it means, and what the network is given.
+
+    Shares are of all pixels, of the files of the images shown and of the targets shown.
+    """
+    raw = [count_raw(data, i) for i in images]
+    before: dict[int, float] = {}
+    found: dict[int, set] = {}
+    for values in raw:
+        index = meaning(list(values), data.labels)
+        for value, pixels in values.items():
+            before[index[value]] = before.get(index[value], 0) + pixels
+            found.setdefault(index[value], set()).add(value)
+    counts = sum(torch.bincount(y.flatten(), minlength=256) for y in targets).double()
+    total = sum(before.values())
+    rows = []
+    for c in [*range(data.num_classes), data.ignore_index]:
+        name = "ignored" if c == data.ignore_index else data.class_names[c]
+        here = ", ".join(str(v) for v in sorted(found.get(c, ())))
+        rows.append(
+            (c, name, here or "-", f"{100 * before.get(c, 0) / total:.2f}", f"{100 * counts[c] / counts.sum():.2f}")
+        )
+    return format_table(rows, ("value", "class", "in the files", "before %", "after %"))
+
+
+def count_raw(data: SegmentationDataset, i: int) -> dict:
+    """{value or colour as stored: pixels} of the mask of image `i`."""
+    raw = read_raw_mask(data.records[i].label)
+    if raw.ndim == 2:
+        values, counts = np.unique(raw, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist()))
+    values, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
+    return dict(zip(map(tuple, values.tolist()), counts.tolist()))
+
+
+def meaning(values: Sequence, labels: LabelTable) -> dict:
+    """{value or colour: class index, or the ignore index}."""
+    array = np.array(values)
+    mapped = (
+        labels.map_raw(array, "mask") if array.ndim == 1 else labels.map_colours(array[None].astype(np.uint8), "mask")
+    )
+    return dict(zip(values, mapped.ravel().tolist()))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = cli.parser(__doc__.splitlines()[0], "python -m tools.show_batch configs/unet_streets.yaml --out batch.png")
+    p.add_argument("config", help="a YAML file under configs/")
+    p.add_argument("--out", default="batch.png", metavar="FILE.png", help="the picture to write (default: batch.png)")
+    p.add_argument("--images", type=int, default=8, metavar="N", help="samples to show (default: 8)")
+    p.add_argument("--epoch", type=int, default=1, metavar="E", help="of this epoch, counted from 1 (default: 1)")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))
