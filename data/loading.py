@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from data.class_weights import count_pixels
 from data.dataset import SegmentationDataset
 from data.draws import mix_seed
-from data.rare_classes import RareClasses, count_pixels, rare_classes
+from data.rare_classes import RareClasses, rare_classes
 from engine.errors import UserError
 
 

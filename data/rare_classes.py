@@ -12,17 +12,12 @@ more than 3000 pixels of it, in GTA's 1052x1914; here that is a share of the ima
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import SegmentationDataset
-from data.files import read_mask
 from engine.errors import UserError
 
 MIN_SHARE = 3000 / (1052 * 1914)  # of an image's labelled pixels
@@ -61,15 +56,3 @@ def rare_classes(counts: Tensor, temperature: float) -> RareClasses:
     large = counts > MIN_SHARE * counts.sum(1, keepdim=True)  # (N, C)
     shown = torch.where(large.any(0), large, counts > 0)
     return RareClasses(scores.softmax(0), [column.nonzero().flatten().tolist() for column in shown.T])
-
-
-def count_pixels(dataset: SegmentationDataset) -> Tensor:
-    """Labelled pixels of each class in each image, (N, C) int64, at the labels' own size; every mask is read once."""
-    dataset.require_labels()
-
-    def count(record) -> np.ndarray:
-        mask = read_mask(record.label, dataset.labels)
-        return np.bincount(mask.ravel(), minlength=256)[: dataset.num_classes]
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
-        return torch.from_numpy(np.stack(list(pool.map(count, dataset.records)))).long()

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from data import build_dataset
+from data.class_weights import count_pixels
 from data.draws import sample_rng
 from data.geometry import scaled_crop
 from data.loading import EpochBatchSampler, build_loader
-from data.rare_classes import MIN_SHARE, count_pixels, rare_classes
+from data.rare_classes import MIN_SHARE, rare_classes
 from engine.jobs import Job, build_parts
 from tests.helpers import config, make_folder, refuses, write_mask
 
