@@ -14,7 +14,7 @@ from engine import checkpoint as ckpt
 from engine.config import Config, config_from, load_config, to_dict
 from engine.scoring import build_network
 from engine.single_run import train_single
-from tests.helpers import make_camvid, make_cityscapes
+from tests.helpers import make_camvid, make_cityscapes, make_folder
 from tests.test_public_data import draw, frames, make_pets
 from tests.test_training import run_in
 
@@ -33,10 +33,11 @@ def roots(tmp_path_factory) -> dict[str, Path]:
         make_cityscapes(place / "cityscapes", cities=[f"{split}{i}" for i in range(8)], split=split, n=2)
         make_camvid(place / "camvid", {f"{split}{i}": 3 for i in range(8)}, split)
     make_pets(place / "pets")
+    make_folder(place / "folder", n=5)
     for split, n in (("training", 8), ("testing", 2)):
         draw(place / "kitti" / split / "image", place / "kitti" / split / "label", frames(n), (0, 2, 13, 255))
     return {"cityscapes": place / "cityscapes", "streets": place / "cityscapes", "camvid": place / "camvid",
-            "pets": place / "pets", "kitti": place / "kitti"}  # fmt: skip
+            "pets": place / "pets", "folder": place / "folder", "kitti": place / "kitti"}  # fmt: skip
 
 
 def teacher(cfg: Config, place: Path, roots: dict[str, Path]) -> Path:
