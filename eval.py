@@ -18,9 +18,10 @@ from engine import cli, pictures
 from engine.aggregate import parse_name
 from engine.config import Config, config_from, load_config, to_dict
 from engine.errors import UserError
-from engine.evaluate import metrics
+from engine.evaluate import scores
 from engine.inference import Views
 from engine.judging import aggregate_stage, finished_stages
+from engine.metrics import VOID
 from engine.public import open_public
 from engine.report import candidates_table, class_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
@@ -113,12 +114,12 @@ def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, 
     device, views = resolve_device(cfg.device), Views.of(cfg.eval)
     say(f"checkpoint: {path}  split: {args.split}")
     score = score_models(models, cfg, dataset, device, views)
-    result = metrics(score.confusion, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
+    result = scores(score, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
     say(class_table(result, facts))
     if args.save:
         pictures.save_dataset(models, cfg, dataset, device, args.save)
-    return {"protocol": facts, **result, "images": score.images, "seconds": score.seconds}
+    return {"protocol": facts, **result}
 
 
 def run_config(args: argparse.Namespace, cfg: Config) -> Config:
@@ -128,6 +129,7 @@ def run_config(args: argparse.Namespace, cfg: Config) -> Config:
     changes += [f"eval.window={args.window}"] if args.window else []
     changes += ["eval.flip=true"] if args.flip else []
     changes += ["eval.native=true"] if args.native else []
+    changes += [f"eval.void={args.void}"] if args.void else []
     return config_from(to_dict(cfg), changes)
 
 
@@ -142,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--flip", action="store_true", help="average with the mirrored image")
     p.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="sliding window in pixels")
     p.add_argument("--native", action="store_true", help="score at the labels' own size")
+    p.add_argument("--void", choices=VOID, help="error: predictions on void pixels are false positives")
     p.add_argument("--save", metavar="DIR", help="write predictions (label ids, colour, overlay)")
     p.add_argument("--json", metavar="FILE", help="write the scores")
     return p

@@ -13,17 +13,27 @@ from torch.utils.data import DataLoader
 from engine.errors import UserError, unknown
 from engine.inference import WHOLE, Views, autocast, predict_scores, resize
 from engine.metrics import ConfusionMatrix
+from engine.per_image import PerImage, image_mious
 
 
 @dataclass
 class Score:
-    """What evaluation gives: the matrix of everything, one matrix a group (for the bootstrap), the mean loss."""
+    """What evaluation gives: the matrix of everything, one a group (for the bootstrap), one an image, the mean loss."""
 
     confusion: ConfusionMatrix
+    per_image: PerImage = field(default_factory=PerImage)
     groups: dict[str, ConfusionMatrix] = field(default_factory=dict)
     loss: float | None = None
     images: int = 0
     seconds: float = 0.0
+
+    def add_image(self, name: str, group: str, pred: torch.Tensor, target: torch.Tensor) -> None:
+        """Count one image, in the sum and by itself."""
+        total = self.confusion
+        matrix = ConfusionMatrix(total.num_classes, total.ignore_index, total.void_rule)
+        matrix.update(pred, target)
+        total.merge(matrix)
+        self.per_image.add(name, group, matrix)
 
 
 @torch.inference_mode()
@@ -34,20 +44,22 @@ def evaluate(
     device: torch.device,
     *,
     ignore_index: int = 255,
+    void: str = "ignore",
     amp: torch.dtype | None = None,
     views: Views = WHOLE,
     criterion: nn.Module | None = None,
     groups: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Score:
     """Score one model, or the ensemble of several, on a loader of (images (B,3,H,W), target (B,h,w)).
 
     Where the target has another size than the images (native scoring), scores are resized to it before the argmax.
-    groups: a group name for each image in the loader's order; gives `Score.groups`. criterion: gives the mean loss per
-    image (of one model, whole images). Models are put in eval mode and left in the mode they came in.
+    groups, names: of each image in the loader's order; give `Score.groups` and `Score.per_image`. criterion: gives the
+    mean loss per image (of one model, whole images). Models are put in eval mode and left in the mode they came in.
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
     modes = [m.training for m in models]
-    score = Score(ConfusionMatrix(num_classes, ignore_index))
+    score = Score(ConfusionMatrix(num_classes, ignore_index, void))
     started, loss_sum = time.perf_counter(), 0.0
     for model in models:
         model.eval()
@@ -64,12 +76,10 @@ def evaluate(
             score.confusion.update(pred, target)
         else:
             for i in range(len(images)):
-                name = groups[score.images + i]
-                matrix = score.groups.setdefault(name, ConfusionMatrix(num_classes, ignore_index))
-                matrix.update(pred[i], target[i])
+                k = score.images + i
+                score.add_image(names[k] if names else str(k), groups[k], pred[i], target[i])
         score.images += len(images)
-    for matrix in score.groups.values():
-        score.confusion.merge(matrix)
+    score.groups = score.per_image.by_group(score.confusion)
     for model, mode in zip(models, modes):
         model.train(mode)
     score.loss = loss_sum / score.images if criterion is not None and score.images else None
@@ -87,17 +97,23 @@ def excluded(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...
     return tuple(class_names.index(name) for name in dict.fromkeys(names))
 
 
+def number(x: float) -> float | None:
+    """nan, which JSON does not have, as None."""
+    return None if x != x else x
+
+
 def metrics(
     confusion: ConfusionMatrix, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()
 ) -> dict:
     """Every score of a confusion matrix as plain JSON values (nan becomes null).
 
     exclude: names of classes that miou, mean_accuracy and dice leave out of their means. They are still pixels: the
-    accuracy and frequency-weighted IoU count them, and mistaking another class for them costs that class.
+    accuracy and frequency-weighted IoU count them, and mistaking another class for them costs that class. The
+    matrix has two more parts where they are not empty: `no_class`, pixels of each class predicted as none, and
+    `void_predictions`, predictions on void pixels that count as errors.
     """
     left_out = excluded(exclude, list(class_names))
-    number = lambda x: None if x != x else x  # noqa: E731  nan != nan
-    return {
+    result = {
         "miou": number(confusion.miou(absent, left_out)),
         "pixel_accuracy": number(confusion.pixel_accuracy()),
         "mean_accuracy": number(confusion.mean_accuracy(left_out)),
@@ -106,3 +122,17 @@ def metrics(
         "per_class": {n: number(v) for n, v in zip(class_names, confusion.iou().tolist())},
         "confusion_matrix": confusion.matrix.tolist(),
     }
+    for key, part in (("no_class", confusion.counts[:, -1]), ("void_predictions", confusion.void)):
+        if part.any():
+            result[key] = part.tolist()
+    return result
+
+
+def scores(score: Score, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()) -> dict:
+    """The scores of a whole set and of its images, as eval.py and tools/score.py write them."""
+    left_out = excluded(exclude, list(class_names))
+    of_images = image_mious(score.per_image.matrices(score.confusion), left_out)  # (N,)
+    result = metrics(score.confusion, class_names, absent, exclude)
+    result["miou_per_image"] = number(of_images.nanmean().item())
+    per_image = score.per_image.to_json() | {"miou": [number(v) for v in of_images.tolist()]}
+    return result | {"per_image": per_image, "images": score.images, "seconds": score.seconds}

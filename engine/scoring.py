@@ -65,7 +65,7 @@ def score_models(
     loader = build_loader(dataset, size, train=False, workers=cfg.train.workers)
     return evaluate(
         models, loader, dataset.num_classes, device, ignore_index=dataset.ignore_index,
-        amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups,
+        void=cfg.eval.void, amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups, names=dataset.names,
     )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
         "size": list(cfg.data.size),
         "native": cfg.eval.native,
         "absent": cfg.eval.absent,
+        "void": cfg.eval.void,
         "exclude": list(cfg.eval.exclude),
         "scales": list(views.scales),
         "flip": views.flip,

@@ -74,6 +74,7 @@ def describe(protocol: dict) -> str:
     parts += [f"test-time scales {', '.join(f'{s:g}' for s in scales)}"] if list(scales) != [1.0] else []
     parts += ["mirrored image averaged in"] if protocol.get("flip") else []
     parts += ["sliding window {}x{}".format(*protocol["window"])] if protocol.get("window") else []
+    parts += ["void pixels count as errors"] if protocol.get("void") == "error" else []
     parts += [f"means without {', '.join(protocol['exclude'])}"] if protocol.get("exclude") else []
     return ", ".join([*parts, ABSENT_RULE.get(protocol.get("absent"), f"absent rule {protocol.get('absent')}")])
 
@@ -121,10 +122,16 @@ SUMMARY = {
     "mean_accuracy": "mean accuracy",
     "dice": "mean Dice",
 }
+OF_IMAGES = {"miou_per_image": "mIoU per image"}  # what needs the images one by one
 
 
 def class_table(result: dict, protocol: dict) -> str:
     """IoU of each class and the means, in percent, with the protocol: what eval.py prints for one checkpoint."""
+    return f"{describe(protocol)}; in %\n{scores_table(result)}"
+
+
+def scores_table(result: dict) -> str:
+    """IoU of each class and the means, in percent."""
     rows = [[name, pct(value)] for name, value in result["per_class"].items()]
-    rows += [[label, pct(result[key])] for key, label in SUMMARY.items() if key in result]
-    return f"{describe(protocol)}; in %\n{format_table(rows, ['class', 'IoU'])}"
+    rows += [[label, pct(result[key])] for key, label in (SUMMARY | OF_IMAGES).items() if key in result]
+    return format_table(rows, ["class", "IoU"])
