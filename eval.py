@@ -127,6 +127,7 @@ def run_config(args: argparse.Namespace, cfg: Config) -> Config:
     changes = cli.overrides(args)
     changes += [f"eval.scales={args.scales}"] if args.scales else []
     changes += [f"eval.window={args.window}"] if args.window else []
+    changes += [f"eval.blend={args.blend}"] if args.blend else []
     changes += ["eval.flip=true"] if args.flip else []
     changes += ["eval.native=true"] if args.native else []
     changes += [f"eval.void={args.void}"] if args.void else []
@@ -143,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--scales", nargs="+", type=float, metavar="S", help="test-time scales, e.g. 0.75 1.0 1.25")
     p.add_argument("--flip", action="store_true", help="average with the mirrored image")
     p.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="sliding window in pixels")
+    p.add_argument("--blend", choices=("mean", "gaussian"), help="how overlapping windows are weighted")
     p.add_argument("--native", action="store_true", help="score at the labels' own size")
     p.add_argument("--void", choices=VOID, help="error: predictions on void pixels are false positives")
     p.add_argument("--save", metavar="DIR", help="write predictions (label ids, colour, overlay)")

@@ -119,6 +119,7 @@ class EvalConfig:
     scales: list[float] = field(default_factory=lambda: [1.0])  # test-time scales of data.size, probabilities averaged
     flip: bool = False  # average with the mirrored image
     window: list[int] = field(default_factory=list)  # sliding window (H, W); empty: whole image
+    blend: Literal["mean", "gaussian"] = "mean"  # overlapping windows: all alike, or each one's middle counts most
 
 
 @dataclass

@@ -14,6 +14,7 @@ from engine.errors import UserError, unknown
 from engine.inference import WHOLE, Views, autocast, predict_scores, resize
 from engine.metrics import ConfusionMatrix
 from engine.per_image import PerImage, image_mious
+from engine.strips import classes
 
 
 @dataclass
@@ -68,10 +69,10 @@ def evaluate(
         target = target.to(device, non_blocking=True)
         with autocast(device, amp):
             scores = predict_scores(models, images, views)
-        scores = resize(scores, target.shape[-2:])
         if criterion is not None:
-            loss_sum += criterion(scores, target).item() * len(images)
-        pred = scores.argmax(1)
+            loss_sum += criterion(resize(scores.float(), target.shape[-2:]), target).item() * len(images)
+        pred = classes(scores, target.shape[-2:])
+        del scores  # before the next forward
         if groups is None:
             score.confusion.update(pred, target)
         else:

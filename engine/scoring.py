@@ -99,5 +99,6 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
         "scales": list(views.scales),
         "flip": views.flip,
         "window": list(views.window) if views.window else None,
+        "blend": views.blend if views.window else None,
         "data_hash": data_hash(dataset),
     }
