@@ -44,6 +44,8 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     started = time.perf_counter()
     if args.checkpoint:
         raise UserError("--aggregate scores the folds of a run; it does not go with --checkpoint")
+    if args.extra:
+        raise UserError("--extra scores one network: --checkpoint RUN/aggregate/NAME.pt instead of --aggregate")
     parse_name(args.aggregate, 1)  # an unknown name is told before anything is loaded
     run = args.run or newest_run(with_folds=True)
     saved = load_config(run / "config.yaml")
@@ -113,7 +115,7 @@ def score_public_file(args: argparse.Namespace, path: Path) -> dict:
 def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, path: Path) -> dict:
     device, views = resolve_device(cfg.device), Views.of(cfg.eval)
     say(f"checkpoint: {path}  split: {args.split}")
-    score = score_models(models, cfg, dataset, device, views)
+    score = score_models(models, cfg, dataset, device, views, args.extra)
     result = scores(score, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
     say(class_table(result, facts))
@@ -147,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--blend", choices=("mean", "gaussian"), help="how overlapping windows are weighted")
     p.add_argument("--native", action="store_true", help="score at the labels' own size")
     p.add_argument("--void", choices=VOID, help="error: predictions on void pixels are false positives")
+    p.add_argument("--extra", action="store_true", help="boundary IoU, ROC and AUC by class, calibration (slower)")
     p.add_argument("--save", metavar="DIR", help="write predictions (label ids, colour, overlay)")
     p.add_argument("--json", metavar="FILE", help="write the scores")
     return p

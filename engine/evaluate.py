@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from engine.boundary import BoundaryIoU
+from engine.calibration import BinnedScores
 from engine.errors import UserError, unknown
 from engine.inference import WHOLE, Views, autocast, predict_scores, resize
 from engine.metrics import ConfusionMatrix
 from engine.per_image import PerImage, image_mious
-from engine.strips import classes
+from engine.strips import classes, row_softmax, strips
 
 
 @dataclass
@@ -27,6 +29,8 @@ class Score:
     loss: float | None = None
     images: int = 0
     seconds: float = 0.0
+    binned: BinnedScores | None = None  # with `extra`: for ROC, AUC, calibration
+    boundary: BoundaryIoU | None = None  # with `extra`
 
     def add_image(self, name: str, group: str, pred: torch.Tensor, target: torch.Tensor) -> None:
         """Count one image, in the sum and by itself."""
@@ -35,6 +39,19 @@ class Score:
         matrix.update(pred, target)
         total.merge(matrix)
         self.per_image.add(name, group, matrix)
+
+    def add_extra(self, scores: torch.Tensor, logits: bool, pred: torch.Tensor, target: torch.Tensor) -> None:
+        """Bin a batch's scores (B, C, h, w), logits or probabilities, at the target's size; count its boundaries."""
+        total = self.confusion
+        self.binned = self.binned or BinnedScores(total.num_classes, total.ignore_index)
+        for top, bottom, part in strips(scores, target.shape[-2:]):
+            self.binned.update(row_softmax(part) if logits else part, target[:, top:bottom])
+        for one_pred, one_target in zip(pred, target):
+            self.add_boundary(one_pred, one_target)
+
+    def add_boundary(self, pred: torch.Tensor, target: torch.Tensor) -> None:
+        self.boundary = self.boundary or BoundaryIoU(self.confusion.num_classes, self.confusion.ignore_index)
+        self.boundary.update(pred, target)
 
 
 @torch.inference_mode()
@@ -51,12 +68,14 @@ def evaluate(
     criterion: nn.Module | None = None,
     groups: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
+    extra: bool = False,
 ) -> Score:
     """Score one model, or the ensemble of several, on a loader of (images (B,3,H,W), target (B,h,w)).
 
     Where the target has another size than the images (native scoring), scores are resized to it before the argmax.
-    groups, names: of each image in the loader's order; give `Score.groups` and `Score.per_image`. criterion: gives the
-    mean loss per image (of one model, whole images). Models are put in eval mode and left in the mode they came in.
+    groups, names: of each image in the loader's order; give `Score.groups` and `Score.per_image`. extra: also bins the
+    scores and takes boundaries. criterion: gives the mean loss per image (of one model, whole images). Models are put
+    in eval mode and left in the mode they came in.
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
     modes = [m.training for m in models]
@@ -72,6 +91,9 @@ def evaluate(
         if criterion is not None:
             loss_sum += criterion(resize(scores.float(), target.shape[-2:]), target).item() * len(images)
         pred = classes(scores, target.shape[-2:])
+        if extra:
+            logits = len(models) == 1 and views.single(images.shape[-2:])
+            score.add_extra(scores, logits, pred, target)
         del scores  # before the next forward
         if groups is None:
             score.confusion.update(pred, target)
@@ -135,5 +157,11 @@ def scores(score: Score, class_names: Sequence[str], absent: str = "nan", exclud
     of_images = image_mious(score.per_image.matrices(score.confusion), left_out)  # (N,)
     result = metrics(score.confusion, class_names, absent, exclude)
     result["miou_per_image"] = number(of_images.nanmean().item())
+    if score.boundary:
+        per_class = [number(v) for v in score.boundary.iou().tolist()]
+        result["boundary_miou"] = number(score.boundary.miou(absent, left_out))
+        result["boundary_iou"] = dict(zip(class_names, per_class))
+    if score.binned:
+        result |= score.binned.to_json(class_names, absent, left_out)
     per_image = score.per_image.to_json() | {"miou": [number(v) for v in of_images.tolist()]}
     return result | {"per_image": per_image, "images": score.images, "seconds": score.seconds}

@@ -123,7 +123,12 @@ SUMMARY = {
     "mean_accuracy": "mean accuracy",
     "dice": "mean Dice",
 }
-OF_IMAGES = {"miou_per_image": "mIoU per image"}  # what needs the images one by one
+MORE = {  # what needs images one by one, or is asked for by --extra
+    "miou_per_image": "mIoU per image",
+    "boundary_miou": "boundary mIoU",
+    "mean_auc": "mean AUC",
+    "ece": "expected calibration error",
+}
 
 
 def class_table(result: dict, protocol: dict) -> str:
@@ -132,7 +137,10 @@ def class_table(result: dict, protocol: dict) -> str:
 
 
 def scores_table(result: dict) -> str:
-    """IoU of each class and the means, in percent."""
-    rows = [[name, pct(value)] for name, value in result["per_class"].items()]
-    rows += [[label, pct(result[key])] for key, label in (SUMMARY | OF_IMAGES).items() if key in result]
-    return format_table(rows, ["class", "IoU"])
+    """IoU of each class (with boundary IoU and AUC, where they were taken) and the means, in percent."""
+    columns = {"IoU": "per_class", "boundary IoU": "boundary_iou", "AUC": "auc"}
+    columns = {head: result[key] for head, key in columns.items() if key in result}
+    rows = [[name, *(pct(values[name]) for values in columns.values())] for name in result["per_class"]]
+    rest = [""] * (len(columns) - 1)
+    rows += [[label, pct(result[key]), *rest] for key, label in (SUMMARY | MORE).items() if key in result]
+    return format_table(rows, ["class", *columns])

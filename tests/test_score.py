@@ -118,3 +118,34 @@ def test_what_cannot_be_paired_is_one_line(tmp_path, capsys):
     write_mask(tmp_path / "p/b_ids.png", (0, 1))
     assert "same name" in fails(capsys, tmp_path / "p", tmp_path / "t", "--classes", "camvid")
     assert "neither camvid" in fails(capsys, tmp_path / "p", tmp_path / "t", "--classes", "camvit")
+
+
+def evaluated(place, out, *words) -> dict:
+    command = ["--checkpoint", place / "best.pt", "--json", out, *words]
+    assert cli.run(eval_command.main, eval_command.build_parser(), [str(w) for w in command]) == 0
+    return json.loads(out.read_text())
+
+
+def test_extra_scores_stand_in_the_file_and_the_table(checkpoint, tmp_path, capsys):
+    plain = evaluated(checkpoint, tmp_path / "a.json")
+    capsys.readouterr()
+    result = evaluated(checkpoint, tmp_path / "b.json", "--extra", "--native", "--save", tmp_path / "p")
+    out = capsys.readouterr().out
+    assert "boundary mIoU" in out and "AUC" in out and "expected calibration error" in out and "per image" in out
+    assert not {"boundary_miou", "auc", "ece"} & set(plain)
+    assert set(result["auc"]) == set(result["boundary_iou"]) == {"a", "b", "c"}
+    assert sum(result["reliability"]["pixels"]) == np.sum(result["confusion_matrix"])
+    words = [tmp_path / "p", checkpoint / "data/labels/val", "--classes", checkpoint / "data", "--extra"]
+    assert run_score(*words, "--json", tmp_path / "s.json") == 0
+    theirs = json.loads((tmp_path / "s.json").read_text())
+    assert theirs["boundary_iou"] == pytest.approx(result["boundary_iou"], abs=1e-9)
+
+
+def test_scores_do_not_depend_on_batch_size_or_workers(checkpoint, tmp_path):
+    base = evaluated(checkpoint, tmp_path / "a.json", "--extra")
+    for words in (["eval.batch_size=1"], ["eval.batch_size=4", "train.workers=2"]):
+        sets = [w for s in words for w in ("--set", s)]
+        other = evaluated(checkpoint, tmp_path / "b.json", "--extra", *sets)
+        assert base["per_image"] == other["per_image"] and base["confusion_matrix"] == other["confusion_matrix"]
+        assert base["boundary_iou"] == other["boundary_iou"]
+        assert base["auc"] == pytest.approx(other["auc"], abs=1e-4)  # logits may differ in their last bits

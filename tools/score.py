@@ -122,7 +122,7 @@ def target_table(labels: LabelTable, path: Path) -> LabelTable:
     return CITYSCAPES_TRAIN_IDS if labels is CITYSCAPES and "_labelTrainIds" in path.name else labels
 
 
-def score_folders(pairs: list, labels: LabelTable, void: str, raw: bool) -> Score:
+def score_folders(pairs: list, labels: LabelTable, void: str, raw: bool, extra: bool = False) -> Score:
     """Count every pair. A group is the folder a target lies in, else the image itself."""
     started = time.perf_counter()
     score = Score(ConfusionMatrix(labels.num_classes, labels.ignore_index, void))
@@ -133,7 +133,10 @@ def score_folders(pairs: list, labels: LabelTable, void: str, raw: bool) -> Scor
             sizes = ["{}x{}".format(*a.shape) for a in (pred, target)]
             raise UserError(f"{pred_file}: {sizes[0]}, but its target {target_file.name} is {sizes[1]} (H x W)")
         group = name.rsplit("/", 1)[0] if "/" in name else name
-        score.add_image(name, group, torch.from_numpy(pred), torch.from_numpy(target))
+        pred, target = torch.from_numpy(pred), torch.from_numpy(target).long()
+        score.add_image(name, group, pred, target)
+        if extra:
+            score.add_boundary(pred, target)
     score.images, score.seconds = len(pairs), time.perf_counter() - started
     score.groups = score.per_image.by_group(score.confusion)
     return score
@@ -153,7 +156,7 @@ def class_table_of(text: str) -> LabelTable:
 def main(args: argparse.Namespace) -> None:
     labels, folders = class_table_of(args.classes), (Path(args.predictions), Path(args.targets))
     pairs = pair_up(label_files(folders[0]), label_files(folders[1]), folders[0])
-    score = score_folders(pairs, labels, args.void, args.raw)
+    score = score_folders(pairs, labels, args.void, args.raw, args.extra)
     facts = {
         "data": labels.name, "predictions": str(folders[0]), "targets": str(folders[1]), "images": len(pairs),
         "classes": list(labels.class_names), "raw": args.raw, "absent": args.absent, "void": args.void,
@@ -180,6 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--classes", required=True, metavar="camvid|cityscapes|FILE", help="a table, or a classes.yaml")
     p.add_argument("--absent", choices=ABSENT, default="nan", help="IoU of a class in neither target nor prediction")
     p.add_argument("--void", choices=VOID, default="ignore", help="error: predictions on void are false positives")
+    p.add_argument("--extra", action="store_true", help="boundary IoU too")
     p.add_argument("--raw", action="store_true", help="predictions hold the table's raw values, not class indices")
     p.add_argument("--json", metavar="FILE", help="write the scores, with eval.py's keys")
     return p
