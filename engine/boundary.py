@@ -1,4 +1,4 @@
-"""Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562, section 4): IoU of the bands along the contours.
+"""Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562): IoU of the bands along the contours.
 
 The IoU of a large object hardly changes when its outline is wrong; the IoU of the band of its pixels that lie within d
 of its contour does. d is 0.02 of the image's diagonal, rounded, at least 1 px, as in the paper and its code

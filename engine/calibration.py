@@ -85,13 +85,13 @@ class BinnedScores:
         return auc.nanmean().item()
 
     def ece(self) -> float:
-        """Expected calibration error, Guo et al., arXiv 1706.04599, section 2: the mean over bins of the gap between
+        """Expected calibration error, Guo et al., arXiv 1706.04599: the mean over bins of the gap between
         accuracy and mean confidence, weighted by their pixels."""
         gap = (self.right.double() - self.confidence.double() / UNIT).abs()
         return (gap.sum() / self.confident.sum()).item()
 
     def reliability(self) -> dict[str, list]:
-        """The reliability diagram (section 2 there): of each bin its upper edge, pixels, accuracy, mean confidence."""
+        """The reliability diagram (the same paper): of each bin its upper edge, pixels, accuracy, mean confidence."""
         n = self.confident.double()
         accuracy, confidence = self.right / n, self.confidence.double() / UNIT / n
         return {

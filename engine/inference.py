@@ -26,6 +26,8 @@ class Views:
 
     @staticmethod
     def of(cfg: EvalConfig) -> Views:
+        if cfg.window and (len(cfg.window) != 2 or min(cfg.window) < 64):
+            raise UserError(f"eval.window: {cfg.window}: expected [H, W] of at least 64 px, the least a network takes")
         return Views(tuple(cfg.scales), cfg.flip, tuple(cfg.window) or None, cfg.blend)
 
     def covers(self, size: Sequence[int]) -> bool:

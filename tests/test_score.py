@@ -149,3 +149,11 @@ def test_scores_do_not_depend_on_batch_size_or_workers(checkpoint, tmp_path):
         assert base["per_image"] == other["per_image"] and base["confusion_matrix"] == other["confusion_matrix"]
         assert base["boundary_iou"] == other["boundary_iou"]
         assert base["auc"] == pytest.approx(other["auc"], abs=1e-4)  # logits may differ in their last bits
+
+
+def test_flags_that_cannot_be_followed_are_one_line(checkpoint, capsys):
+    for words, said in ((["--aggregate", "mean", "--extra"], "--extra"), (["--window", 32, 64], "eval.window")):
+        command = ["--checkpoint", checkpoint / "best.pt"] if "--window" in words else []
+        assert cli.run(eval_command.main, eval_command.build_parser(), [str(w) for w in [*command, *words]]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
