@@ -18,9 +18,10 @@ from engine import cli, pictures
 from engine.aggregate import parse_name
 from engine.config import Config, config_from, load_config, to_dict
 from engine.errors import UserError
-from engine.evaluate import metrics
+from engine.evaluate import scores
 from engine.inference import Views
 from engine.judging import aggregate_stage, finished_stages
+from engine.metrics import VOID
 from engine.public import open_public
 from engine.report import candidates_table, class_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
@@ -43,6 +44,8 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     started = time.perf_counter()
     if args.checkpoint:
         raise UserError("--aggregate scores the folds of a run; it does not go with --checkpoint")
+    if args.extra:
+        raise UserError("--extra scores one network: --checkpoint RUN/aggregate/NAME.pt instead of --aggregate")
     parse_name(args.aggregate, 1)  # an unknown name is told before anything is loaded
     run = args.run or newest_run(with_folds=True)
     saved = load_config(run / "config.yaml")
@@ -112,13 +115,13 @@ def score_public_file(args: argparse.Namespace, path: Path) -> dict:
 def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, path: Path) -> dict:
     device, views = resolve_device(cfg.device), Views.of(cfg.eval)
     say(f"checkpoint: {path}  split: {args.split}")
-    score = score_models(models, cfg, dataset, device, views)
-    result = metrics(score.confusion, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
+    score = score_models(models, cfg, dataset, device, views, args.extra)
+    result = scores(score, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
     say(class_table(result, facts))
     if args.save:
         pictures.save_dataset(models, cfg, dataset, device, args.save)
-    return {"protocol": facts, **result, "images": score.images, "seconds": score.seconds}
+    return {"protocol": facts, **result}
 
 
 def run_config(args: argparse.Namespace, cfg: Config) -> Config:
@@ -126,8 +129,10 @@ def run_config(args: argparse.Namespace, cfg: Config) -> Config:
     changes = cli.overrides(args)
     changes += [f"eval.scales={args.scales}"] if args.scales else []
     changes += [f"eval.window={args.window}"] if args.window else []
+    changes += [f"eval.blend={args.blend}"] if args.blend else []
     changes += ["eval.flip=true"] if args.flip else []
     changes += ["eval.native=true"] if args.native else []
+    changes += [f"eval.void={args.void}"] if args.void else []
     return config_from(to_dict(cfg), changes)
 
 
@@ -141,7 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--scales", nargs="+", type=float, metavar="S", help="test-time scales, e.g. 0.75 1.0 1.25")
     p.add_argument("--flip", action="store_true", help="average with the mirrored image")
     p.add_argument("--window", nargs=2, type=int, metavar=("H", "W"), help="sliding window in pixels")
+    p.add_argument("--blend", choices=("mean", "gaussian"), help="how overlapping windows are weighted")
     p.add_argument("--native", action="store_true", help="score at the labels' own size")
+    p.add_argument("--void", choices=VOID, help="error: predictions on void pixels are false positives")
+    p.add_argument("--extra", action="store_true", help="boundary IoU, ROC and AUC by class, calibration (slower)")
     p.add_argument("--save", metavar="DIR", help="write predictions (label ids, colour, overlay)")
     p.add_argument("--json", metavar="FILE", help="write the scores")
     return p

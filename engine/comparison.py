@@ -107,13 +107,13 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     groups = list(first.trained[0].score.groups)
     if len(groups) < 2 or any(list(t.score.groups) != groups for e in (first, other) for t in e.trained):
         return None
-    sides = [_counts(entry, groups) for entry in (first, other)]  # each (seeds, groups, C, C+1)
+    sides = [_totals(entry, groups) for entry in (first, other)]  # each (seeds, groups, 3, C)
     if sides[0].shape != sides[1].shape:
         return None
     generator = torch.Generator().manual_seed(0)
     group_draws = _times(samples, len(groups), generator)  # (samples + 1, groups)
     seed_draws = _times(samples, len(seeds), generator)  # (samples + 1, seeds)
-    ious = [_iou(torch.einsum("ng,sgij->nsij", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
+    ious = [_iou(torch.einsum("ng,sgkc->nskc", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
     if classes is None:
         left_out = first.excluded()
         classes = [c for c in range(ious[0].shape[-1]) if c not in left_out]
@@ -126,8 +126,8 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     return {"difference": gap[0].item(), "low": low, "high": high}
 
 
-def _counts(entry: Entry, groups: list[str]) -> torch.Tensor:
-    return torch.stack([torch.stack([t.score.groups[g].counts for g in groups]) for t in entry.trained]).double()
+def _totals(entry: Entry, groups: list[str]) -> torch.Tensor:
+    return torch.stack([torch.stack([t.score.groups[g].totals() for g in groups]) for t in entry.trained])
 
 
 def _times(samples: int, n: int, generator: torch.Generator) -> torch.Tensor:
@@ -137,10 +137,10 @@ def _times(samples: int, n: int, generator: torch.Generator) -> torch.Tensor:
     return torch.cat([torch.ones(1, n, dtype=torch.float64), times])
 
 
-def _iou(counts: torch.Tensor) -> torch.Tensor:
-    """(.., C, C+1) -> (.., C)."""
-    tp = counts[..., :-1].diagonal(dim1=-2, dim2=-1)
-    return tp / (counts.sum(-1) + counts[..., :-1].sum(-2) - tp)
+def _iou(totals: torch.Tensor) -> torch.Tensor:
+    """(.., 3, C) -> (.., C)."""
+    tp, target, pred = totals.unbind(-2)
+    return tp / (target + pred - tp)
 
 
 # --- as plain rows ----------------------------------------------------------------------------------------------------

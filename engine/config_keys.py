@@ -125,11 +125,13 @@ class CvConfig:
 class EvalConfig:
     native: bool = False  # score at the label's own size instead of data.size
     absent: Literal["nan", "zero", "one"] = "nan"  # IoU of a class in neither target nor prediction
+    void: Literal["ignore", "error"] = "ignore"  # error: what is predicted on void pixels is false
     exclude: list[str] = field(default_factory=list)  # classes left out of the means (mIoU, mean accuracy, mean Dice)
     batch_size: int = 8
     scales: list[float] = field(default_factory=lambda: [1.0])  # test-time scales of data.size, probabilities averaged
     flip: bool = False  # average with the mirrored image
     window: list[int] = field(default_factory=list)  # sliding window (H, W); empty: whole image
+    blend: Literal["mean", "gaussian"] = "mean"  # overlapping windows: all alike, or each one's middle counts most
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.config_keys import EvalConfig, TrainConfig
 from engine.errors import UserError
+from engine.strips import classes, strips
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,22 @@ class Views:
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    window: tuple[int, int] | None = None  # (H, W) in pixels, at each scale; steps of 2/3 of it
+    window: tuple[int, int] | None = None  # (H, W) in pixels, at each scale
+    blend: str = "mean"  # overlapping windows: all alike, in steps of 2/3; or `gaussian`, in steps of 1/2 of the window
 
     @staticmethod
     def of(cfg: EvalConfig) -> Views:
-        return Views(tuple(cfg.scales), cfg.flip, tuple(cfg.window) or None)
+        if cfg.window and (len(cfg.window) != 2 or min(cfg.window) < 64):
+            raise UserError(f"eval.window: {cfg.window}: expected [H, W] of at least 64 px, the least a network takes")
+        return Views(tuple(cfg.scales), cfg.flip, tuple(cfg.window) or None, cfg.blend)
+
+    def covers(self, size: Sequence[int]) -> bool:
+        """Whether an image of this size is looked at as a whole."""
+        return self.window is None or (self.window[0] >= size[0] and self.window[1] >= size[1])
+
+    def single(self, size: Sequence[int]) -> bool:
+        """Whether one forward is all there is: then scores are logits, else probabilities."""
+        return self.scales == (1.0,) and not self.flip and self.covers(size)
 
 
 WHOLE = Views()  # one look at the whole image
@@ -32,48 +44,76 @@ WHOLE = Views()  # one look at the whole image
 
 @torch.inference_mode()
 def predict_scores(models: Sequence[nn.Module], images: Tensor, views: Views = WHOLE) -> Tensor:
-    """Scores (B, C, H, W) float32 for images (B, 3, H, W), whose argmax is the prediction.
+    """Scores (B, C, H, W) for images (B, 3, H, W), whose argmax is the prediction.
 
-    One model and one view: its logits. Otherwise the mean of softmax probabilities over models and views, each view
-    brought back to H x W (bilinear, align_corners=False) before averaging. Models must be in eval mode.
+    One model and one view: its logits, in its own precision. Otherwise the mean of softmax probabilities over models
+    and views in float32, each view brought back to H x W (bilinear, align_corners=False) before averaging. Models must
+    be in eval mode. Memory beside a view's logits: one map of the mean (with windows one more), and a strip.
     """
-    if len(models) == 1 and views == WHOLE:
-        return models[0](images)["out"].float()
+    size = images.shape[-2:]
+    if len(models) == 1 and views.single(size):
+        return models[0](images)["out"]
     total = None
     for model in models:
         for scale in views.scales:
-            size = [max(64, round(s * scale)) for s in images.shape[-2:]]
-            scaled = images
-            if size != list(images.shape[-2:]):
-                scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+            scaled, shape = images, [max(64, round(s * scale)) for s in size]
+            if shape != list(size):
+                scaled = F.interpolate(images, size=shape, mode="bilinear", align_corners=False, antialias=scale < 1)
             for mirrored in (False, True) if views.flip else (False,):
-                probs = _probabilities(model, scaled.flip(-1) if mirrored else scaled, views.window)
-                probs = probs.flip(-1) if mirrored else probs
-                probs = resize(probs, images.shape[-2:])
-                total = probs if total is None else total.add_(probs)
-    return total / (len(models) * len(views.scales) * (2 if views.flip else 1))
+                view = scaled.flip(-1) if mirrored else scaled
+                whole = views.covers(shape)
+                scores = model(view)["out"] if whole else _windows(model, view, views)
+                if total is None:
+                    total = torch.zeros(*scores.shape[:2], *size, device=scores.device)
+                for top, bottom, part in strips(scores, size, softmax=whole, mirrored=mirrored):
+                    total[:, :, top:bottom] += part
+                del scores  # before the next forward
+    return total.div_(len(models) * len(views.scales) * (2 if views.flip else 1))
 
 
-def _probabilities(model: nn.Module, images: Tensor, window: tuple[int, int] | None) -> Tensor:
-    """Softmax of the whole image, or the mean over overlapping windows that cover it."""
+def predict_classes(
+    models: Sequence[nn.Module], images: Tensor, views: Views, size: Sequence[int], amp: torch.dtype | None = None
+) -> Tensor:
+    """(B, h, w) int64: the class of each pixel, scores resized to `size` (h, w) before the argmax."""
+    with autocast(images.device, amp):
+        scores = predict_scores(models, images, views)
+    return classes(scores, size)
+
+
+def _windows(model: nn.Module, images: Tensor, views: Views) -> Tensor:
+    """Weighted mean of softmax probabilities over overlapping windows that cover the image, (B, C, H, W) float32."""
     height, width = images.shape[-2:]
-    if window is None or (window[0] >= height and window[1] >= width):
-        return model(images)["out"].float().softmax(1)
-    h, w = min(window[0], height), min(window[1], width)
-    total, times = None, images.new_zeros(1, 1, height, width)
-    for top in window_starts(height, h):
-        for left in window_starts(width, w):
-            probs = model(images[..., top : top + h, left : left + w])["out"].float().softmax(1)
+    h, w = min(views.window[0], height), min(views.window[1], width)
+    step = 1 / 2 if views.blend == "gaussian" else 2 / 3
+    weight = window_weights(h, w, views.blend).to(images.device)
+    total, weights = None, torch.zeros(height, width, device=images.device)
+    for top in window_starts(height, h, step):
+        for left in window_starts(width, w, step):
+            here = (..., slice(top, top + h), slice(left, left + w))
+            probs = model(images[here])["out"].float().softmax(1)
             total = probs.new_zeros(*probs.shape[:2], height, width) if total is None else total
-            total[..., top : top + h, left : left + w] += probs
-            times[..., top : top + h, left : left + w] += 1
-    return total / times
+            total[here] += probs.mul_(weight)
+            weights[here] += weight
+    return total.div_(weights)
 
 
-def window_starts(length: int, window: int) -> list[int]:
-    """Offsets of windows that overlap by a third and cover 0..length; the last one ends at the border."""
-    stride = max(1, window * 2 // 3)
+def window_starts(length: int, window: int, step: float = 2 / 3) -> list[int]:
+    """Offsets of windows that cover 0..length, `step` of a window apart; the last one ends at the border."""
+    stride = max(1, int(window * step))
     return [*range(0, length - window, stride), length - window]
+
+
+def window_weights(h: int, w: int, blend: str) -> Tensor:
+    """(h, w): how much a window's pixels count where windows overlap, 1 at the most.
+
+    gaussian: the importance map of nnU-Net (Isensee et al., Nature Methods 2021; compute_gaussian in its
+    sliding_window_prediction.py): standard deviation 1/8 of the window's sides, since a network sees least context at
+    the border of its input. Theirs is a filtered impulse centred on pixel n // 2; this is the function itself, centred.
+    """
+    if blend == "mean":
+        return torch.ones(h, w)
+    sides = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in (h, w)]
+    return sides[0][:, None] * sides[1]
 
 
 def resize(scores: Tensor, size: Sequence[int]) -> Tensor:

@@ -3,31 +3,40 @@
 Sums first, ratios last: no result depends on the batch size, the order of the files or the number of processes.
 IoU of class c is TP / (TP + FP + FN) (Jaccard; Everingham et al., Pascal VOC); mIoU is the mean over classes, and the
 rule for classes that occur in neither target nor prediction (`absent`) is part of the result, since published numbers
-differ in it: torchvision leaves them out ("nan"), some count 0 ("zero") or 1 ("one").
+differ in it: torchvision leaves them out ("nan"), some count 0 ("zero") or 1 ("one"). So is the rule for void pixels
+(`void`): left out ("ignore"), or, as in some published CamVid scores, false positives of what is predicted ("error").
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 
 ABSENT = ("nan", "zero", "one")
+VOID = ("ignore", "error")
+NAN = float("nan")
 
 
 class ConfusionMatrix:
     """Counts of (target, prediction) pairs of pixels: rows are target, columns prediction, int64.
 
-    A target equal to ignore_index is not counted. A prediction outside 0..C-1 on a labelled pixel is an error: it is
-    kept in one extra column, so it counts in the target's row total (a miss) and in no class's column. Pixels per
-    class up to 2**63. Scores are fractions 0..1; a ratio with denominator 0 is nan unless a rule says otherwise.
+    A target equal to ignore_index (void) is not counted; with void="error" the prediction there is a false positive of
+    the predicted class (IoU, Dice), kept in `void`; accuracies are shares of labelled pixels under either rule. A
+    prediction outside 0..C-1 on a labelled pixel is an error: it is kept in one extra column, so it counts in the
+    target's row total (a miss) and in no class's column. Pixels per class up to 2**63. Scores are fractions 0..1; a
+    ratio with denominator 0 is nan unless a rule says otherwise.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int, ignore_index: int = 255, void: str = "ignore") -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if void not in VOID:
+            raise ValueError(f"void must be one of {VOID}, got {void!r}")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+        self.void_rule = void
+        self.void = torch.zeros(num_classes, dtype=torch.int64)  # predictions on void pixels; 0 where they are ignored
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)  # last column: no class at all
 
     @property
@@ -37,6 +46,7 @@ class ConfusionMatrix:
 
     def reset(self) -> None:
         self.counts.zero_()
+        self.void.zero_()
 
     def update(self, pred: torch.Tensor, target: torch.Tensor) -> None:
         """Add pixels: pred and target are integer tensors of one shape, any device. A label that is neither a class
@@ -46,6 +56,9 @@ class ConfusionMatrix:
         c = self.num_classes
         pred, target = pred.reshape(-1).long(), target.reshape(-1).long()
         known = target != self.ignore_index
+        if self.void_rule == "error":
+            wrong = pred[~known]
+            self.void += torch.bincount(wrong[(wrong >= 0) & (wrong < c)], minlength=c).to(self.void.device)
         pred, target = pred[known], target[known]
         if target.numel() == 0:
             return
@@ -58,26 +71,27 @@ class ConfusionMatrix:
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """Add another matrix (another process, fold or group) to this one."""
-        if (other.num_classes, other.ignore_index) != (self.num_classes, self.ignore_index):
-            raise ValueError("only confusion matrices of the same classes and ignore_index can be merged")
+        mine, theirs = ((m.num_classes, m.ignore_index, m.void_rule) for m in (self, other))
+        if mine != theirs:
+            raise ValueError("only confusion matrices of the same classes, ignore_index and void rule can be merged")
         self.counts += other.counts.to(self.counts.device)
+        self.void += other.void.to(self.void.device)
         return self
 
     # --- scores: tensors are float64 (C,), means are floats ---------------------------------------------------------
 
-    def _tp_target_pred(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        counts = self.counts.double()
-        matrix = counts[:, : self.num_classes]
-        return matrix.diagonal(), counts.sum(1), matrix.sum(0)  # each (C,)
+    def totals(self) -> torch.Tensor:
+        """(3, C) float64: right pixels, pixels in the target, pixels predicted. IoU is made of these alone."""
+        return torch.stack([self.matrix.diagonal(), self.counts.sum(1), self.matrix.sum(0) + self.void]).double()
 
     def iou(self) -> torch.Tensor:
         """IoU of each class, (C,) float64; nan where a class is in neither target nor prediction."""
-        tp, target, pred = self._tp_target_pred()
+        tp, target, pred = self.totals()
         return tp / (target + pred - tp)
 
     def present(self) -> torch.Tensor:
         """(C,) bool: classes that occur in target or prediction."""
-        _, target, pred = self._tp_target_pred()
+        _, target, pred = self.totals()
         return (target + pred) > 0
 
     def miou(self, absent: str = "nan", exclude: Collection[int] = ()) -> float:
@@ -91,16 +105,16 @@ class ConfusionMatrix:
 
     def dice(self) -> torch.Tensor:
         """Dice (F1) of each class, (C,): 2 TP / (2 TP + FP + FN)."""
-        tp, target, pred = self._tp_target_pred()
+        tp, target, pred = self.totals()
         return 2 * tp / (target + pred)
 
     def pixel_accuracy(self) -> float:
-        tp, target, _ = self._tp_target_pred()
+        tp, target, _ = self.totals()
         return (tp.sum() / target.sum()).item()
 
     def mean_accuracy(self, exclude: Collection[int] = ()) -> float:
         """Mean recall over the classes present in the target and not in `exclude`."""
-        tp, target, _ = self._tp_target_pred()
+        tp, target, _ = self.totals()
         return (tp / target)[self._kept(exclude)].nanmean().item()
 
     def mean_dice(self, exclude: Collection[int] = ()) -> float:
@@ -113,40 +127,60 @@ class ConfusionMatrix:
 
     def frequency_weighted_iou(self) -> float:
         """IoU weighted by each class's share of the labelled pixels (FCN, arXiv 1411.4038, section 5)."""
-        _, target, _ = self._tp_target_pred()
+        _, target, _ = self.totals()
         return ((target / target.sum()) * self.iou().nan_to_num(0.0)).sum().item() if target.sum() else float("nan")
 
 
-def bootstrap_difference(
-    a: list[ConfusionMatrix],
-    b: list[ConfusionMatrix],
-    samples: int = 1000,
-    seed: int = 0,
-    exclude: Collection[int] = (),
-) -> dict[str, float]:
-    """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
+def bootstrap_ious(
+    a: Sequence[ConfusionMatrix], b: Sequence[ConfusionMatrix], samples: int = 1000, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU of both sides in every draw of a paired bootstrap, each (samples + 1, C) float64; row 0: nothing redrawn.
 
     a, b: one confusion matrix a group (city, sequence block or image), in the same order. Groups are drawn with
-    replacement, the same draw for both sides, and one set of classes serves both: those present in either side of
-    that draw, without those in `exclude`. Returns difference, low, high (95 %), as fractions.
+    replacement, the same draw for both sides. Memory: 3 C numbers a group.
     """
-    counts_a, counts_b = (torch.stack([m.counts for m in side]).double() for side in (a, b))  # (G, C, C+1)
     groups = len(a)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(groups, (samples, groups), generator=generator)  # (S, G)
     times = torch.zeros(samples, groups, dtype=torch.float64).scatter_add_(
         1, draws, torch.ones(samples, groups, dtype=torch.float64)
     )
-    times = torch.cat([torch.ones(1, groups, dtype=torch.float64), times])  # row 0: the sample itself
+    times = torch.cat([torch.ones(1, groups, dtype=torch.float64), times])
 
-    def ious(counts: torch.Tensor) -> torch.Tensor:
-        total = torch.einsum("sg,gij->sij", times, counts)  # (S+1, C, C+1)
-        tp = total.diagonal(dim1=1, dim2=2)
-        return tp / (total.sum(2) + total[:, :, :-1].sum(1) - tp)  # (S+1, C)
+    def ious(side: Sequence[ConfusionMatrix]) -> torch.Tensor:
+        tp, target, pred = torch.einsum("sg,gkc->ksc", times, torch.stack([m.totals() for m in side]))  # (S+1, C) each
+        return tp / (target + pred - tp)
 
-    iou_a, iou_b = ious(counts_a), ious(counts_b)
-    kept = a[0]._kept(exclude)  # (C,)
-    either = kept & ~(iou_a.isnan() & iou_b.isnan())  # present in one side: the side that has it nowhere scores 0 there
-    difference = ((iou_b.nan_to_num(0.0) - iou_a.nan_to_num(0.0)) * either).sum(1) / either.sum(1)
-    low, high = torch.quantile(difference[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"difference": difference[0].item(), "low": low, "high": high}
+    return ious(a), ious(b)
+
+
+def interval(draws: torch.Tensor) -> dict[str, float]:
+    """Percentile interval of bootstrap draws (S + 1,) whose first entry is the sample itself; nan draws are left out
+    (a class that a draw holds nowhere has no difference)."""
+    rest = draws[1:][~draws[1:].isnan()]
+    low, high = (
+        torch.quantile(rest, torch.tensor([0.025, 0.975], dtype=rest.dtype)).tolist() if len(rest) else [NAN] * 2
+    )
+    return {"difference": draws[0].item(), "low": low, "high": high}
+
+
+def bootstrap_difference(
+    a: Sequence[ConfusionMatrix],
+    b: Sequence[ConfusionMatrix],
+    samples: int = 1000,
+    seed: int = 0,
+    exclude: Collection[int] = (),
+) -> dict[str, float]:
+    """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
+
+    One set of classes serves both sides: those present in either side of that draw, without those in `exclude`.
+    Returns difference, low, high (95 %), as fractions. a, b, samples, seed: see bootstrap_ious.
+    """
+    return interval(miou_difference(*bootstrap_ious(a, b, samples, seed), a[0]._kept(exclude)))
+
+
+def miou_difference(iou_a: torch.Tensor, iou_b: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """(.., C), (.., C) -> (..): mean of b - a over the `kept` classes present in either; where only one side has a
+    class, the side that has it nowhere scores 0 there."""
+    either = kept & ~(iou_a.isnan() & iou_b.isnan())
+    return ((iou_b.nan_to_num(0.0) - iou_a.nan_to_num(0.0)) * either).sum(-1) / either.sum(-1)

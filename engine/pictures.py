@@ -17,7 +17,7 @@ from data.transforms import denormalise, normalise
 from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.errors import UserError
-from engine.inference import Views, amp_dtype, autocast, predict_scores, resize
+from engine.inference import Views, amp_dtype, predict_classes
 from engine.pages import samples_page
 from engine.run_folder import say
 from engine.scoring import chosen_checkpoint, networks
@@ -34,9 +34,8 @@ def predict_image(
 
 
 def _predict(models, tensor: torch.Tensor, cfg: Config, device, views: Views, size) -> np.ndarray:
-    with torch.inference_mode(), autocast(device, amp_dtype(cfg.train, device)):
-        scores = predict_scores(models, tensor.to(device), views)
-    return resize(scores, size).argmax(1)[0].to(torch.uint8).cpu().numpy()
+    pred = predict_classes(models, tensor.to(device), views, size, amp_dtype(cfg.train, device))
+    return pred[0].to(torch.uint8).cpu().numpy()
 
 
 def save_prediction(pred: np.ndarray, image: np.ndarray, palette: np.ndarray, folder: Path, name: str) -> None:

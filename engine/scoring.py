@@ -58,14 +58,16 @@ def candidate_path(run: Path, stage: int, stages: int, name: str) -> Path:
 
 
 def score_models(
-    models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, views: Views = WHOLE
+    models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, views: Views = WHOLE, extra: bool = False
 ) -> Score:
-    """Score one model or an ensemble, with one confusion matrix a group of the data set."""
+    """Score one model or an ensemble, with one confusion matrix an image and a group of the data set. extra: boundary
+    IoU, ROC and calibration too, which take a multiple of the argmax's time."""
     size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
     loader = build_loader(dataset, size, train=False, workers=cfg.train.workers)
     return evaluate(
         models, loader, dataset.num_classes, device, ignore_index=dataset.ignore_index,
-        amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups,
+        void=cfg.eval.void, amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups, names=dataset.names,
+        extra=extra,
     )  # fmt: skip
 
 
@@ -94,10 +96,12 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
         "size": list(cfg.data.size),
         "native": cfg.eval.native,
         "absent": cfg.eval.absent,
+        "void": cfg.eval.void,
         "exclude": list(cfg.eval.exclude),
         "background": cfg.data.background,
         "scales": list(views.scales),
         "flip": views.flip,
         "window": list(views.window) if views.window else None,
+        "blend": views.blend if views.window else None,
         "data_hash": data_hash(dataset),
     }

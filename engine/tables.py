@@ -75,6 +75,8 @@ def describe(protocol: dict) -> str:
     parts += ["mirrored image averaged in"] if protocol.get("flip") else []
     parts += ["sliding window {}x{}".format(*protocol["window"])] if protocol.get("window") else []
     parts += ["background ignored"] if protocol.get("background") == "ignore" else []
+    parts += ["windows blended by a Gaussian"] if protocol.get("blend") == "gaussian" else []
+    parts += ["void pixels count as errors"] if protocol.get("void") == "error" else []
     parts += [f"means without {', '.join(protocol['exclude'])}"] if protocol.get("exclude") else []
     return ", ".join([*parts, ABSENT_RULE.get(protocol.get("absent"), f"absent rule {protocol.get('absent')}")])
 
@@ -122,11 +124,28 @@ SUMMARY = {
     "mean_accuracy": "mean accuracy",
     "dice": "mean Dice",
 }
+MORE = {  # what needs images one by one, or is asked for by --extra
+    "miou_per_image": "mIoU per image",
+    "boundary_miou": "boundary mIoU",
+    "mean_auc": "mean AUC",
+    "ece": "expected calibration error",
+}
 
 
 def class_table(result: dict, protocol: dict) -> str:
     """IoU of each class and the means, in percent, with the protocol: what eval.py prints for one checkpoint."""
-    out = protocol.get("exclude") or ()
-    rows = [[f"({name})" if name in out else name, pct(value)] for name, value in result["per_class"].items()]
-    rows += [[label, pct(result[key])] for key, label in SUMMARY.items() if key in result]
-    return f"{describe(protocol)}; in %\n{format_table(rows, ['class', 'IoU'])}"
+    return f"{describe(protocol)}; in %\n{scores_table(result, protocol.get('exclude') or ())}"
+
+
+def scores_table(result: dict, left_out: Sequence[str] = ()) -> str:
+    """IoU of each class (with boundary IoU and AUC, where they were taken) and the means, in percent; classes that the
+    means leave out stand in brackets."""
+    columns = {"IoU": "per_class", "boundary IoU": "boundary_iou", "AUC": "auc"}
+    columns = {head: result[key] for head, key in columns.items() if key in result}
+    rows = [
+        [f"({name})" if name in left_out else name, *(pct(values[name]) for values in columns.values())]
+        for name in result["per_class"]
+    ]
+    rest = [""] * (len(columns) - 1)
+    rows += [[label, pct(result[key]), *rest] for key, label in (SUMMARY | MORE).items() if key in result]
+    return format_table(rows, ["class", *columns])

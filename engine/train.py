@@ -157,7 +157,7 @@ def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
     """Score the job's validation images into `row`; count plateau and early stopping. Returns True for a new best."""
     score = evaluate(
         parts.model, parts.val_loader, job.val.num_classes, parts.device,
-        ignore_index=job.val.ignore_index, amp=parts.amp, criterion=parts.criterion,
+        ignore_index=job.val.ignore_index, void=job.cfg.eval.void, amp=parts.amp, criterion=parts.criterion,
     )  # fmt: skip
     miou = score.confusion.miou(job.cfg.eval.absent, excluded(job.cfg.eval.exclude, job.val.class_names))
     row |= {"val_loss": _none_if_nan(score.loss), "val_miou": _none_if_nan(miou)}

@@ -1,0 +1,106 @@
+"""What evaluation adds to the memory and time of the network's own forward, at 1024x2048 with 19 classes.
+
+    python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --model segformer_b0 --cases whole flip
+
+A fresh process for each case. Memory is the peak of the resident size (VmHWM) while one image is scored, less the peak
+of a process that only runs the same forward on the same image. `--model pointwise` (the default) is one 1x1
+convolution: its forward holds nothing but images and logits, so that no peak inside a network hides the evaluation's.
+`plain` is the computation without strips (resize, softmax and argmax of whole maps), for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engine.evaluate import evaluate
+from engine.inference import Views
+from engine.metrics import ConfusionMatrix
+from engine.profile import process_bytes
+from models import build_model
+
+CLASSES, SIZE = 19, (1024, 2048)
+HALF = tuple(n // 2 for n in SIZE)
+CASES = {  # name: network input, views
+    "forward": (SIZE, None),
+    "whole": (SIZE, Views()),
+    "flip": (SIZE, Views(flip=True)),
+    "scales": (SIZE, Views((0.75, 1.0), True)),
+    "extra": (SIZE, Views()),
+    "windows": (SIZE, Views(window=(512, 1024), blend="gaussian")),
+    "plain": (SIZE, None),
+    "plain flip": (SIZE, Views(flip=True)),
+    "half forward": (HALF, None),
+    "half whole": (HALF, Views()),
+    "half plain": (HALF, None),
+}
+
+
+class Pointwise(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, CLASSES, 1)
+
+    def forward(self, images):
+        return {"out": self.conv(images)}
+
+
+@torch.inference_mode()
+def plain(model: nn.Module, images: torch.Tensor, target: torch.Tensor, flip: bool) -> None:
+    scores = model(images)["out"]
+    if flip:
+        scores = (scores.softmax(1) + model(images.flip(-1))["out"].softmax(1).flip(-1)) / 2
+    scores = (
+        F.interpolate(scores, size=SIZE, mode="bilinear", align_corners=False) if scores.shape[2:] != SIZE else scores
+    )
+    ConfusionMatrix(CLASSES).update(scores.argmax(1), target)
+
+
+def measure(case: str, name: str) -> dict:
+    """Peak bytes and seconds of one case, in this process."""
+    torch.manual_seed(0)
+    size, views = CASES[case]
+    model = (Pointwise() if name == "pointwise" else build_model(name, CLASSES)).eval()
+    images, target = torch.randn(1, 3, *size), torch.randint(CLASSES, (1, *SIZE))
+    started = time.perf_counter()
+    if "plain" in case:
+        plain(model, images, target, bool(views))
+    elif views is None:
+        with torch.inference_mode():
+            model(images)
+    else:
+        names = ["0"]
+        evaluate(
+            model, [(images, target)], CLASSES, torch.device("cpu"), views=views, groups=names, extra=case == "extra"
+        )
+    return {"seconds": time.perf_counter() - started, "peak": process_bytes("VmHWM")}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__.splitlines()[0])
+    p.add_argument("--model", default="pointwise", help="pointwise, or a row of models.MODELS")
+    p.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    p.add_argument("--one", choices=list(CASES), help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one, args.model)))
+        return
+    forward: dict[str, dict] = {}
+    for case in dict.fromkeys(["forward", "half forward", *args.cases]):
+        command = [sys.executable, "-m", "benchmarks.evaluation", "--model", args.model, "--one", case]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        base = forward.setdefault("half" if case.startswith("half") else "whole", found)
+        more = (found["peak"] - base["peak"]) / 1e9
+        print(f"{case:14s} peak {found['peak'] / 1e9:6.3f} GB  {more:+6.3f} GB  {found['seconds']:6.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
