@@ -30,6 +30,7 @@ from engine.trials import Trial, endless, first_training, open_trial, training_i
 WIDTH = 3.0  # steps: standard deviation of the smoothing
 DIVERGED = 4.0  # times the lowest smoothed loss: the sweep ends there
 NOTICED = 0.1  # of the whole fall: where the loss has begun to fall
+SLOW = 0.2  # of the steepest fall: where it is over
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Range:
     smooth: list[float]
     falls: float  # the loss has begun to fall
     steepest: float  # it falls most for a factor of the rate
-    lowest: float  # it falls no further
+    slows: float  # it falls no longer, or hardly
     ended: str  # why the sweep ended
 
 
@@ -93,16 +94,19 @@ def read(lrs: Sequence[float], losses: Sequence[float], ended: str) -> Range:
             f"{smooth[end]:.4f} at best): look at data and loss with  python -m tools.overfit CONFIG"
         )
     begun = next(i for i in range(end + 1) if smooth[i] <= smooth[0] - NOTICED * fall)
-    steepest = max(range(1, end + 1), key=lambda i: smooth[i - 1] - smooth[i])
-    return Range(lrs, losses, smooth, lrs[begun], lrs[steepest], lrs[end], ended)
+    falls = [0.0, *[a - b for a, b in zip(smooth, smooth[1:])]]
+    steepest = max(range(1, end + 1), key=falls.__getitem__)
+    slows = next((i for i in range(steepest, end) if falls[i] < SLOW * falls[steepest]), end)
+    return Range(lrs, losses, smooth, lrs[begun], lrs[steepest], lrs[slows], ended)
 
 
 def suggestion(found: Range) -> float:
-    """The steepest rate, but at most a quarter of the one where the loss stops falling, to one digit.
+    """A quarter of the rate where the fall slows down, but not above the steepest; to one digit.
 
-    The rate of a step shows in the loss of the next ones only, so the bound itself is already too high.
+    The rule of thumb of section 3.3 for the lower bound (1/3 or 1/4 of the upper one): a sweep passes each rate in one
+    step and survives rates that a whole run does not.
     """
-    lr = min(found.steepest, found.lowest / 4)
+    lr = min(found.steepest, found.slows / 4)
     unit = 10 ** math.floor(math.log10(lr))
     return float(f"{round(lr / unit) * unit:.0e}")
 
@@ -117,7 +121,7 @@ def draw(found: Range, path: Path, note: str, suggested: float, current: float) 
         ax = fig.subplots()
         ax.plot(found.lrs, found.losses, color=plots.PALE, linewidth=1.2, label="loss of each step")
         ax.plot(found.lrs, found.smooth, color=plots.BLUE, linewidth=2, label="smoothed")
-        ax.axvspan(found.falls, found.lowest, color=plots.GREEN, alpha=0.10, linewidth=0, label="where it falls")
+        ax.axvspan(found.falls, found.slows, color=plots.GREEN, alpha=0.10, linewidth=0, label="where it falls")
         ax.axvline(suggested, color=plots.GREEN, linewidth=1.8, label=f"suggested: {suggested:.0e}")
         ax.axvline(current, color=plots.ORANGE, linewidth=1.4, linestyle=(0, (4, 3)), label=f"optim.lr: {current:.1e}")
         top, low = max(found.smooth[: len(found.smooth) * 3 // 4]), min(found.losses)
@@ -141,9 +145,11 @@ def main(args: argparse.Namespace) -> None:
     found = read(lrs, *sweep(trial, lrs))
     suggested = suggestion(found)
     say(f"{len(found.losses)} steps from {lrs[0]:.1e} to {found.lrs[-1]:.1e}: {found.ended}")
-    bounds = f"begins to fall at {found.falls:.1e}, falls most at {found.steepest:.1e}, no more at {found.lowest:.1e}"
+    bounds = (
+        f"begins to fall at {found.falls:.1e}, falls most at {found.steepest:.1e}, hardly from {found.slows:.1e} on"
+    )
     say(f"the loss {bounds}")
-    if found.lowest == found.lrs[-1]:
+    if found.slows == found.lrs[-1]:
         say("it still fell at the end: try a higher --to")
     say(f"suggestion: --set optim.lr={suggested:.0e}   (the config has {config.optim.lr:g})")
     if config.optim.head_lr_factor != 1:
