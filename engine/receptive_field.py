@@ -301,7 +301,8 @@ def theoretical(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[np.n
     The model is not touched and nothing is computed. "out" is the centre pixel of the logits.
     """
     model, found = shadow(model).eval(), {}
-    images = torch.empty(1, 3, *size, device="meta")
+    dtype = next((p.dtype for p in model.parameters()), None)
+    images = torch.empty(1, 3, *size, device="meta", dtype=dtype)
     with torch.no_grad(), _Fields(images) as mode:
         for module in model.modules():
             if type(module) in MODULES:

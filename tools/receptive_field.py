@@ -45,7 +45,6 @@ class Row:
     """One stage. Sizes in pixels of the image."""
 
     name: str
-    grid: tuple[int, int]  # of its map
     theory: tuple[int, int]  # rows, columns on a large image
     box: tuple[tuple[int, int], tuple[int, int]]  # (first, length) of rows and columns on this image
     field: np.ndarray  # (H, W), 0..1
@@ -60,12 +59,11 @@ def measure(
     large, here = theoretical(example, (CANVAS, CANVAS)), theoretical(example, size)
     found = effective(models, images)
     centre = (size[0] // 2, size[1] // 2)
-    grids = {name: mask.shape for name, mask in found.items()}
     rows = []
     for name, field in found.items():
         theory = tuple(extent(mask)[1] for mask in large[name])
         box = tuple(extent(mask) for mask in here[name])
-        rows.append(Row(name, grids[name], theory, box, field, *(share_within(field, s, centre) for s in (0.5, 0.95))))
+        rows.append(Row(name, theory, box, field, *(share_within(field, s, centre) for s in (0.5, 0.95))))
     return rows
 
 
