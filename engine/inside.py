@@ -58,10 +58,13 @@ def _tell(hear: Callable, name: str, out: object) -> None:
         hear(name, out)
 
 
-def stage_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The maps of all stages for images (B, 3, H, W), {name: (B, C, h, w)}, and "out": the logits."""
+def stage_maps(model: nn.Module, images: Tensor, inner: nn.Module | None = None) -> dict[str, Tensor]:
+    """The maps of all stages for images (B, 3, H, W), {name: (B, C, h, w)}, and "out": the logits.
+
+    inner: the part of `model` whose stages are meant, where it is wrapped (engine/opened.Opened).
+    """
     found: dict[str, Tensor] = {}
-    with listen(model, found.__setitem__):
+    with listen(inner or model, found.__setitem__):
         logits = model(images)["out"]
     return found | {"out": logits}
 

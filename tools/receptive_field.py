@@ -29,14 +29,13 @@ from engine.coerce import coerce_options, parse_override
 from engine.errors import UserError
 from engine.inside import effective, share_within
 from engine.opened import add_arguments, open_network
-from engine.pages import GAP, GREY, INK, font
 from engine.receptive_field import extent, theoretical
 from engine.run_folder import resolve_device, say
+from engine.sheets import compact, fire, sheet
 from models import build_model, list_models, model_options
 from models.segmenter import SMALLEST
 
 CANVAS = 4096  # pixels a side: the image on which theoretical fields are measured, larger than any but endless ones
-FIRE = ((0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))  # dark to bright
 THEORETICAL, HELD = (86, 180, 233), (255, 255, 255)  # colours of the two frames
 
 
@@ -81,12 +80,6 @@ def table(rows: list[Row]) -> str:
 # --- the picture ------------------------------------------------------------------------------------------------------
 
 
-def fire(values: np.ndarray) -> np.ndarray:
-    """(H, W) of 0..1 -> colours (H, W, 3) uint8, from dark to bright."""
-    at = np.linspace(0, 1, len(FIRE))
-    return np.stack([np.interp(values, at, [c[i] for c in FIRE]) for i in range(3)], axis=-1).round().astype(np.uint8)
-
-
 def panel(row: Row, width: int) -> Image.Image:
     """One stage: brightness is the gradient's root, blue the theoretical field, white the square of 95 %."""
     h, w = row.field.shape
@@ -106,25 +99,13 @@ def frame(draw: ImageDraw.ImageDraw, box: tuple, scale: float, size: tuple[int, 
     draw.rectangle(corners, outline=colour, width=width)
 
 
-def page(rows: list[Row], title: str, note: str, width: int = 220, columns: int = 4) -> Image.Image:
+def page(rows: list[Row], title: str, note: str, width: int = 220) -> Image.Image:
     """All stages side by side."""
-    panels = [panel(row, width) for row in rows]
-    columns = min(columns, len(rows))
-    step, lines = (width + GAP, panels[0].height + 56), -(-len(rows) // columns)
-    out = Image.new("RGB", (columns * step[0] + GAP, 62 + lines * step[1]), "white")
-    draw = ImageDraw.Draw(out)
-    draw.text((GAP, 6), title, fill=INK, font=font(16))
-    draw.text((GAP, 30), note, fill=GREY, font=font(12))
-    for i, (row, picture) in enumerate(zip(rows, panels)):
-        x, y = GAP + i % columns * step[0], 56 + i // columns * step[1]
-        out.paste(picture, (x, y))
-        y += picture.height
-        draw.text((x, y + 3), row.name, fill=INK, font=font(13))
-        draw.text((x, y + 19), f"theoretical {in_words(row.theory)}", fill=GREY, font=font(12))
-        draw.text(
-            (x, y + 34), f"half in {row.half} x {row.half}, 95 % in {row.most} x {row.most}", fill=GREY, font=font(12)
-        )
-    return out
+    captions = [
+        (r.name, f"theoretical {in_words(r.theory)}", f"half in {r.half} x {r.half}, 95 % in {r.most} x {r.most}")
+        for r in rows
+    ]
+    return sheet([(panel(row, width), caption) for row, caption in zip(rows, captions)], title, note)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -176,7 +157,7 @@ def main(args: argparse.Namespace) -> None:
     picture = page(
         rows, f"Receptive fields: {title}", f"{weights}, {what}; blue: theoretical, white: 95 % of the gradient"
     )
-    picture.save(args.out, optimize=True)
+    compact(picture).save(args.out, optimize=True)
     say(f"written: {args.out}")
 
 
