@@ -89,10 +89,10 @@ def window_weights(m: WindowAttention, x: Tensor, query: Token) -> tuple[Tensor,
 def blocks_of(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
     """(name, stage, attention) of all blocks, in order; empty for a network without attention."""
     found = []
-    for i, stage in enumerate(getattr(getattr(model, "encoder", None), "stages", [])):
-        for j, block in enumerate(getattr(stage, "blocks", [])):
-            if isinstance(block.attn, EfficientSelfAttention | WindowAttention):
-                found.append((f"stage {i + 1} block {j + 1}", i, block.attn))
+    for path, module in model.named_modules():
+        if isinstance(module, EfficientSelfAttention | WindowAttention):  # encoder.stages.I.blocks.J.attn
+            i, j = (int(word) for word in path.split(".") if word.isdigit())
+            found.append((f"stage {i + 1} block {j + 1}", i, module))
     return found
 
 

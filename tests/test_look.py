@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from engine import cli
 from engine.attention import attention, blocks_of, mix_weights, reduced_keys, shown_blocks, window_weights
+from engine.opened import Opened
 from models import build_model
 from models.encoders.mix_transformer import EfficientSelfAttention
 from models.encoders.swin import WINDOW, WindowAttention
-from tests.helpers import refuses
+from tests.helpers import refuses, write_image
+from tests.test_export_command import write_checkpoint
+from tools import look
 
 
 @pytest.mark.parametrize("heads, sr, grid", [(1, 8, (16, 24)), (2, 4, (9, 14)), (4, 1, (5, 7))])
@@ -64,6 +72,7 @@ def test_rows_sum_to_one_inside_a_network():
 def test_networks_without_attention_have_none():
     assert blocks_of(build_model("unet", 3, base_channels=4)) == []
     assert blocks_of(build_model("segformer_efficientnet_b0", 3, decoder_dim=16)) == []
+    assert blocks_of(build_model("deeplabv3plus_resnet18", 3, aspp_channels=8)) == []
 
 
 def test_a_query_off_the_image():
@@ -76,3 +85,91 @@ def test_hooks_do_not_stay():
     model = build_model("segformer_b0", 3, decoder_dim=16).eval()
     attention(model, model, torch.randn(1, 3, 64, 64), (0.5, 0.5))
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+# --- the pages --------------------------------------------------------------------------------------------------------
+
+
+def opened(name: str, num_classes: int = 3, **options) -> Opened:
+    torch.manual_seed(0)
+    model = build_model(name, num_classes, **options).eval()
+    palette = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
+    return Opened(model, model, Path("x.pt"), name, ("a", "b", "c"), palette, None, torch.device("cpu"))
+
+
+def test_components_are_the_main_axes():
+    """A map that is one pattern along one direction: one component, the pattern itself, with its sign."""
+    pattern = torch.linspace(-1, 1, 12).view(3, 4)
+    direction = torch.tensor([0.0, -2.0, 0.5, 0.1])
+    parts, share = look.components(direction[:, None, None] * pattern)
+    assert share == pytest.approx(1)
+    assert np.allclose(parts[0], -pattern.double().numpy() * direction.norm().item(), atol=1e-5)  # -2 is turned to +2
+    assert np.abs(parts[1:]).max() < 1e-5
+
+
+def test_aspp_responses_are_those_of_its_branches():
+    o = opened("deeplabv3_resnet18", aspp_channels=8, decoder_channels=8, output_stride=16)
+    images, seen = torch.randn(1, 3, 64, 96), {}
+    handle = o.inner.head.aspp.register_forward_hook(lambda m, args, out: seen.update(x=args[0]))
+    found = look.aspp_responses(o.network, look.aspp_of(o.inner), images)
+    handle.remove()
+    assert list(found) == ["1x1", "3x3, rate 6", "3x3, rate 12", "3x3, rate 18", "image pooling"]
+    with torch.no_grad():
+        aspp = o.inner.head.aspp
+        for name, branch in zip(found, [*aspp.branches, aspp.pooling]):
+            assert torch.allclose(found[name], branch(seen["x"])[0].mean(0), atol=1e-6), name
+    assert found["image pooling"].shape == (1, 1)
+    assert list(look.aspp_responses(o.network, look.aspp_of(o.inner), images)) == list(found)  # hooks were removed
+
+
+def test_separable_branches_have_their_rates():
+    o = opened("deeplabv3plus_resnet18", separable=True, aspp_channels=8, atrous_rates=(2, 5))
+    assert [look.branch_name(b) for b in look.aspp_of(o.inner).branches] == ["1x1", "3x3, rate 2", "3x3, rate 5"]
+
+
+def test_the_overlay_is_brightest_at_the_heaviest_key():
+    weights = np.zeros((4, 4))
+    weights[1, 2] = 1.0
+    picture = look.overlay(np.full((64, 64, 3), 90, np.uint8), weights, (0.9, 0.1), (64, 64))
+    light = np.asarray(picture).astype(int).sum(2)
+    assert light[24, 40] == light.max() and light[24, 40] > 500 and light[8, 8] < 150
+
+
+@pytest.mark.parametrize(
+    "name, pages",
+    [
+        ("segformer_b0", ["input", "attention", *[f"attention_stage{i}" for i in (1, 2, 3, 4)]]),
+        ("segformer_swin_t", ["input", "attention", *[f"attention_stage{i}" for i in (1, 2, 3, 4)]]),
+        ("unet", ["input"]),
+        ("deeplabv3plus_resnet18", ["input"]),
+    ],
+)
+def test_command_writes_its_pages(name, pages, tmp_path, capsys):
+    path, image = write_checkpoint(tmp_path / "best.pt", name), write_image(tmp_path / "photo.png", (50, 70))
+    words = ["--checkpoint", path, "--image", image, "--query", 49, 69, "--out", tmp_path / "look"]
+    assert call(*words) == 0
+    written = {p.stem for p in (tmp_path / "look").glob("*.png")}
+    assert set(pages) <= written and "features_out" in written
+    assert ("aspp" in written) == name.startswith("deeplab")
+    assert ("no attention in this network" in capsys.readouterr().out) == ("attention" not in written)
+    for p in (tmp_path / "look").glob("*.png"):
+        with Image.open(p) as picture:
+            assert picture.width >= look.WIDTH and len(picture.convert("RGB").getcolors(1 << 24)) > 2, p
+
+
+def test_command_refuses(tmp_path, capsys):
+    path, image = write_checkpoint(tmp_path / "best.pt"), write_image(tmp_path / "photo.png", (50, 70))
+    for words, expected in [
+        (["--query", 50, 0], "row 50, column 0 lies outside"),
+        (["--query", -1, 0], "lies outside"),
+        (["--size", 32, 64], "at least 64 64"),
+        (["--run", tmp_path], "not both"),
+    ]:
+        assert call("--checkpoint", path, "--image", image, "--out", tmp_path / "o", *words) == 2
+        err = capsys.readouterr().err
+        assert expected in err and err.count("\n") == 1, err
+    assert call("--checkpoint", path, "--image", tmp_path / "none.png", "--out", tmp_path / "o") == 2
+
+
+def call(*words) -> int:
+    return cli.run(look.main, look.build_parser(), [str(w) for w in words])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,8 +114,8 @@ def components(x: Tensor, n: int = 3) -> tuple[np.ndarray, float]:
     return (top.T @ flat).view(-1, *x.shape[1:]).numpy(), share
 
 
-def feature_sheet(name: str, x: Tensor, size: tuple[int, int]) -> Image.Image:
-    """Components as red, green and blue, then the channels that vary most, each stretched by itself."""
+def feature_sheet(name: str, x: Tensor, size: tuple[int, int], channels: Sequence[str] = ()) -> Image.Image:
+    """Components as red, green and blue, then the channels (their names) that vary most, each stretched by itself."""
     count, shape = x.shape[0], panel_size(size)
     parts, share = components(x, min(3, count))
     rgb = np.stack([stretched(p) for p in parts] + [np.zeros(parts.shape[1:])] * (3 - len(parts)), axis=-1)
@@ -123,9 +124,9 @@ def feature_sheet(name: str, x: Tensor, size: tuple[int, int]) -> Image.Image:
     spread = x.flatten(1).std(1)
     for c in spread.argsort(descending=True)[:CHANNELS].tolist():
         values = x[c].numpy()
-        caption = (f"channel {c}", f"{values.min():.2g} to {values.max():.2g}")
+        caption = (channels[c] if channels else f"channel {c}", f"{values.min():.2g} to {values.max():.2g}")
         panels.append((enlarge(fire(stretched(values)), shape), caption))
-    note = f"{count} channels of {x.shape[1]} x {x.shape[2]}; those that vary most, each from its 1st to its 99th %"
+    note = f"{count} channels of {x.shape[1]} x {x.shape[2]}; those that vary most, each stretched by itself"
     return sheet(panels, f"Feature maps: {name}", note)
 
 
@@ -189,7 +190,9 @@ def look(opened: Opened, images: Tensor, query: tuple[float, float]) -> dict[str
     if found := attention(opened.network, opened.inner, images, query):
         found = [replace(w, heads=w.heads.float().cpu()) for w in found]
         pages |= attention_sheets(found, image, query)
-    pages |= {f"features_{k.replace(' ', '')}": feature_sheet(k, x, size) for k, x in maps.items()}
+    for k, x in maps.items():
+        names = opened.class_names if len(x) == len(opened.class_names) and k in ("head", "out", "classifier") else ()
+        pages[f"features_{k.replace(' ', '')}"] = feature_sheet(k, x, size, names)
     if (aspp := aspp_of(opened.inner)) is not None:
         pages["aspp"] = aspp_sheet(aspp_responses(opened.network, aspp, images), size)
     return pages
