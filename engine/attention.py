@@ -109,7 +109,7 @@ def weights_at(name: str, stage: int, m: nn.Module, x: Tensor, query: tuple[floa
     token = tuple(min(int(q * n), n - 1) for q, n in zip(query, grid))
     if isinstance(m, WindowAttention):
         heads, padding = window_weights(m, x, token)
-        what = f"window of {WINDOW} x {WINDOW}" + (", shifted" if any(shift_of(m, grid)) else "")
+        what = f"{WINDOW} x {WINDOW} {'shifted ' if any(shift_of(m, grid)) else ''}keys"
     else:
         heads, padding = mix_weights(m, x, token)
         what = f"{heads.shape[1]} x {heads.shape[2]} keys"

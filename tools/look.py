@@ -66,9 +66,12 @@ def stretched(values: np.ndarray, low: float = 0.01, high: float = 0.99) -> np.n
 
 
 def overlay(image: np.ndarray, weights: np.ndarray, query: tuple[float, float], size: tuple[int, int]) -> Image.Image:
-    """The image in dark grey, lit where the weights (h, w) are high; the brightest key is 1."""
+    """The image in dark grey, lit where the weights (h, w) are high: an even share among the keys is a third of the
+    scale, which ends at three times that, or at the highest weight."""
+    even = 1 / max(np.count_nonzero(weights), 1)
+    values = weights / max(weights.max(), 3 * even)
     grey = Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR)
-    light = np.asarray(enlarge(fire(np.sqrt(weights / max(weights.max(), 1e-12))), size), np.float32)  # (H, W, 3)
+    light = np.asarray(enlarge(fire(values), size), np.float32)  # (H, W, 3)
     mixed = 0.3 * np.asarray(grey, np.float32)[..., None] + 0.85 * light
     return mark(Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8)), query)
 
@@ -76,13 +79,13 @@ def overlay(image: np.ndarray, weights: np.ndarray, query: tuple[float, float], 
 def attention_caption(w: Weights, weights: Tensor, name: str) -> tuple[str, str]:
     """How wide a head looks: the number of keys that would have its entropy if all weighed alike."""
     p = weights.flatten()[weights.flatten() > 0]
-    spread = float(torch.exp(-(p * p.log()).sum()))
-    return name, f"{w.what}; like {spread:.0f} of {weights.numel()} alike"
+    p = p / p.sum()
+    return name, f"{w.what}, effectively {float(torch.exp(-(p * p.log()).sum())):.0f}"
 
 
 def attention_sheets(found: list[Weights], image: np.ndarray, query: tuple[float, float]) -> dict[str, Image.Image]:
     size = panel_size(image.shape[:2])
-    note = "ring: the query; bright: keys it takes from (root of the weight, the highest is white)"
+    note = "ring: the query; bright: the keys it takes from; an even share is dark violet, three times that is white"
     means: list[Panel] = []
     pages = {}
     for stage in sorted({w.stage for w in found}):
