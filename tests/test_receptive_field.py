@@ -10,7 +10,8 @@ from torch import nn
 
 from engine import cli
 from engine.inside import effective, share_within, stage_maps, taps
-from engine.receptive_field import bilinear, extent, theoretical, windows
+from engine.reads import bilinear, windows
+from engine.receptive_field import extent, theoretical
 from models import build_model
 from models.encoders import swin
 from tests.test_models import FAMILIES

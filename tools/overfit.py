@@ -252,7 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = cli.parser(__doc__.splitlines()[0], "python -m tools.overfit configs/unet_streets.yaml --images 4")
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
     p.add_argument("--images", type=int, default=2, metavar="N", help="images in the batch; default 2")
-    p.add_argument("--iterations", type=int, default=300, metavar="N", help="steps at most; default 300")
+    p.add_argument("--iterations", type=int, default=400, metavar="N", help="steps at most; default 400")
     return p
 
 
