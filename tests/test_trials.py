@@ -170,7 +170,7 @@ def test_bounds_of_a_known_curve():
     assert 1e-4 < found.falls < 4e-4
     assert 1e-4 < found.steepest < 1e-2
     assert 5e-3 < found.slows < 3e-2
-    assert lr_find.suggestion(found) <= min(found.steepest, found.slows / 4) * 1.2
+    assert lr_find.suggestion(found) <= min(found.steepest, found.slows / 10) * 1.2
 
 
 def test_rates_are_a_constant_factor_apart():

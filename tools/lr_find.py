@@ -101,12 +101,12 @@ def read(lrs: Sequence[float], losses: Sequence[float], ended: str) -> Range:
 
 
 def suggestion(found: Range) -> float:
-    """A quarter of the rate where the fall slows down, but not above the steepest; to one digit.
+    """A tenth of the rate where the fall slows down, but not above the steepest; to one digit.
 
-    The rule of thumb of section 3.3 for the lower bound (1/3 or 1/4 of the upper one): a sweep passes each rate in one
-    step and survives rates that a whole run does not.
+    Section 3.3 has a third or a quarter for the lower bound of a rate that goes up and down. Here the margin is wider:
+    a sweep passes each rate in one step and survives rates that the whole of a run does not.
     """
-    lr = min(found.steepest, found.slows / 4)
+    lr = min(found.steepest, found.slows / 10)
     unit = 10 ** math.floor(math.log10(lr))
     return float(f"{round(lr / unit) * unit:.0e}")
 
