@@ -69,19 +69,21 @@ def stage_maps(model: nn.Module, images: Tensor, inner: nn.Module | None = None)
     return found | {"out": logits}
 
 
-def effective(models: Iterable[nn.Module], images: Iterable[Tensor]) -> dict[str, np.ndarray]:
+def effective(
+    models: Iterable[nn.Module], images: Iterable[Tensor], inner: nn.Module | None = None
+) -> dict[str, np.ndarray]:
     """{stage: (H, W)}: how much the stage's centre unit depends on each pixel, 1 at most.
 
     The root of the mean square of d unit / d pixel over models and images (pairs; each image (1, 3, H, W)), the unit's
     channels and the pixel's. Channels are added with random signs before the gradient is taken, which gives the same on
-    average; their plain sum is constant behind a LayerNorm.
+    average; their plain sum is constant behind a LayerNorm. inner: see stage_maps.
     """
     total: dict[str, np.ndarray] = {}
     draw = torch.Generator().manual_seed(0)
     for model, x in zip(models, images):
         x = x.clone().requires_grad_(True)
         with torch.enable_grad():
-            maps = stage_maps(model.eval(), x)
+            maps = stage_maps(model.eval(), x, inner)
         for name, out in maps.items():
             centre = out[0, :, out.shape[2] // 2, out.shape[3] // 2]
             signs = torch.randint(0, 2, centre.shape, generator=draw).to(centre) * 2 - 1

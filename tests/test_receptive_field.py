@@ -14,6 +14,8 @@ from engine.reads import bilinear, windows
 from engine.receptive_field import extent, theoretical
 from models import build_model
 from models.encoders import swin
+from tests.helpers import write_image
+from tests.test_export_command import write_checkpoint
 from tests.test_models import FAMILIES
 from tools import receptive_field as tool
 
@@ -242,6 +244,12 @@ def test_command_by_name(tmp_path, capsys):
     state = out.read_bytes()
     assert call("unet", "--set", "base_channels=4", "--size", 64, 96, "--images", 2, "--out", out) == 0
     assert out.read_bytes() == state  # seeded
+
+
+def test_command_with_weights_of_a_file_and_an_image(tmp_path, capsys):
+    path, image = write_checkpoint(tmp_path / "best.pt"), write_image(tmp_path / "photo.png", (50, 70))
+    assert call("--checkpoint", path, "--image", image, "--out", tmp_path / "field.png") == 0
+    assert "weights of best.pt, 1 image of 64 x 96" in capsys.readouterr().out
 
 
 def test_command_refuses(tmp_path, capsys):

@@ -52,11 +52,13 @@ class Row:
 
 
 def measure(
-    models: Iterator[nn.Module], example: nn.Module, images: Iterator[Tensor], size: tuple[int, int]
-) -> list[Row]:
-    """The rows of all stages. models and images: pairs for the effective field; example: one for the theoretical."""
+    models: Iterator[nn.Module], images: Iterator[Tensor], size: tuple[int, int], example: nn.Module,
+    inner: nn.Module | None = None,
+) -> list[Row]:  # fmt: skip
+    """The rows of all stages. models and images: pairs for the effective field; example: one for the theoretical.
+    inner: where a model is wrapped, the part that has the stages."""
     large, here = theoretical(example, (CANVAS, CANVAS)), theoretical(example, size)
-    found = effective(models, images)
+    found = effective(models, images, inner)
     centre = (size[0] // 2, size[1] // 2)
     rows = []
     for name, field in found.items():
@@ -142,17 +144,18 @@ def main(args: argparse.Namespace) -> None:
         options = coerce_options(options, model_options(args.name, encoder=options.get("encoder")), args.name)
         device = resolve_device(args.device or "auto")
         models, title, weights = random_models(args.name, options, device), args.name, "random weights"
-        example, size = build_model(args.name, 19, **options), args.size or (512, 512)
+        example, inner, size = build_model(args.name, 19, **options), None, args.size or (512, 512)
     else:
         opened = open_network(args)
-        device, example, title, weights = opened.device, opened.inner, opened.title, f"weights of {opened.path.name}"
-        models, size = iter(lambda: example, None), args.size or opened.size or (512, 512)
+        device, title, weights = opened.device, opened.title, f"weights of {opened.path.name}"
+        example = inner = opened.inner
+        models, size = iter(lambda: opened.network, None), args.size or opened.size or (512, 512)
     size = tuple(size)
     if min(size) < SMALLEST:
         raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
     count = len(args.image) if args.image else args.images
     what = f"{count} {'image' if args.image else 'noise image'}{'s' if count > 1 else ''} of {size[0]} x {size[1]}"
-    rows = measure(models, example, inputs(args, size, device), size)
+    rows = measure(models, inputs(args, size, device), size, example, inner)
     say(f"{title}: {weights}, {what}\n{table(rows)}")
     picture = page(
         rows, f"Receptive fields: {title}", f"{weights}, {what}; blue: theoretical, white: 95 % of the gradient"
