@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine import cli
-from engine.inside import effective, share_within, stage_maps, taps
-from engine.reads import bilinear, windows
+from engine.inside import effective, share_within, stage_maps
+from engine.inside import taps as named_taps
+from engine.reads import bilinear, taps, transposed_taps, windows
 from engine.receptive_field import extent, theoretical
 from models import build_model
 from models.encoders import swin
@@ -88,6 +89,14 @@ def test_where_the_field_lies():
 def test_holes_of_dilation_are_not_read():
     rows, _ = theoretical(Net(conv(3, dilation=8)), (64, 64))["stages 1"]
     assert np.flatnonzero(rows).tolist() == [24, 32, 40]
+
+
+def test_padding_is_not_read():
+    wanted = np.arange(10) == 5
+    assert np.flatnonzero(taps(10, 3, 1, 8, 8)(wanted)).tolist() == [5]  # -3 and 13 are padding
+    wanted = np.arange(5) == 0
+    assert np.flatnonzero(taps(10, 3, 2, 1, 1)(wanted)).tolist() == [0, 1]
+    assert np.flatnonzero(transposed_taps(5, 4, 2, 1, 1)(np.arange(10) == 0)).tolist() == [0]
 
 
 def test_pooled_branches_see_the_whole_image():
@@ -225,7 +234,7 @@ def test_every_family_has_named_stages(name):
     with torch.no_grad():
         maps = stage_maps(model.eval(), torch.randn(1, 3, 64, 96))
     assert list(maps)[-1] == "out" and len(maps) >= 3
-    assert [n for n, _, _ in taps(model)] == list(maps)[:-1]
+    assert [n for n, _, _ in named_taps(model)] == list(maps)[:-1]
     assert list(theoretical(model, (64, 96))) == list(maps)
 
 
