@@ -69,7 +69,7 @@ def overlay(image: np.ndarray, weights: np.ndarray, query: tuple[float, float], 
     """The image in dark grey, lit where the weights (h, w) are high: an even share among the keys is a third of the
     scale, which ends at three times that, or at the highest weight."""
     even = 1 / max(np.count_nonzero(weights), 1)
-    values = weights / max(weights.max(), 3 * even)
+    values = weights / max(weights.max(), min(3 * even, 1))
     grey = Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR)
     light = np.asarray(enlarge(fire(values), size), np.float32)  # (H, W, 3)
     mixed = 0.3 * np.asarray(grey, np.float32)[..., None] + 0.85 * light
