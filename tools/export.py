@@ -1,0 +1,244 @@
+"""A trained network as one file that runs without this repository, compared with it number by number.
+
+python -m tools.export --run runs/unet-streets-20261121-120000 --size 512 1024 --format onnx
+python -m tools.export --checkpoint segformer.b2.1024x1024.city.160k.pth --size 1024 1024 --format pt2 --out b2.pt2
+
+onnx         for ONNX Runtime, TensorRT, OpenVINO and others; needs onnx and onnxscript, the comparison onnxruntime
+pt2          torch.export: a graph that torch runs, compiles or packs for AOTInductor
+torchscript  torch.jit, which torch deprecates: for C++ programs that load nothing newer
+
+The file takes `images`, float32 (batch, 3, H, W), normalised as ImageNet networks expect them, and gives `out`, logits
+(batch, classes, H, W). It holds classes, palette, mean and std as a JSON text named `segmentation`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from data.transforms import MEAN, STD
+from engine import cli
+from engine.errors import UserError
+from engine.opened import Opened, add_arguments, open_network
+from engine.run_folder import say, warn
+from models.segmenter import SMALLEST
+
+KEY = "segmentation"  # the name of the JSON text inside the file
+TOLERANCE = 1e-4  # of the largest logit: rounding in another order stays far below, another formula far above
+DEPRECATED = "TorchScript is deprecated by torch: prefer --format pt2 (torch.export) or onnx"
+
+
+class Logits(nn.Module):
+    """images (B, 3, H, W) -> logits (B, C, H, W): a file has one tensor in, one out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)["out"]
+
+
+# --- the formats ------------------------------------------------------------------------------------------------------
+
+
+def to_onnx(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
+    """One .onnx file, weights inside. Raises: UserError where onnx or onnxscript is not installed."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("--format onnx needs two more packages: pip install onnx onnxscript") from None
+    names = {"input_names": ["images"], "output_names": ["out"]}
+    program = torch.onnx.export(model, (images,), dynamo=True, external_data=False, verbose=False, **names)
+    program.model.metadata_props[KEY] = json.dumps(facts)
+    program.save(path, external_data=False)
+
+
+def to_pt2(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
+    with torch.no_grad():
+        program = torch.export.export(model, (images,))
+    with open(path, "wb") as file:  # a name of any ending; torch warns of all but .pt2
+        torch.export.save(program, file, extra_files={KEY: json.dumps(facts)})
+
+
+def to_torchscript(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
+    warn(DEPRECATED)
+    # with gradients on: the layers as they are, nothing folded. torch's own check compares names of types, too
+    traced = torch.jit.trace(model, images, check_trace=False)
+    torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files={KEY: json.dumps(facts)})
+
+
+# --- the file, opened again -------------------------------------------------------------------------------------------
+
+
+def open_onnx(path: Path, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """images -> logits by ONNX Runtime on the CPU; None where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["out"], {"images": images.cpu().numpy()})[0])
+
+
+def open_pt2(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    with open(path, "rb") as file:
+        return torch.export.load(file).module()
+
+
+def open_torchscript(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    return torch.jit.load(str(path), map_location=device)
+
+
+@dataclass(frozen=True)
+class Format:
+    suffix: str
+    write: Callable[[nn.Module, Tensor, dict, Path], None]
+    open: Callable[[Path, torch.device], Callable[[Tensor], Tensor] | None]
+
+
+FORMATS = {
+    "onnx": Format(".onnx", to_onnx, open_onnx),
+    "pt2": Format(".pt2", to_pt2, open_pt2),
+    "torchscript": Format(".torchscript", to_torchscript, open_torchscript),
+}
+
+
+# --- the comparison ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Logits of the file against those of the network, over all images compared."""
+
+    largest: float  # absolute
+    mean: float  # absolute
+    range: float  # largest absolute logit of the network
+    pixels: int
+    changed: int  # pixels whose class is another one
+
+    @property
+    def relative(self) -> float:
+        return self.largest / self.range if self.range else self.largest
+
+    def __str__(self) -> str:
+        gap = f"largest difference {self.largest:.2e} ({self.relative:.1e} of the largest logit), mean {self.mean:.1e}"
+        return f"{gap}; {self.changed} of {self.pixels} pixels get another class"
+
+
+def compare(
+    network: Callable, exported: Callable, shape: tuple[int, ...], device: torch.device, n: int = 3
+) -> Difference:
+    """Run both on n batches of random images, none of which the export has seen: noise, noise of other strength, and a
+    smooth picture, whose neighbouring pixels agree as in photographs."""
+    draw = torch.Generator().manual_seed(1)
+    largest = total = size = 0.0
+    changed = pixels = 0
+    for i in range(n):
+        images = torch.randn(shape, generator=draw) * (1, 2, 1)[i % 3]
+        if i % 3 == 2:
+            images = 8 * nn.functional.avg_pool2d(images, 17, 1, 8)
+        with torch.no_grad():
+            ours, theirs = (f(images.to(device)).float().cpu() for f in (network, exported))
+        if ours.shape != theirs.shape:
+            raise UserError(f"the exported file gives {tuple(theirs.shape)}, the network {tuple(ours.shape)}")
+        gap = (ours - theirs).abs().double()
+        gap[~torch.isfinite(theirs)] = float("inf")
+        largest, size = max(largest, float(gap.max())), max(size, float(ours.abs().max()))
+        total += float(gap.mean()) / n
+        changed += int((ours.argmax(1) != theirs.argmax(1)).sum())
+        pixels += ours[:, 0].numel()
+    return Difference(largest, total, size, pixels, changed)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def export(opened: Opened, shape: tuple[int, int, int, int], format: str, path: Path) -> Difference | None:
+    """Write the file, open it again and compare; None where nothing is there to open it with.
+
+    The file gets its name only if its logits are the network's. Raises: UserError if they are not.
+    """
+    how, model = FORMATS[format], Logits(opened.network).eval()
+    facts = {"classes": opened.class_names, "palette": opened.palette, "mean": MEAN, "std": STD, "title": opened.title}
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(opened.device)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with quiet():
+            how.write(model, images, facts, part)
+            exported = how.open(part, opened.device)
+        difference = compare(model, exported, shape, opened.device) if exported else None
+        if difference and not difference.relative <= TOLERANCE:
+            raise UserError(f"{path} was not written: the exported file computes otherwise: {difference}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return difference
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters warn of their own insides and print progress; what matters is compared afterwards."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def output_path(args: argparse.Namespace, opened: Opened) -> Path:
+    """--out, or the checkpoint's name with the size: in the run's folder, for other files here."""
+    if args.out:
+        path = args.out
+    else:
+        folder = Path() if args.checkpoint else opened.path.parent
+        path = folder / f"{opened.path.stem}-{args.size[0]}x{args.size[1]}{FORMATS[args.format].suffix}"
+    if not path.parent.is_dir():
+        raise UserError(f"--out: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"--out: {path} is a folder, give a file")
+    return path
+
+
+def main(args: argparse.Namespace) -> None:
+    opened = open_network(args, device="cpu")
+    args.size = tuple(args.size or opened.size or ())
+    if not args.size:
+        raise UserError(f"{opened.path} does not say at which size it is used: give --size H W")
+    if min(args.size) < SMALLEST:
+        raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {args.size[0]} {args.size[1]}")
+    if args.batch < 1:
+        raise UserError(f"--batch: expected at least 1, got {args.batch}")
+    path, shape = output_path(args, opened), (args.batch, 3, *args.size)
+    say(f"network: {opened.title}, {opened.path}")
+    difference = export(opened, shape, args.format, path)
+    say(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    inputs, outputs = (" x ".join(map(str, (args.batch, n, *args.size))) for n in (3, len(opened.class_names)))
+    say(f"images {inputs} -> out {outputs}")
+    if difference is None:
+        say("compared: no, onnxruntime is not installed (pip install onnxruntime)")
+    else:
+        say(f"compared with the network on {3 * args.batch} random images: {difference}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = cli.parser(__doc__.splitlines()[0], "python -m tools.export --run runs/RUN --size 512 1024 --format onnx")
+    add_arguments(p)
+    p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's data.size)")
+    p.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default 1")
+    p.add_argument("--format", choices=list(FORMATS), default="onnx", help="default onnx")
+    p.add_argument("--out", type=Path, metavar="FILE", help="default: the checkpoint's name with the size")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))

@@ -1,0 +1,242 @@
+"""What a network makes of one image on the way: attention, feature maps, and the branches of ASPP, as pictures.
+
+python -m tools.look --run runs/segformer-streets-20261121-120000 --image street.jpg --query 300 410 --out look
+python -m tools.look --checkpoint segformer.b2.1024x1024.city.160k.pth --image street.jpg --size 512 1024 --out look
+
+input.png              the image as the network sees it, the query, and the prediction
+attention.png          SegFormer, Swin: what the query looks at, by stage (mean over heads)
+attention_stage1.png   the same for each head
+features_stage1.png    the maps of a stage: their main components as colours, and the channels that vary most
+aspp.png               DeepLab: how strongly each branch responds, on one scale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from data.files import read_image
+from data.transforms import denormalise, normalise
+from data.transforms import resize as resize_pair
+from engine import cli
+from engine.attention import Weights, attention
+from engine.errors import UserError
+from engine.inside import stage_maps
+from engine.opened import Opened, add_arguments, open_network
+from engine.pages import colourise
+from engine.run_folder import say
+from engine.sheets import Panel, compact, enlarge, fire, sheet
+from models.heads.aspp import ASPP
+from models.segmenter import SMALLEST
+
+WIDTH = 240  # pixels of a panel
+CHANNELS = 11  # shown of each stage, beside the components
+QUERY = (0, 255, 255)  # colour of the mark
+
+
+def panel_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of a panel for an image of `size`."""
+    return max(1, round(WIDTH * size[0] / size[1])), WIDTH
+
+
+def mark(picture: Image.Image, query: tuple[float, float]) -> Image.Image:
+    """A ring around the query, fractions (row, column) of the sides."""
+    x, y = query[1] * picture.width, query[0] * picture.height
+    draw = ImageDraw.Draw(picture)
+    for radius, colour in ((6, (0, 0, 0)), (5, QUERY), (4, QUERY), (3, (0, 0, 0))):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour)
+    return picture
+
+
+def stretched(values: np.ndarray, low: float = 0.01, high: float = 0.99) -> np.ndarray:
+    """To 0..1 between two quantiles of its own values."""
+    a, b = np.quantile(values, [low, high])
+    return np.clip((values - a) / max(b - a, 1e-12), 0, 1)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def overlay(image: np.ndarray, weights: np.ndarray, query: tuple[float, float], size: tuple[int, int]) -> Image.Image:
+    """The image in dark grey, lit where the weights (h, w) are high: an even share among the keys is a third of the
+    scale, which ends at three times that, or at the highest weight."""
+    even = 1 / max(np.count_nonzero(weights), 1)
+    values = weights / max(weights.max(), min(3 * even, 1))
+    grey = Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR)
+    light = np.asarray(enlarge(fire(values), size), np.float32)  # (H, W, 3)
+    mixed = 0.3 * np.asarray(grey, np.float32)[..., None] + 0.85 * light
+    return mark(Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8)), query)
+
+
+def attention_caption(w: Weights, weights: Tensor, name: str) -> tuple[str, str]:
+    """How wide a head looks: the number of keys that would have its entropy if all weighed alike."""
+    p = weights.flatten()[weights.flatten() > 0]
+    p = p / p.sum()
+    return name, f"{w.what}, effectively {float(torch.exp(-(p * p.log()).sum())):.0f}"
+
+
+def attention_sheets(found: list[Weights], image: np.ndarray, query: tuple[float, float]) -> dict[str, Image.Image]:
+    size = panel_size(image.shape[:2])
+    note = "ring: the query; bright: the keys it takes from; an even share is dark violet, three times that is white"
+    means: list[Panel] = []
+    pages = {}
+    for stage in sorted({w.stage for w in found}):
+        panels: list[Panel] = []
+        for w in (w for w in found if w.stage == stage):
+            mean = w.heads.mean(0)
+            means.append((overlay(image, mean.numpy(), query, size), attention_caption(w, mean, w.block)))
+            for i, head in enumerate(w.heads):
+                caption = attention_caption(w, head, f"{w.block}, head {i + 1}")
+                panels.append((overlay(image, head.numpy(), query, size), caption))
+        pages[f"attention_stage{stage + 1}"] = sheet(panels, f"Attention of one pixel, stage {stage + 1}", note)
+    return {"attention": sheet(means, "Attention of one pixel, mean over heads", note)} | pages
+
+
+# --- feature maps -----------------------------------------------------------------------------------------------------
+
+
+def components(x: Tensor, n: int = 3) -> tuple[np.ndarray, float]:
+    """The n directions in which the vectors of a map (C, h, w) vary most: (n, h, w), and their share of the variance.
+
+    A direction has no sign: each is turned so that its largest weight is positive.
+    """
+    flat = x.double().flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)  # (C, h w)
+    variances, directions = torch.linalg.eigh(flat @ flat.T)  # ascending
+    top = directions[:, -n:].flip(1)  # (C, n)
+    top = top * top.gather(0, top.abs().argmax(0, keepdim=True)).sign()
+    share = float(variances[-n:].sum() / variances.sum().clamp(min=1e-30))
+    return (top.T @ flat).view(-1, *x.shape[1:]).numpy(), share
+
+
+def feature_sheet(name: str, x: Tensor, size: tuple[int, int], channels: Sequence[str] = ()) -> Image.Image:
+    """Components as red, green and blue, then the channels (their names) that vary most, each stretched by itself."""
+    count, shape = x.shape[0], panel_size(size)
+    parts, share = components(x, min(3, count))
+    rgb = np.stack([stretched(p) for p in parts] + [np.zeros(parts.shape[1:])] * (3 - len(parts)), axis=-1)
+    colours = (255 * rgb).round().astype(np.uint8)
+    panels: list[Panel] = [(enlarge(colours, shape), ("main components", f"{100 * share:.0f} % of the variance"))]
+    spread = x.flatten(1).std(1)
+    for c in spread.argsort(descending=True)[:CHANNELS].tolist():
+        values = x[c].numpy()
+        caption = (channels[c] if channels else f"channel {c}", f"{values.min():.2g} to {values.max():.2g}")
+        panels.append((enlarge(fire(stretched(values)), shape), caption))
+    note = f"{count} channels of {x.shape[1]} x {x.shape[2]}; those that vary most, each stretched by itself"
+    return sheet(panels, f"Feature maps: {name}", note)
+
+
+# --- ASPP -------------------------------------------------------------------------------------------------------------
+
+
+def aspp_of(model: nn.Module) -> ASPP | None:
+    return next((m for m in model.modules() if isinstance(m, ASPP)), None)
+
+
+def branch_name(branch: nn.Module) -> str:
+    """By its first convolution: the 1x1, or the 3x3 that is spread by a rate."""
+    conv = next(m for m in branch.modules() if isinstance(m, nn.Conv2d))
+    return "1x1" if conv.kernel_size == (1, 1) else f"3x3, rate {conv.dilation[0]}"
+
+
+@torch.no_grad()
+def aspp_responses(network: nn.Module, aspp: ASPP, images: Tensor) -> dict[str, Tensor]:
+    """{branch: mean over its channels (h, w)}: after ReLU, so a mean is a strength. The pooled branch is one number."""
+    found: dict[str, Tensor] = {}
+    named = [(branch_name(b), b) for b in aspp.branches] + [("image pooling", aspp.pooling)]
+    handles = []
+    for name, module in named:
+        hook = lambda m, args, out, name=name: found.__setitem__(name, out[0].mean(0).float().cpu())  # noqa: E731
+        handles.append(module.register_forward_hook(hook))
+    network(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def aspp_sheet(found: dict[str, Tensor], size: tuple[int, int]) -> Image.Image:
+    highest = max(float(x.max()) for x in found.values())
+    panels = []
+    for name, x in found.items():
+        colours = fire((x / max(highest, 1e-12)).numpy())
+        mean, top = float(x.mean()), float(x.max())
+        words = f"{mean:.3g} everywhere" if x.numel() == 1 else f"mean {mean:.3g}, at most {top:.3g}"
+        panels.append((enlarge(colours, panel_size(size)), (name, words)))
+    note = f"mean over channels behind ReLU, one scale for all: black 0, white {highest:.3g}"
+    return sheet(panels, "ASPP: how strongly each branch responds", note, columns=3)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def look(opened: Opened, images: Tensor, query: tuple[float, float]) -> dict[str, Image.Image]:
+    """All pages for one image (1, 3, H, W), by file name."""
+    image = denormalise(images[0].cpu()).permute(1, 2, 0).numpy()  # (H, W, 3)
+    size = image.shape[:2]
+    with torch.no_grad():
+        maps = {k: v[0].float().cpu() for k, v in stage_maps(opened.network, images, opened.inner).items()}
+    pred = colourise(maps["out"].argmax(0).numpy().astype(np.uint8), np.asarray(opened.palette, np.uint8))
+    row, column = (int(q * n) for q, n in zip(query, size))
+    name = opened.class_names[int(maps["out"][:, row, column].argmax())]
+    shape = panel_size(size)
+    seen = Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR)
+    first = [(mark(seen, query), ("image", f"query at {row}, {column}")),
+             (mark(enlarge(pred, shape), query), ("prediction", f"of the query: {name}"))]  # fmt: skip
+    pages = {"input": sheet(first, opened.title, f"as the network sees it: {size[0]} x {size[1]}")}
+    if found := attention(opened.network, opened.inner, images, query):
+        found = [replace(w, heads=w.heads.float().cpu()) for w in found]
+        pages |= attention_sheets(found, image, query)
+    for k, x in maps.items():
+        names = opened.class_names if len(x) == len(opened.class_names) and k in ("head", "out", "classifier") else ()
+        pages[f"features_{k.replace(' ', '')}"] = feature_sheet(k, x, size, names)
+    if (aspp := aspp_of(opened.inner)) is not None:
+        pages["aspp"] = aspp_sheet(aspp_responses(opened.network, aspp, images), size)
+    return pages
+
+
+def main(args: argparse.Namespace) -> None:
+    opened = open_network(args)
+    pixels = read_image(args.image)
+    size = tuple(args.size or opened.size or (max(SMALLEST, n) for n in pixels.shape[:2]))
+    if min(size) < SMALLEST:
+        raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
+    at = args.query or [n // 2 for n in pixels.shape[:2]]
+    if not all(0 <= q < n for q, n in zip(at, pixels.shape[:2])):
+        h, w = pixels.shape[:2]
+        raise UserError(
+            f"--query: row {at[0]}, column {at[1]} lies outside of {args.image}, which has {h} x {w} pixels"
+        )
+    query = tuple((q + 0.5) / n for q, n in zip(at, pixels.shape[:2]))
+    tensor = normalise(resize_pair(torch.from_numpy(pixels).permute(2, 0, 1), None, size)[0])[None]  # (1, 3, H, W)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"--out: cannot make the folder {args.out}: {e.strerror}") from None
+    say(f"network: {opened.title}, {opened.path}")
+    pages = look(opened, tensor.to(opened.device), query)
+    for name, picture in pages.items():
+        compact(picture).save(args.out / f"{name}.png", optimize=True)
+    if "attention" not in pages:
+        say("no attention in this network")
+    say(f"written in {args.out}: {', '.join(pages)}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = cli.parser(__doc__.splitlines()[0], "python -m tools.look --run runs/RUN --image street.jpg --out look")
+    add_arguments(p)
+    p.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image to look at")
+    p.add_argument("--query", type=int, nargs=2, metavar=("Y", "X"), help="pixel of the image; default: its middle")
+    p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network size (default: the run's data.size)")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))

@@ -1,0 +1,181 @@
+"""How far each stage of a network sees: its theoretical and its effective receptive field, as a table and a picture.
+
+python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512
+python -m tools.receptive_field segformer_b0 --images 16 --out field.png
+python -m tools.receptive_field --run runs/unet-streets-20261121-120000 --image street.jpg
+
+A name is looked at with random weights, new ones for each image, on noise, as Luo et al. (arXiv 1701.04128) do; a run
+or a checkpoint with its own weights. The unit looked at is the one in the middle of each map.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from data.files import read_image
+from data.transforms import normalise
+from data.transforms import resize as resize_pair
+from engine import cli
+from engine.coerce import coerce_options, parse_override
+from engine.errors import UserError
+from engine.inside import effective, share_within
+from engine.opened import add_arguments, open_network
+from engine.receptive_field import extent, theoretical
+from engine.run_folder import resolve_device, say
+from engine.sheets import compact, fire, sheet
+from models import build_model, list_models, model_options
+from models.segmenter import SMALLEST
+
+CANVAS = 4096  # pixels a side: the image on which theoretical fields are measured, larger than any but endless ones
+THEORETICAL, HELD = (86, 180, 233), (255, 255, 255)  # colours of the two frames
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage. Sizes in pixels of the image."""
+
+    name: str
+    theory: tuple[int, int]  # rows, columns on a large image
+    box: tuple[tuple[int, int], tuple[int, int]]  # (first, length) of rows and columns on this image
+    field: np.ndarray  # (H, W), 0..1
+    half: int  # side of the square that holds half of the gradient
+    most: int  # and 95 %
+
+
+def measure(
+    models: Iterator[nn.Module], images: Iterator[Tensor], size: tuple[int, int], example: nn.Module,
+    inner: nn.Module | None = None,
+) -> list[Row]:  # fmt: skip
+    """The rows of all stages. models and images: pairs for the effective field; example: one for the theoretical.
+    inner: where a model is wrapped, the part that has the stages."""
+    large, here = theoretical(example, (CANVAS, CANVAS)), theoretical(example, size)
+    found = effective(models, images, inner)
+    centre = (size[0] // 2, size[1] // 2)
+    rows = []
+    for name, field in found.items():
+        theory = tuple(extent(mask)[1] for mask in large[name])
+        box = tuple(extent(mask) for mask in here[name])
+        rows.append(Row(name, theory, box, field, *(share_within(field, s, centre) for s in (0.5, 0.95))))
+    return rows
+
+
+def in_words(theory: tuple[int, int]) -> str:
+    return "whole image" if min(theory) >= CANVAS else f"{theory[0]} x {theory[1]}"
+
+
+def table(rows: list[Row]) -> str:
+    cells = [("stage", "theoretical", "half of the gradient", "95 % of it")]
+    cells += [(r.name, in_words(r.theory), f"{r.half} x {r.half}", f"{r.most} x {r.most}") for r in rows]
+    widths = [max(len(c[i]) for c in cells) for i in range(len(cells[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells)
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+
+def panel(row: Row, width: int) -> Image.Image:
+    """One stage: brightness is the gradient's root, blue the theoretical field, white the square of 95 %."""
+    h, w = row.field.shape
+    scale = width / w
+    picture = Image.fromarray(fire(np.sqrt(row.field))).resize((width, round(h * scale)), Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(picture)
+    (top, height), (left, length) = row.box
+    frame(draw, (left, top, left + length, top + height), scale, picture.size, THEORETICAL, 2)
+    y, x, r = h // 2, w // 2, row.most / 2
+    frame(draw, (x + 0.5 - r, y + 0.5 - r, x + 0.5 + r, y + 0.5 + r), scale, picture.size, HELD, 1)
+    return picture
+
+
+def frame(draw: ImageDraw.ImageDraw, box: tuple, scale: float, size: tuple[int, int], colour, width: int) -> None:
+    """A rectangle around `box` (x0, y0, x1, y1) in pixels of the image, kept on the picture."""
+    corners = [min(max(round(v * scale), 0), size[i % 2] - 1) for i, v in enumerate(box)]
+    draw.rectangle(corners, outline=colour, width=width)
+
+
+def page(rows: list[Row], title: str, note: str, width: int = 220) -> Image.Image:
+    """All stages side by side."""
+    captions = [
+        (r.name, f"theoretical {in_words(r.theory)}", f"half in {r.half} x {r.half}, 95 % in {r.most} x {r.most}")
+        for r in rows
+    ]
+    return sheet([(panel(row, width), caption) for row, caption in zip(rows, captions)], title, note)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def random_models(name: str, options: dict, device: torch.device) -> Iterator[nn.Module]:
+    """New random weights every time, from seeds 0, 1, .."""
+    seed = 0
+    while True:
+        torch.manual_seed(seed)
+        yield build_model(name, 19, **options).to(device)
+        seed += 1
+
+
+def inputs(args: argparse.Namespace, size: tuple[int, int], device: torch.device) -> Iterator[Tensor]:
+    """The images given, resized, or noise. Each (1, 3, H, W), normalised."""
+    for path in args.image or []:
+        pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)  # (3, H, W)
+        yield normalise(resize_pair(pixels, None, size)[0])[None].to(device)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(0 if args.image else args.images):
+        yield torch.randn(1, 3, *size, generator=draw).to(device)
+
+
+def main(args: argparse.Namespace) -> None:
+    if bool(args.name) == bool(args.run or args.checkpoint):
+        raise UserError("give a model's NAME, or --run or --checkpoint")
+    if args.images < 1:
+        raise UserError(f"--images: expected at least 1, got {args.images}")
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise UserError(f"--out: expected a file in a folder that is there, got {args.out}")
+    if args.name:
+        options = dict(parse_override(item) for item in args.set)
+        options = coerce_options(options, model_options(args.name, encoder=options.get("encoder")), args.name)
+        device = resolve_device(args.device or "auto")
+        models, title, weights = random_models(args.name, options, device), args.name, "random weights"
+        example, inner, size = build_model(args.name, 19, **options), None, args.size or (512, 512)
+    else:
+        opened = open_network(args)
+        device, title, weights = opened.device, opened.title, f"weights of {opened.path.name}"
+        example = inner = opened.inner
+        models, size = iter(lambda: opened.network, None), args.size or opened.size or (512, 512)
+    size = tuple(size)
+    if min(size) < SMALLEST:
+        raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
+    count = len(args.image) if args.image else args.images
+    what = f"{count} {'image' if args.image else 'noise image'}{'s' if count > 1 else ''} of {size[0]} x {size[1]}"
+    rows = measure(models, inputs(args, size, device), size, example, inner)
+    say(f"{title}: {weights}, {what}\n{table(rows)}")
+    picture = page(
+        rows, f"Receptive fields: {title}", f"{weights}, {what}; blue: theoretical, white: 95 % of the gradient"
+    )
+    compact(picture).save(args.out, optimize=True)
+    say(f"written: {args.out}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = cli.parser(__doc__.splitlines()[0], "python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512")
+    p.add_argument("name", nargs="?", metavar="NAME", help=f"random weights; one of: {', '.join(list_models())}")
+    add_arguments(p)
+    p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's, or 512 512)")
+    p.add_argument("--images", type=int, default=8, metavar="N", help="noise images, each new weights; default 8")
+    p.add_argument(
+        "--image", type=Path, action="append", metavar="FILE", help="this image instead of noise; repeatable"
+    )
+    p.add_argument("--out", type=Path, default=Path("receptive_field.png"), metavar="FILE", help="the picture")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))

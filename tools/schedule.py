@@ -1,0 +1,162 @@
+"""The learning rate of every parameter group over all iterations of a config, before anything is trained.
+
+python -m tools.schedule configs/unet_streets.yaml
+python -m tools.schedule configs/deeplabv3plus_cv.yaml --out schedule.png
+
+Reads the data set's file names only: how many iterations an epoch has. A cross-validation has several phases: the
+starting run, then one fold of each stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data import build_dataset
+from data.loading import EpochBatchSampler
+from engine import cli, plots, schedules
+from engine.config import Config, load_config, stage_config, start_config
+from engine.errors import UserError
+from engine.optim import parameter_groups
+from engine.run_folder import say
+from engine.scoring import build_network, limited
+from engine.study import draw_splits
+
+LINES = ((0, "-"), (1, (0, (5, 3))), (2, ":"), (3, (0, (1, 1))))  # a style each for lines that may lie on each other
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training of a run: lr[part][i] is the learning rate of that part at iteration i."""
+
+    name: str
+    cfg: Config
+    images: int
+    per_epoch: int  # iterations
+    lrs: dict[str, list[float]]
+
+    @property
+    def iterations(self) -> int:
+        return self.cfg.train.epochs * self.per_epoch
+
+
+@dataclass(frozen=True)
+class Group:
+    part: str  # encoder, head or network
+    parameters: int
+    factor: float  # of the base learning rate
+    weight_decay: float
+
+
+def groups_of(cfg: Config, num_classes: int) -> list[Group]:
+    """The optimiser's groups as engine/optim makes them. The model has shapes and no numbers."""
+    with torch.device("meta"):
+        model = build_network(cfg, num_classes)
+    encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else None
+    found = []
+    for group in parameter_groups(model, cfg.optim):
+        first = group["params"][0]
+        part = "network" if encoder is None else "encoder" if id(first) in encoder else "head"
+        size = sum(p.numel() for p in group["params"])
+        found.append(Group(part, size, group["lr_factor"], group["weight_decay"]))
+    return found
+
+
+def phase(name: str, cfg: Config, images: int, groups: Sequence[Group]) -> Phase:
+    per_epoch = len(EpochBatchSampler(images, cfg.train.batch_size, train=True, seed=0))
+    total = cfg.train.epochs * per_epoch
+    base = [cfg.optim.lr * schedules.factor(cfg.schedule, i, total, per_epoch) for i in range(total)]
+    return Phase(name, cfg, images, per_epoch, {g.part: [lr * g.factor for lr in base] for g in groups})
+
+
+def phases(cfg: Config) -> list[Phase]:
+    """What train.py would train, one after the other; of the folds of a stage, which run side by side, the first."""
+    data = build_dataset(cfg, "train", train=True)
+    groups = lambda c: groups_of(c, data.num_classes)  # noqa: E731
+    if not cfg.cv.folds:
+        return [phase("run", cfg, len(limited(data, cfg.data.limit)), groups(cfg))]
+    roles, folds = draw_splits(cfg, data).indices(data.names)
+    found = []
+    if cfg.cv.start in ("role", "train"):
+        start = start_config(cfg)
+        found.append(phase("start", start, len(roles["start"]), groups(start)))
+    images = len({*folds[0]["train"], *(roles["start"] if cfg.cv.replay_start else [])})
+    for i in range(max(1, len(cfg.cv.stages))):
+        stage = stage_config(cfg, i)
+        found.append(phase(f"stage {i}", stage, images, groups(stage)))
+    return found
+
+
+def table(found: Sequence[Phase]) -> str:
+    """One row a phase and part."""
+    rows = [("phase", "part", "schedule", "images", "epochs", "iterations", "lr: first", "highest", "last")]
+    for p in found:
+        size = (str(p.images), str(p.cfg.train.epochs), f"{p.iterations} ({p.per_epoch} an epoch)")
+        for part, lrs in p.lrs.items():
+            ends = tuple(f"{lr:.2e}" for lr in (lrs[0], max(lrs), lrs[-1]))
+            rows.append((p.name, part, p.cfg.schedule.name, *size, *ends))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+
+
+def draw(found: Sequence[Phase], path: Path, note: str) -> Path:
+    """Learning rate against iteration, the phases one after the other, a colour for each part."""
+    parts = list(dict.fromkeys(part for p in found for part in p.lrs))
+
+    def fill(fig) -> None:
+        ax, offset = fig.subplots(), 0
+        for p in found:
+            for (i, style), part in zip(LINES, parts):
+                label = part if p is found[0] else None
+                xs = range(offset, offset + p.iterations)
+                ax.plot(xs, p.lrs.get(part, []), color=plots.SERIES[i], linestyle=style, linewidth=1.8, label=label)
+            if len(found) > 1:
+                ax.axvline(offset, color=plots.PALE, linewidth=1)
+                text = f"{p.name}\n{p.cfg.train.epochs} epochs"
+                ax.annotate(text, (offset, 1), (3, -2), xycoords=("data", "axes fraction"), fontsize=8.5, va="top",
+                            textcoords="offset points", color=plots.GREY)  # fmt: skip
+            offset += p.iterations
+        ax.set_ylim(0, 1.22 * max(max(lrs) for p in found for lrs in p.lrs.values()))
+        ax.set(xlabel="iteration", ylabel="learning rate")
+        ax.yaxis.set_major_formatter(lambda v, _: f"{v:.3g}")
+        if len(parts) > 1:
+            fig.legend(loc="outside lower center", ncols=len(parts), fontsize=9)
+
+    return plots.figure("Learning rate over the iterations", note, path, 8, 3.8, fill)
+
+
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config, cli.overrides(args))
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise UserError(f"--out: expected a file in a folder that is there, got {args.out}")
+    found = phases(cfg)
+    say(table(found))
+    for g in groups_of(cfg, build_dataset(cfg, "train", train=False).num_classes):
+        say(f"{g.part}: {g.parameters:,} parameters, lr x {g.factor:g}, weight decay {g.weight_decay:g}")
+    for p in found:
+        if p.cfg.schedule.warmup_iters > p.iterations // 2:
+            say(f"{p.name}: {p.cfg.schedule.warmup_iters} of its {p.iterations} iterations are warm-up")
+    if any(p.cfg.schedule.name == "plateau" for p in found):
+        say("plateau: the rate falls when val_loss stops improving, which nobody knows beforehand: drawn without falls")
+    if plots.available():
+        names = ", ".join(dict.fromkeys(p.cfg.schedule.name for p in found))
+        note = f"{cfg.name}: {names}; batches of {cfg.train.batch_size}, one process"
+        say(f"written: {draw(found, args.out, note)}")
+    else:
+        say(plots.SKIPPED)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = cli.parser(__doc__.splitlines()[0], "python -m tools.schedule configs/deeplabv3plus_cv.yaml --out schedule.png")
+    p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
+    p.add_argument("--out", type=Path, default=Path("schedule.png"), metavar="FILE", help="default schedule.png")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, build_parser()))
