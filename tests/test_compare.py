@@ -27,7 +27,15 @@ def result(error: float, void: str = "ignore", seed: int = 0, order=range(12), *
     for i in order:
         score.add_image(*images[i])
     score.images = 12
-    facts = {"data": "x", "data_hash": "1", "absent": "nan", "void": void, "exclude": [], "checkpoint": str(error)}
+    facts = {
+        "data": "x",
+        "images": 12,
+        "data_hash": "1",
+        "absent": "nan",
+        "void": void,
+        "exclude": [],
+        "checkpoint": str(error),
+    }
     return {"protocol": facts | protocol, **scores(score, NAMES)}
 
 

@@ -24,7 +24,7 @@ from engine.evaluate import excluded, number
 from engine.metrics import ConfusionMatrix, bootstrap_ious, interval, miou_difference
 from engine.per_image import PerImage
 from engine.run_folder import say
-from engine.tables import describe, format_table, pct
+from engine.tables import ABSENT_RULE, describe, format_table, pct
 from engine.tables import interval as interval_text
 
 WHO = {"checkpoint", "run", "stage", "candidate", "predictions", "targets", "raw"}  # what may differ: who is compared
@@ -96,6 +96,14 @@ def compare(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int 
     }  # fmt: skip
 
 
+def described(facts: dict) -> str:
+    """The protocol in one line; tools/score.py knows no network size or views."""
+    if "size" in facts:
+        return describe(facts)
+    rules = [ABSENT_RULE[facts["absent"]], "void pixels count as errors" if facts["void"] == "error" else ""]
+    return ", ".join([f"{facts['data']}", f"{facts['images']} label files", *filter(None, rules)])
+
+
 def _plain(found: dict) -> dict | None:
     found = {k: number(v) for k, v in found.items()}
     return found if None not in found.values() else None
@@ -106,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
     a, b = (read_result(p) for p in paths)
     differences = check_pair(a, b, (args.a, args.b), args.anyway)
     found = compare(a, b, args.by, args.samples, args.seed)
-    say(f"A: {args.a}\nB: {args.b}\n{describe({'split': '', **a['protocol']})}")
+    say(f"A: {args.a}\nB: {args.b}\n{described(a['protocol'])}")
     for line in differences:
         say(f"NOT THE SAME PROTOCOL: {line}")
     say(f"paired bootstrap over {found['groups']} {args.by}s, {args.samples} draws, 95 % interval; in %")
