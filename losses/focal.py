@@ -12,8 +12,8 @@ from losses.pixels import at_least_float32, class_weight_tensor, labelled_pixels
 class Focal(nn.Module):
     """Mean over labelled pixels of -w (1 - p)^gamma log p, p = softmax(logits) at the target's class.
 
-    Lin et al., arXiv 1708.02002, Eq. 4 and 5, with a softmax over classes for their sigmoid, and class weights w for
-    their alpha. The mean divides by the sum of the pixels' weights, so that gamma 0 is weighted cross-entropy.
+    Lin et al., Focal Loss for Dense Object Detection (arXiv 1708.02002), with a softmax over classes for their sigmoid,
+    and class weights w for their alpha. The mean divides by the sum of the pixels' weights, so that gamma 0 is weighted cross-entropy.
     Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with
     a gradient of 0.
     """

@@ -16,7 +16,7 @@ class SSIM(nn.Module):
     """1 - mean over classes and labelled pixels of the structural similarity of p = softmax(logits) and the one-hot q.
 
     Wang, Bovik, Sheikh, Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity (IEEE
-    Trans. Image Processing 13(4), 2004), Eq. 13, with its Gaussian window (11 x 11 px, sigma 1.5, sum 1):
+    Trans. Image Processing 13(4), 2004), with its Gaussian window (11 x 11 px, sigma 1.5, sum 1):
         SSIM = (2 mu_p mu_q + C1) (2 cov + C2) / ((mu_p^2 + mu_q^2 + C1) (var_p + var_q + C2)),
     means, variances (at least 0) and covariance over the window around each pixel, the image reflected at its border.
     Ignored pixels are not there: the window's weights of the labelled ones are scaled to sum 1, and the mean runs over
