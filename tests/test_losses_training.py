@@ -147,9 +147,6 @@ def test_following_needs_no_weights_to_begin_with():
 
 TERMS = "{name: cross_entropy, follow_iou: 2, weight: [1.0, 0.5]}, {name: cwd, weight: [0, 2]}"
 DISTIL = (f"loss.terms=[{TERMS}]", "train.epochs=2")
-    "loss.terms=[{name: cross_entropy, follow_iou: 2, weight: [1.0, 0.5]}, {name: cwd, weight: [0, 2]}]",
-    "train.epochs=2",
-)
 
 
 @pytest.fixture(scope="module")
