@@ -143,6 +143,18 @@ def test_following_needs_no_weights_to_begin_with():
         build_loss({"name": "focal", "follow_iou": -1.0}, 5)
 
 
+def test_a_run_follows_its_own_validation(tmp_path, folder):
+    """From the second epoch on: before there is nothing to follow."""
+    rows = {}
+    for rate in (0, 5):
+        run = run_in(tmp_path, cfg := tiny(folder, f"loss.follow_iou={rate}", "train.epochs=2"), f"rate{rate}")
+        train_single(cfg, run, CPU)
+        rows[rate] = [json.loads(line)["train_cross_entropy"] for line in (run / "log.jsonl").read_text().splitlines()]
+        saved = torch.load(run / "last.pt", weights_only=True)["progress"]["val_iou"]
+        assert len(saved) == 3 and all(0 <= x <= 1 for x in saved)
+    assert rows[0][0] == pytest.approx(rows[5][0], rel=1e-6) and abs(rows[0][1] - rows[5][1]) > 1e-4
+
+
 # --- the teacher ------------------------------------------------------------------------------------------------------
 
 TERMS = "{name: cross_entropy, follow_iou: 2, weight: [1.0, 0.5]}, {name: cwd, weight: [0, 2]}"
