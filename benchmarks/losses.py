@@ -22,16 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.models import medians
+from benchmarks.peers import CLASSES, smp_lovasz
 from losses import build_loss
 
-CLASSES = 19
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def smp_lovasz(device: str) -> Loss:
-    from segmentation_models_pytorch.losses import LovaszLoss
-
-    return LovaszLoss("multiclass", ignore_index=255)
 
 
 def five_map_ssim(device: str) -> Loss:
@@ -56,7 +50,7 @@ def five_map_ssim(device: str) -> Loss:
 
 # name of a loss: {label: the same function in another form}
 OTHERS: dict[str, dict[str, Callable[[str], Loss]]] = {
-    "lovasz": {"segmentation_models_pytorch": smp_lovasz},
+    "lovasz": {"segmentation_models_pytorch": lambda device: smp_lovasz()},
     "ssim": {"five maps": five_map_ssim},
 }
 

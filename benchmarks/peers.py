@@ -86,6 +86,13 @@ def _smp_deeplabv3plus() -> nn.Module:
     return smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=CLASSES)
 
 
+def smp_lovasz() -> nn.Module:
+    """(logits, target) -> scalar: the peer of benchmarks/losses."""
+    from segmentation_models_pytorch.losses import LovaszLoss
+
+    return LovaszLoss("multiclass", ignore_index=255)
+
+
 PEERS: dict[str, list[Peer]] = {
     "segformer_b0": _segformer_peers("mit_b0", 256),
     "segformer_b2": _segformer_peers("mit_b2", 768),

@@ -58,6 +58,7 @@ class Progress:
     best_miou: float = -1.0
     best_epoch: int = 0
     waited: int = 0  # validations without a better val_miou
+    val_iou: list[float] = field(default_factory=list)  # of each class in the last validation; nan: not to be seen
     finished: bool = False
     plateau: schedules.Plateau = field(default_factory=schedules.Plateau)
 

@@ -130,6 +130,7 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
         max_iters, drops = cfg.train.epochs * per_epoch, progress.plateau.drops
         return cfg.optim.lr * schedules.factor(cfg.schedule, iteration, max_iters, per_epoch, drops)
 
+    parts.criterion.val_iou = parts.aux_criterion.val_iou = progress.val_iou  # class weights may follow it
     row = {"epoch": progress.epoch + 1, "fold": job.fold, "stage": job.stage, "lr": lr_at(first)}
     title, quiet = f"{job.title()} epoch {row['epoch']}/{cfg.train.epochs}", None if distributed.is_main() else True
     bar = tqdm(parts.loader, title, leave=False, disable=quiet)
@@ -162,6 +163,7 @@ def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
     miou = score.confusion.miou(job.cfg.eval.absent, excluded(job.cfg.eval.exclude, job.val.class_names))
     row |= {"val_loss": _none_if_nan(score.loss), "val_miou": _none_if_nan(miou)}
     row["val_fw_iou"] = _none_if_nan(score.confusion.frequency_weighted_iou())
+    progress.val_iou = score.confusion.iou().tolist()
     progress.plateau.step(score.loss, job.cfg.schedule.patience)
     if miou > progress.best_miou:
         progress.best_miou, progress.best_epoch, progress.waited = miou, progress.epoch, 0

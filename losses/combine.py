@@ -12,7 +12,8 @@ class WeightedSum(nn.Module):
     last call, by name; a second term of one name is `name_2`. A term of weight 0 is not computed.
 
     A weight may be a pair (first, last): it changes linearly with `.progress`, the share of the training that is done,
-    0 to 1, which the training loop writes. A teacher's logits (third argument) go to the terms that distil.
+    0 to 1, which the training loop writes; it also writes `.val_iou`, the classes' IoU in the last validation, for the
+    terms. A teacher's logits (third argument) go to the terms that distil.
     """
 
     def __init__(self, terms: list[nn.Module], weights: Sequence[float | tuple[float, float]]) -> None:
@@ -20,6 +21,7 @@ class WeightedSum(nn.Module):
         self.terms = nn.ModuleList(terms)
         self.weights = [w if isinstance(w, tuple) else (w, w) for w in weights]
         self.progress = 0.0
+        self.val_iou: list[float] = []
         self.distils = any(distils(term) for term in terms)
         self.parts: dict[str, Tensor] = {}
 
@@ -29,6 +31,7 @@ class WeightedSum(nn.Module):
             if first == last == 0:
                 continue
             weight = first + (last - first) * self.progress
+            term.progress, term.val_iou = self.progress, self.val_iou
             value = term(logits, target, teacher) if distils(term) else term(logits, target)
             total = total + weight * value
             for name, value in term.parts.items():

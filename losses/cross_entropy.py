@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from losses.ohem import HardPixels
-from losses.pixels import at_least_float32, class_weight_tensor, labelled_pixels
+from losses.pixels import at_least_float32, class_weight_tensor, following, labelled_pixels
 
 
 class CrossEntropy(nn.Module):
@@ -19,6 +19,7 @@ class CrossEntropy(nn.Module):
     q is the one-hot target, or with label smoothing e: (1 - e) one-hot + e / C (arXiv 1512.00567, sec. 7). With class
     weights w the cost is -sum_c w_c q_c log p_c (torch's rule), and the mean divides by the pixels' weights w_target,
     as torch does; divide_by "pixels": by their number, as system E does.
+    follow_iou: the weights follow the last validation (see `following`), 0: they stay.
     ohem: {threshold, min_kept, divide_by}, see losses/ohem: only hard pixels count.
     Soft labels: a target of probabilities (B, C, H, W) instead of classes; a pixel of zeros throughout is ignored, and
     the weight of a pixel is sum_c w_c q_c.
@@ -34,29 +35,35 @@ class CrossEntropy(nn.Module):
         label_smoothing: float = 0.0,
         divide_by: Literal["weights", "pixels"] = "weights",
         ohem: dict | None = None,
+        follow_iou: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        self.register_buffer("weight", class_weight_tensor(class_weights, num_classes))
+        self.register_buffer("weight", class_weight_tensor(class_weights, num_classes, follow_iou))
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
         self.divide_by = divide_by
         self.ohem = HardPixels.of(ohem)
+        self.follow_iou = follow_iou
+        self.val_iou: list[float] = []  # written by the training loop
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         logits = at_least_float32(logits)
         soft = target.is_floating_point()
-        cost = self.cost_of_pixels(logits, target)
+        weight = self.weight  # (C,)
+        if weight is not None:
+            weight = following(weight, self.val_iou, self.follow_iou).to(logits.dtype)
+        cost = self.cost_of_pixels(logits, target, weight)
         if soft:
             labelled, pixel_weight = target.sum(1) > 0, target.to(logits.dtype)  # (B, H, W), (B, C, H, W)
-            if self.weight is not None:
-                pixel_weight = pixel_weight * self.weight.to(logits.dtype)[:, None, None]
+            if weight is not None:
+                pixel_weight = pixel_weight * weight[:, None, None]
             pixel_weight = pixel_weight.sum(1)  # (B, H, W)
         else:
             labelled, index = labelled_pixels(target, self.ignore_index)
-            pixel_weight = None if self.weight is None else self.weight.to(logits.dtype)[index]
+            pixel_weight = None if weight is None else weight[index]
         counted = kept = labelled
         if self.ohem:
             probs = logits.detach().softmax(1)
@@ -73,9 +80,8 @@ class CrossEntropy(nn.Module):
         self.parts = {"cross_entropy": loss.detach()}
         return loss
 
-    def cost_of_pixels(self, logits: Tensor, target: Tensor) -> Tensor:
+    def cost_of_pixels(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """-sum_c w_c q_c log p_c of each pixel, (B, H, W). Of ignored ones with soft labels: meaningless."""
-        weight = None if self.weight is None else self.weight.to(logits.dtype)
         if target.is_floating_point():
             target, ignore = target.to(logits.dtype), {}
         else:

@@ -6,14 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.errors import UserError
-from losses.pixels import at_least_float32, class_weight_tensor, labelled_pixels
+from losses.pixels import at_least_float32, class_weight_tensor, following, labelled_pixels
 
 
 class Focal(nn.Module):
     """Mean over labelled pixels of -w (1 - p)^gamma log p, p = softmax(logits) at the target's class.
 
-    Lin et al., arXiv 1708.02002, Eq. 4 and 5, with a softmax over classes for their sigmoid, and class weights w for
-    their alpha. The mean divides by the sum of the pixels' weights, so that gamma 0 is weighted cross-entropy.
+    Lin et al., Focal Loss for Dense Object Detection (arXiv 1708.02002), with a softmax over classes for their sigmoid,
+    and class weights w for their alpha. The mean divides by the sum of the pixels' weights, so that gamma 0 is weighted
+    cross-entropy. follow_iou: as in `cross_entropy`.
     Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with
     a gradient of 0.
     """
@@ -24,12 +25,14 @@ class Focal(nn.Module):
         ignore_index: int = 255,
         gamma: float = 2.0,
         class_weights: list[float] | None = None,
+        follow_iou: float = 0.0,
     ) -> None:
         super().__init__()
         if gamma < 0:
             raise UserError(f"gamma must be at least 0, got {gamma}")
-        self.register_buffer("weight", class_weight_tensor(class_weights, num_classes))
-        self.ignore_index, self.gamma = ignore_index, gamma
+        self.register_buffer("weight", class_weight_tensor(class_weights, num_classes, follow_iou))
+        self.ignore_index, self.gamma, self.follow_iou = ignore_index, gamma, follow_iou
+        self.val_iou: list[float] = []  # written by the training loop
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -38,7 +41,9 @@ class Focal(nn.Module):
         cost = F.cross_entropy(logits, target, reduction="none", ignore_index=self.ignore_index)  # (B, H, W): -log p
         # 1 - p without cancellation; at p = 1 a power below 1 has no finite slope, hence the floor
         miss = (-(-cost).expm1()).clamp(min=1e-12)  # (B, H, W)
-        weight = labelled.to(cost.dtype) if self.weight is None else self.weight.to(cost.dtype)[index] * labelled
+        weight = labelled.to(cost.dtype)  # (B, H, W)
+        if self.weight is not None:
+            weight = weight * following(self.weight, self.val_iou, self.follow_iou).to(cost.dtype)[index]
         divisor = weight.sum()
         loss = (weight * miss**self.gamma * cost).sum() / divisor.masked_fill(divisor == 0, float("inf"))
         self.parts = {"focal": loss.detach()}

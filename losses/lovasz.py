@@ -13,10 +13,10 @@ from losses.pixels import at_least_float32, labelled_pixels
 class Lovasz(nn.Module):
     """Mean over the classes present in the target of the Lovasz extension of the Jaccard loss. arXiv 1705.08790.
 
-    Errors of class c: m_i = 1 - p_i(c) where the target is c, else p_i(c) (Eq. 8 there), p = softmax(logits). Sorted,
+    Errors of class c: m_i = 1 - p_i(c) where the target is c, else p_i(c) (Eq. 11 there), p = softmax(logits). Sorted,
     largest first, error k weighs as much as the Jaccard loss grows when its pixel joins the k - 1 wrong ones before:
-    loss_c = sum_k m_(k) g_k, g_k = J(k) - J(k - 1) (Eq. 9, Alg. 1). A perfect prediction costs 0, decisions (p 0 or 1)
-    cost 1 - IoU exactly.
+    loss_c = sum_k m_(k) g_k, g_k = J(k) - J(k - 1) (Eq. 8, 9, Alg. 1). A perfect prediction costs 0, decisions (p 0 or
+    1) cost 1 - IoU exactly.
     Over the batch, or with per_image the mean over images. divide_by "all": the sum over present classes is divided by
     the number of all classes, as system A's original did.
     Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with

@@ -54,12 +54,28 @@ def mean_over_classes(cost: Tensor, present: Tensor, absent: str) -> Tensor:
     return (cost.sum(1) / divisor).sum() / (count > 0).sum().clamp(min=1)
 
 
-def class_weight_tensor(class_weights: list[float] | None, num_classes: int) -> Tensor | None:
-    """The numbers of a config as a float32 tensor (C,), checked."""
+def class_weight_tensor(class_weights: list[float] | None, num_classes: int, follow_iou: float = 0.0) -> Tensor | None:
+    """The numbers of a config as a float32 tensor (C,), checked; ones where weights that follow the IoU begin."""
+    if follow_iou < 0:
+        raise UserError(f"follow_iou must be at least 0, got {follow_iou}")
     if class_weights is None:
-        return None
+        return torch.ones(num_classes) if follow_iou else None
     if len(class_weights) != num_classes:
         raise UserError(f"class_weights: expected {num_classes} numbers, one a class, got {len(class_weights)}")
     if not (min(class_weights) >= 0 and 0 < sum(class_weights) < math.inf):
         raise UserError(f"class_weights: expected finite numbers >= 0, not all 0, got {list(class_weights)}")
     return torch.tensor(class_weights, dtype=torch.float32)
+
+
+def following(weight: Tensor, val_iou: list[float], rate: float) -> Tensor:
+    """Class weights (C,) times 1 + rate (1 - IoU of the class in the last validation), scaled to their old sum.
+
+    What is still bad weighs more, up to 1 + rate times what is perfect. A class that was not to be seen (nan) counts as
+    the mean of the others. No validation yet (val_iou empty), or rate 0: the weights as they are.
+    """
+    if not rate or not val_iou:
+        return weight
+    iou = torch.tensor(val_iou, dtype=torch.float64)
+    iou = torch.where(iou.isnan(), iou.nanmean(), iou).nan_to_num(0.0)
+    new = weight.double() * (1 + rate * (1 - iou)).to(weight.device)
+    return (new * (weight.double().sum() / new.sum())).to(weight.dtype)

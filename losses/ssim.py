@@ -16,7 +16,7 @@ class SSIM(nn.Module):
     """1 - mean over classes and labelled pixels of the structural similarity of p = softmax(logits) and the one-hot q.
 
     Wang, Bovik, Sheikh, Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity (IEEE
-    Trans. Image Processing 13(4), 2004), Eq. 13, with its Gaussian window (11 x 11 px, sigma 1.5, sum 1):
+    Trans. Image Processing 13(4), 2004), with its Gaussian window (11 x 11 px, sigma 1.5, sum 1):
         SSIM = (2 mu_p mu_q + C1) (2 cov + C2) / ((mu_p^2 + mu_q^2 + C1) (var_p + var_q + C2)),
     means, variances (at least 0) and covariance over the window around each pixel, the image reflected at its border.
     Ignored pixels are not there: the window's weights of the labelled ones are scaled to sum 1, and the mean runs over
@@ -65,9 +65,24 @@ class SSIM(nn.Module):
         """The weighted mean over the window around each pixel, the map reflected at its border; keeps (B, C, H, W)."""
         channels, k = maps.shape[1], len(self.window)
         line = self.window.to(maps.dtype).expand(channels, 1, k)  # (C, 1, k): a Gaussian is one row times one column
-        maps = F.pad(maps, [k // 2] * 4, mode="reflect")
+        maps = reflected(maps, k // 2)
         maps = F.conv2d(maps, line.unsqueeze(2), groups=channels)
         return F.conv2d(maps, line.unsqueeze(3), groups=channels)
+
+
+def reflected(maps: Tensor, margin: int) -> Tensor:
+    """(B, C, H, W) mirrored at its border, whose own pixels are not repeated -> (B, C, H + 2 margin, W + 2 margin)."""
+    if not (maps.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.pad(maps, [margin] * 4, mode="reflect")
+    return by_flips(maps, margin)  # the gradient of torch's own is a sum in no fixed order on CUDA
+
+
+def by_flips(maps: Tensor, margin: int) -> Tensor:
+    for dim in (2, 3):
+        before = maps.narrow(dim, 1, margin).flip(dim)
+        after = maps.narrow(dim, maps.shape[dim] - 1 - margin, margin).flip(dim)
+        maps = torch.cat([before, maps, after], dim)
+    return maps
 
 
 class Similarity(torch.autograd.Function):

@@ -282,6 +282,25 @@ def test_float32_under_autocast(spec):
     assert all(v.dtype == torch.float32 for v in loss.parts.values())
 
 
+@pytest.mark.cuda
+@specs
+def test_cuda_equals_the_cpu_and_repeats_itself(spec):
+    logits, target = batch(h=40, w=50, dtype=torch.float32)
+    loss = build_loss(spec, 5)
+    expected = torch.autograd.grad(loss(logits, target), logits)[0]
+    there, gradients = logits.detach().cuda().requires_grad_(), []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(2):
+            value = loss.cuda()(there, target.cuda())
+            gradients.append(torch.autograd.grad(value, there)[0])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert value.item() == pytest.approx(loss.cpu()(logits, target).item(), rel=1e-4)
+    assert torch.equal(*gradients)
+    assert torch.allclose(gradients[0].cpu(), expected, rtol=1e-2, atol=1e-4 * expected.abs().max().item())
+
+
 def test_class_weights_move_with_the_module():
     loss = build_loss(SPECS["weighted"], 5)
     assert "weight" in dict(loss.named_buffers())

@@ -12,6 +12,7 @@ from segmentation_models_pytorch.losses._functional import softmax_focal_loss_wi
 
 from losses import build_loss
 from losses.lovasz import ascending, jaccard_growth
+from losses.ssim import by_flips
 from tests.test_losses import batch, softmax
 
 
@@ -221,6 +222,12 @@ def test_ssim_and_its_gradient_equal_the_five_map_form():
     assert value.item() == pytest.approx(plain.item(), rel=1e-6)
     ours, theirs = (torch.autograd.grad(x, logits)[0] for x in (value, plain))
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("size", [(6, 9), (7, 6)])
+def test_reflection_by_flips_is_torchs(size):
+    maps = torch.randn(2, 3, *size)
+    assert torch.equal(by_flips(maps, 5), torch.nn.functional.pad(maps, [5] * 4, mode="reflect"))
 
 
 def test_ssim_refuses_images_smaller_than_half_its_window():

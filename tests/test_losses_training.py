@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -114,9 +115,50 @@ def test_aux_in_a_config():
     assert config_from(raw, ["loss.name=dice"]).loss.aux  # another main loss leaves it alone
 
 
+# --- class weights that follow the IoU --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+def test_class_weights_follow_the_validation(name):
+    logits, target = batch()
+    iou = [0.9, 0.5, math.nan, 0.0, 0.2]  # nan counts as the mean of the others, 0.4
+    base = [1.0, 2.0, 1.0, 1.0, 1.0]
+    factors = [1 + 3 * (1 - x) for x in (0.9, 0.5, 0.4, 0.0, 0.2)]
+    scale = sum(base) / sum(w * f for w, f in zip(base, factors))
+    expected = build_loss({"name": name, "class_weights": [w * f * scale for w, f in zip(base, factors)]}, 5)
+    loss = build_loss({"terms": [{"name": name, "class_weights": base, "follow_iou": 3.0}]}, 5)
+    before = loss(logits, target).item()
+    assert before == build_loss({"name": name, "class_weights": base}, 5)(logits, target).item()
+    loss.val_iou = iou
+    assert loss(logits, target).item() == pytest.approx(expected(logits, target).item(), rel=1e-6)
+    assert loss(logits, target).item() != before
+    loss.val_iou = [math.nan] * 5  # nothing to be seen in the validation images
+    assert loss(logits, target).item() == pytest.approx(before, rel=1e-6)
+
+
+def test_following_needs_no_weights_to_begin_with():
+    assert build_loss({"name": "cross_entropy", "follow_iou": 1.0}, 5).weight.tolist() == [1.0] * 5
+    assert build_loss("cross_entropy", 5).weight is None
+    with refuses("follow_iou"):
+        build_loss({"name": "focal", "follow_iou": -1.0}, 5)
+
+
+def test_a_run_follows_its_own_validation(tmp_path, folder):
+    """From the second epoch on: before there is nothing to follow."""
+    rows = {}
+    for rate in (0, 5):
+        run = run_in(tmp_path, cfg := tiny(folder, f"loss.follow_iou={rate}", "train.epochs=2"), f"rate{rate}")
+        train_single(cfg, run, CPU)
+        rows[rate] = [json.loads(line)["train_cross_entropy"] for line in (run / "log.jsonl").read_text().splitlines()]
+        saved = torch.load(run / "last.pt", weights_only=True)["progress"]["val_iou"]
+        assert len(saved) == 3 and all(0 <= x <= 1 for x in saved)
+    assert rows[0][0] == pytest.approx(rows[5][0], rel=1e-6) and abs(rows[0][1] - rows[5][1]) > 1e-4
+
+
 # --- the teacher ------------------------------------------------------------------------------------------------------
 
-DISTIL = ("loss.terms=[{name: cross_entropy, weight: [1.0, 0.5]}, {name: cwd, weight: [0, 2]}]", "train.epochs=2")
+TERMS = "{name: cross_entropy, follow_iou: 2, weight: [1.0, 0.5]}, {name: cwd, weight: [0, 2]}"
+DISTIL = (f"loss.terms=[{TERMS}]", "train.epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +185,7 @@ def test_a_student_learns_from_a_checkpoint_and_resumes_exactly(tmp_path, folder
     train_single(cfg, broken, CPU)
     equal_runs(whole, broken)
     assert teacher.read_bytes() == before
-    plain = tiny(folder, "loss.terms=[{name: cross_entropy, weight: [1.0, 0.5]}]", "train.epochs=2")
+    plain = tiny(folder, "loss.terms=[{name: cross_entropy, follow_iou: 2, weight: [1.0, 0.5]}]", "train.epochs=2")
     train_single(plain, alone, CPU)
     states = [torch.load(run / "last.pt", weights_only=True)["model"] for run in (whole, alone)]
     assert any(not torch.equal(states[0][k], states[1][k]) for k in states[0])  # the teacher was listened to
