@@ -54,9 +54,10 @@ def side_by_side(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, class
     height, width = pred.shape
     factor = min(1.0, SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))  # PIL: (W, H)
+    small = np.asarray(Image.fromarray(pred).resize(size, Image.Resampling.NEAREST))
     halves = [
         Image.fromarray(image).resize(size, Image.Resampling.BILINEAR),
-        Image.fromarray(np.asarray(palette, np.uint8)[pred]).resize(size, Image.Resampling.NEAREST),
+        Image.fromarray(np.asarray(palette, np.uint8)[small]),
     ]
     share = class_shares(pred, len(palette))
     there = [i for i in np.argsort(-share, kind="stable") if share[i] > 0]
@@ -72,7 +73,8 @@ def side_by_side(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, class
 
 def class_shares(pred: np.ndarray, num_classes: int) -> np.ndarray:
     """Share of each class in the pixels of a prediction (H, W): (C,), fractions."""
-    return np.bincount(pred.reshape(-1), minlength=num_classes) / max(pred.size, 1)
+    counts = Image.fromarray(pred).histogram()[:num_classes]  # np.bincount would make 8 bytes of each pixel first
+    return np.array(counts) / max(pred.size, 1)
 
 
 def save_dataset(models: Sequence[nn.Module], cfg: Config, dataset, device, folder: str | Path) -> None:

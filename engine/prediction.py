@@ -123,5 +123,5 @@ def argmax_at(scores: Tensor, size: Sequence[int], strip: int = STRIP) -> Tensor
         part = slice(top, top + rows)
         mixed = torch.lerp(scores[:, above[part]], scores[:, below[part]], share[part])  # (C, rows, w)
         wide = F.interpolate(mixed[None], (mixed.shape[1], width), mode="bilinear", align_corners=False)[0]
-        out[part] = wide.argmax(0)
+        out[part] = wide.max(0).indices  # the argmax, without its tenfold cost over the first axis on a CPU
     return out
