@@ -251,7 +251,7 @@ def _classes_present(found: Sequence[Facts], labels: LabelTable) -> list[Finding
     if never:
         text = f"no mask holds {', '.join(never)}"
         mend = f"eval.exclude: [{', '.join(never)}]   (or make other classes with data.labels)"
-        out.append(Finding("warning", "class never present", text, mend))
+        out.append(Finding("note", "class never present", text, mend))
     for split in seen:
         unseen = [labels.class_names[c] for c in sorted(seen[split] - seen.get("train", set())) if c < 255]
         if split != "train" and seen.get("train") and unseen:

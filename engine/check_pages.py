@@ -36,8 +36,11 @@ def frequency_plot(shares: dict[str, np.ndarray], labels: LabelTable, path: Path
         axes.barh(range(len(order)), 100 * shares[first][order], color=colours, edgecolor=plots.GREY, linewidth=0.5)
         for k, (split, row) in enumerate(list(shares.items())[1:]):
             known = [(y, 100 * row[i]) for y, i in enumerate(order) if row[i] > 0]
-            axes.plot([v for _, v in known], [y for y, _ in known], "dos"[k], color=plots.INK, label=split, ms=5)
+            axes.plot(
+                [v for _, v in known], [y for y, _ in known], "dos"[k], color=plots.INK, mec="white", label=split, ms=6
+            )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(floor, 130)
         axes.set_yticks(range(len(order)), [labels.class_names[i] for i in order], fontsize=9 if len(order) < 40 else 5)
         axes.set_xlabel("share of the labelled pixels in % (logarithmic)")

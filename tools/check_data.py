@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.check_scan import LEVELS, classes_of
+from data.check_scan import LEVELS, classes_of, colour_table
 from data.check_set import SPLITS, Checked, check_config
 from data.check_values import totals
 from engine import cli
@@ -80,8 +80,6 @@ def value_table(checked: Checked) -> list[str]:
         index = labels.ids.get(value)
         name = labels.class_names[index] if index is not None else "void" if value in labels.ignore else "UNKNOWN"
         rows.append((str(value), name, pixels[value], masks[value]))
-    from data.check_scan import colour_table
-
     known, colours, seen = colour_table(labels), Counter(), Counter()
     for f in checked.facts:
         colours.update(f.colours)
@@ -113,9 +111,8 @@ def shares(checked: Checked) -> dict[str, np.ndarray]:
 
 def class_table(checked: Checked) -> list[str]:
     table = shares(checked)
-    lines = [
-        f"{'':12}  {'class':20} " + " ".join(f"{split:>9}" for split in table) + "   (share of the labelled pixels)"
-    ]
+    heads = " ".join(f"{split:>9}" for split in table)
+    lines = [f"{'class index':>12}  {'class':20} {heads}   (share of the labelled pixels)"]
     for i, name in enumerate(checked.labels.class_names):
         lines.append(f"{i:12}  {name:20} " + " ".join(f"{100 * row[i]:8.3f}%" for row in table.values()))
     return lines
