@@ -10,13 +10,15 @@ import pytest
 import yaml
 from PIL import Image, ImageFilter
 
+from data import build_dataset, check_quick
+from data.check_quick import quick_check
 from data.check_rules import near_duplicates
 from data.check_scan import scan
 from data.check_set import Checked, check_config
 from data.labels import CITYSCAPES_IDS
 from engine import cli
 from engine.config_keys import Config
-from tests.helpers import config, make_cityscapes
+from tests.helpers import config, make_cityscapes, refuses
 from tools import check_data
 
 HW = (60, 80)
@@ -463,3 +465,41 @@ def test_warnings_are_exit_code_0(tmp_path, capsys):
     grey_photograph(root)
     assert run(write_config(tmp_path / "c.yaml", root)) == 0
     assert "no errors, 1 warning" in capsys.readouterr().out
+
+
+# --- before a training ----------------------------------------------------------------------------------------------
+
+
+def both(root: Path) -> list:
+    return [build_dataset(config("folder", root), split, train=False) for split in ("train", "val")]
+
+
+def test_the_quick_check_is_one_line(tmp_path):
+    line = quick_check(both(city(tmp_path / "data")))
+    assert line.startswith("data: 6 train and 3 val pairs, all looked at in ") and line.endswith(": nothing suspicious")
+    recompressed_in_val(tmp_path / "data")
+    line = quick_check(both(tmp_path / "data"))
+    assert "suspicious: near-duplicates across splits" in line and "tools.check_data" in line and "\n" not in line
+
+
+def test_the_quick_check_stops_at_what_the_loader_cannot_read(tmp_path):
+    root = city(tmp_path / "data")
+    datasets = both(root)
+    truncated_image(root)
+    with refuses(r"03\.png.*tools\.check_data"):
+        quick_check(datasets)
+
+
+def test_the_quick_check_claims_nothing_of_what_it_did_not_read(tmp_path):
+    root = city(tmp_path / "data", n=12)
+    class_only_in_val(root)
+    assert "class only in val" in quick_check(both(root))
+    line = quick_check(both(root), most=4)
+    assert "8 looked at" in line and "nothing suspicious" in line
+
+
+def test_the_quick_check_keeps_to_its_time(tmp_path, monkeypatch):
+    """However slow the disk, one handful a split is read and no more once the time is over."""
+    root = city(tmp_path / "data", n=40)
+    monkeypatch.setattr(check_quick.time, "perf_counter", iter(range(0, 10**6, 100)).__next__)  # 100 s a look
+    assert " 16 looked at" in quick_check(both(root), most=40)
