@@ -228,6 +228,11 @@ def swapped(root):
     (root / "other").rename(root / "labels")
 
 
+def photographs_as_masks(root):
+    for path in masks(root):
+        Image.fromarray(scene(int(path.stem) + 500)[0]).convert("L").save(path)
+
+
 def one_mask_for_all(root):
     for path in masks(root, "train")[1:]:
         shutil.copy(masks(root, "train")[0], path)
@@ -298,6 +303,7 @@ PLANTS = {
     "image twice": (copied_within_train, "warning", ["more than once"], "remove"),
     "image is the mask": (image_as_mask, "error", ["the image itself"], "put the masks"),
     "folders swapped": (swapped, "error", ["photograph's many"], "swap the folders"),
+    "masks are pictures": (photographs_as_masks, "error", ["9 of 9", "grey pictures"], "class indices"),
     "one mask for several images": (one_mask_for_all, "warning", ["6 masks"], "draw"),
     "grey among colour images": (grey_photograph, "warning", ["1 of 9"], "data.augment"),
     "blank image": (flat_photograph, "warning", ["one flat colour"], "remove"),
@@ -374,6 +380,14 @@ def test_label_ids_in_a_folder_of_nineteen_classes(tmp_path):
     finding = found(checked(root), "labelIds read as trainIds")
     line = yaml.safe_load(finding.mend.removeprefix("data.label_map: "))
     assert line[7] == 0 and line[23] == 10 and line[4] == 255 and set(line) == set(CITYSCAPES_IDS)
+
+
+def test_a_layout_without_single_pairs_says_what_its_loader_says(tmp_path):
+    root = make_cityscapes(tmp_path / "data", n=2)
+    make_cityscapes(root, n=2, split="val")
+    next((root / "gtFine" / "val").rglob("*.png")).unlink()
+    finding = found(check_config(config("cityscapes", root), ("train", "val")), "split cannot be read")
+    assert finding.level == "error" and "val: " in finding.text and "without label" in finding.text
 
 
 # --- no false alarm -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from engine.pictures import side_by_side
 from engine.prediction import Segmenter, argmax_at, network_size
 from engine.prediction_folder import Writer
 from models import build_model
+from models.checkpoints.classes import class_names, palette
 from tests.helpers import refuses, write_image
 
 NAMES = ["sky", "road", "car"]
@@ -280,6 +281,15 @@ def test_without_a_video_reader_one_line_says_what_to_install(checkpoint, tmp_pa
 
 
 # --- names and colours ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "first", "colour"), [
+    (19, "road", (128, 64, 128)), (150, "wall", (120, 120, 120)), (21, "background", (0, 0, 0)), (11, "Sky", (128,) * 3),
+])  # fmt: skip
+def test_public_class_lists_are_known_by_their_number(count, first, colour):
+    names, origin = class_names({}, count)
+    assert len(names) == count and names[0] == first and str(count) in origin
+    assert len(palette({}, count)) == count and palette({}, count)[0] == colour
 
 
 def test_class_lists_by_name_and_by_file(checkpoint, tmp_path, capsys):
