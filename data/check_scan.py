@@ -58,6 +58,7 @@ class Facts:
     colours: Counter = field(default_factory=Counter)  # (r, g, b) -> pixels, of a mask with three
     mixed: float = 0.0  # share of the steps along a row that pass through a value between
     mixtures: tuple[int, ...] = ()  # those values
+    busy: float = 0.0  # share of neighbours in a row that differ: a few % in a mask, most in a photograph
 
 
 def scan(records: Sequence[Record], split: str, workers: int = 4, progress=None) -> list[Facts]:
@@ -118,6 +119,7 @@ def _read_label_facts(out: Facts, image: np.ndarray | None) -> None:
     values, counts = _counts(raw)
     out.values = Counter(dict(zip(values, counts)))
     out.mixed, out.mixtures = _mixtures(raw)
+    out.busy = float((raw[:, 1:] != raw[:, :-1]).mean()) if raw.shape[1] > 1 else 0.0
 
 
 def _counts(raw: np.ndarray) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@ from data.check_scan import Facts, Finding, classes_of, colour_table
 from data.labels import CITYSCAPES_IDS, LabelTable
 
 VOID_NAMES = re.compile(r"^(void|unlabel+ed|ignored?|unknown|undefined|don'?t care|unclassified)$", re.IGNORECASE)
+BUSY = 0.4  # share of neighbours that differ, above which a mask is taken for a photograph
 MIXED = 0.3  # share of steps through a value between, above which a mask is taken for an interpolated one
 
 
@@ -149,15 +150,15 @@ def _stretched(pixels, unknown, labels, found):
 
 def _photograph(pixels, unknown, labels, found):
     masks = [f for f in found if f.values]
-    busy = [f for f in masks if len(f.values) > max(32, 2 * labels.num_classes)]
-    if not unknown or not masks or len(busy) * 2 < len(masks) or any(f.mixed > MIXED for f in busy):
+    busy = [f for f in masks if len(f.values) > max(32, 2 * labels.num_classes) and f.busy > BUSY]
+    if not unknown or not masks or len(busy) * 2 < len(masks):
         return None
     text = f"{len(busy)} of {len(masks)} masks hold more than {max(32, 2 * labels.num_classes)} values: grey pictures"
     return "masks are pictures", text, "no line can: masks hold class indices"
 
 
 CAUSES = (
-    _binary, _instance_ids, _interpolated, _train_ids_wanted, _label_ids_wanted, _from_one, _stretched, _photograph,
+    _binary, _instance_ids, _photograph, _interpolated, _train_ids_wanted, _label_ids_wanted, _from_one, _stretched,
 )  # fmt: skip
 
 
