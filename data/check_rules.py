@@ -65,7 +65,7 @@ def _sizes_of_pairs(found: Sequence[Facts]) -> list[Finding]:
     ):  # fmt: skip
         if part:
             f = part[0]
-            text = f"{f.label.name} is {_by(f.label_hw)} and {f.image.name} {_by(f.image_hw)} (H x W){cause}"
+            text = f"the mask {f.label.name} is {_by(f.label_hw)}, its image {f.image.name} {_by(f.image_hw)} (H x W){cause}"
             text += f" ({len(part)} such pairs)" if len(part) > 1 else ""
             out.append(Finding("error", fault, text, mend, tuple(f.label for f in part)))
     return out
@@ -132,7 +132,7 @@ def _duplicates(found: Sequence[Facts]) -> list[Finding]:
     near = near_duplicates(found)
     if near:
         a, b = near[0]
-        text = f"{len(near)} pairs of images across splits are all but equal (first: {a.split}/{a.name}, "
+        text = f"{len(near)} of the other images are all but equal to one of train (first: {a.split}/{a.name}, "
         text += f"{b.split}/{b.name}): frames of one scene?"
         mend = "data.sample_by: group with data.sample, so that neighbouring frames stay in one split"
         out.append(Finding("warning", "near-duplicates across splits", text, mend, tuple(b.image for _, b in near)))

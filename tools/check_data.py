@@ -62,7 +62,7 @@ def report(checked: Checked, files: int = FILES) -> str:
             lines.append(f"{level.upper():8}{f.fault}: {f.text}")
             if f.mend:
                 lines.append(f"        mend: {f.mend}")
-            names = ", ".join(p.name for p in f.files[:files])
+            names = ", ".join("/".join(p.parts[-3:]) for p in f.files[:files])
             if names:
                 lines.append(f"        in:   {names}{', ..' if len(f.files) > files else ''}")
     worst = checked.worst_files()[:files]
