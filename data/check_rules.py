@@ -65,7 +65,8 @@ def _sizes_of_pairs(found: Sequence[Facts]) -> list[Finding]:
     ):  # fmt: skip
         if part:
             f = part[0]
-            text = f"the mask {f.label.name} is {_by(f.label_hw)}, its image {f.image.name} {_by(f.image_hw)} (H x W){cause}"
+            text = f"the mask {f.label.name} is {_by(f.label_hw)}, its image {f.image.name} {_by(f.image_hw)} (H x W)"
+            text += cause
             text += f" ({len(part)} such pairs)" if len(part) > 1 else ""
             out.append(Finding("error", fault, text, mend, tuple(f.label for f in part)))
     return out
