@@ -1,69 +1,47 @@
 """Segment your own images with a trained run or checkpoint.
 
-python predict.py street.jpg holiday/ --out predictions
+python predict.py street.jpg holiday/ "scans/*.tif" --out predictions
 python predict.py street.jpg --run runs/deeplabv3plus-streets-20261121-120000 --aggregate ensemble --out predictions
 python predict.py street.jpg --checkpoint segformer.b2.1024x1024.city.160k.pth --out predictions
+python predict.py drive.mp4 --every 30 --out predictions        (or camera:0; needs OpenCV or imageio)
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from data.files import SUFFIXES, read_image
 from engine import checkpoint as ckpt
 from engine import cli
 from engine.aggregate import parse_name
-from engine.config import config_from
 from engine.errors import UserError
-from engine.inference import Views
-from engine.pictures import predict_image, save_prediction
-from engine.public import open_public
-from engine.run_folder import newest_run, open_run, resolve_device, say
-from engine.scoring import chosen_checkpoint, networks
+from engine.inputs import find_inputs
+from engine.pictures import KINDS
+from engine.prediction import segmenter_of_ours, segmenter_of_public, with_classes
+from engine.prediction_folder import Writer, pictures
+from engine.run_folder import newest_run, open_run, say
+from engine.scoring import chosen_checkpoint
 from models.checkpoints.known import locate
 
 
 def main(args: argparse.Namespace) -> None:
     path = checkpoint_path(args)
-    files = find_images(args.inputs)
-    segment = segment_public(args, path) if args.checkpoint and not ckpt.is_ours(path) else segment_ours(args, path)
-    say(f"checkpoint: {path}  images: {len(files)}")
-    for name, file in tqdm(files.items(), disable=None):
-        image = read_image(file)
-        pred, palette = segment(image)
-        save_prediction(pred, image, palette, Path(args.out), name)
-    say(f"written: {args.out}/*_ids.png (class index), *_color.png, *_overlay.png")
-
-
-def segment_ours(args: argparse.Namespace, path: Path) -> Callable:
-    """image (H, W, 3) -> (class indices (H, W), palette), by a checkpoint of ours at its config's data.size."""
-    checkpoint = ckpt.load_ours(path)
-    cfg = config_from(checkpoint["config"], cli.overrides(args))
-    device = resolve_device(cfg.device)
-    models = networks(checkpoint, cfg, len(checkpoint["class_names"]), device)
-    palette = np.asarray(checkpoint["palette"], np.uint8)
-    return lambda image: (predict_image(models, image, cfg, device, Views.of(cfg.eval)), palette)
-
-
-def segment_public(args: argparse.Namespace, path: Path) -> Callable:
-    """The same by a public file, at the image's own size (from 64 up) unless --set data.size says otherwise."""
-    cfg = config_from({}, cli.overrides(args))
-    device, resized = resolve_device(cfg.device), any(item.startswith("data.size=") for item in args.set)
-    public = open_public(path)
-    say(f"{public.report}\nclass names     {public.note}: {', '.join(public.class_names)}")
-    network, palette = public.network.to(device), np.asarray(public.palette, np.uint8)
-
-    def segment(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = cfg.data.size if resized else tuple(max(64, n) for n in image.shape[:2])
-        return predict_image([network], image, cfg, device, Views.of(cfg.eval), size), palette
-
-    return segment
+    inputs, aside = find_inputs(args.inputs, Path(args.out))
+    public = args.checkpoint and not ckpt.is_ours(path)
+    segmenter = (segmenter_of_public if public else segmenter_of_ours)(path, cli.overrides(args))
+    if args.classes:
+        segmenter = with_classes(segmenter, args.classes)
+    say(f"checkpoint: {path}  inputs: {len(inputs)}")
+    with Writer(segmenter, Path(args.out), args.write) as writer:
+        for item in tqdm(inputs, disable=None):
+            with writer.problems_of(item):
+                for name, image, notes in pictures(item, args.every, args.frames):
+                    writer.add(name, image, notes)
+    say(writer.summary(aside))
+    writer.require_some()
 
 
 def checkpoint_path(args: argparse.Namespace) -> Path:
@@ -79,33 +57,25 @@ def checkpoint_path(args: argparse.Namespace) -> Path:
     return path
 
 
-def find_images(inputs: list[str]) -> dict[str, Path]:
-    """Output name -> file: files by stem, folders with what lies below them."""
-    found: dict[str, Path] = {}
-    for entry in map(Path, inputs):
-        if entry.is_dir():
-            below = sorted(p for p in entry.rglob("*") if p.suffix.lower() in SUFFIXES)
-            pairs = [(str(p.relative_to(entry).with_suffix("")), p) for p in below]
-        elif entry.is_file():
-            pairs = [(entry.stem, entry)]
-        else:
-            raise UserError(f"input not found: {entry}")
-        for name, path in pairs:
-            if name in found and found[name] != path:
-                raise UserError(f"{found[name]} and {path} would both be written as {name}; run them apart")
-            found[name] = path
-    if not found:
-        raise UserError(f"no images ({', '.join(sorted(SUFFIXES))}) in {', '.join(inputs)}")
-    return found
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got '{text}'")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
     p = cli.parser(__doc__.splitlines()[0], "python predict.py street.jpg holiday/ --out predictions")
-    p.add_argument("inputs", nargs="+", metavar="INPUT", help="images or folders of images")
+    p.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos, or camera:0")
     p.add_argument("--run", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
     p.add_argument("--aggregate", metavar="NAME", help="a candidate of a cross-validated run (default: best on select)")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the predictions")
+    p.add_argument("--write", nargs="+", choices=KINDS, default=KINDS, metavar="KIND",
+                   help=f"which pictures: {' '.join(KINDS)} (default: all)")  # fmt: skip
+    p.add_argument("--classes", metavar="NAME|FILE", help="names and colours, where the file has none: "
+                   "cityscapes, ade20k, voc, coco-voc21, camvid, pets, or a classes.yaml")  # fmt: skip
+    p.add_argument("--every", type=positive, default=1, metavar="N", help="of a video, each N-th frame")
+    p.add_argument("--frames", type=positive, metavar="N", help="of a video or camera, at most N pictures")
     return p
 
 

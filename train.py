@@ -18,6 +18,7 @@ import torch
 
 from data import build_dataset
 from data.check import check_pairs
+from data.check_quick import quick_check
 from data.transforms import build_transform
 from engine import cli, distributed
 from engine import config as config_module
@@ -99,6 +100,8 @@ def check_before(cfg: Config) -> dict:
     for dataset in (train, val):
         check_pairs(dataset)
         excluded(cfg.eval.exclude, dataset.class_names)
+    if distributed.is_main():
+        say(quick_check([train, val]))
     if cfg.cv.folds:
         draw_splits(cfg, train)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:

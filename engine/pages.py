@@ -56,7 +56,7 @@ def samples_page(
     width = min(480, max(320, *(im.shape[1] for im in images), 0))  # pixels of a column
     rows = [_row(*sample, colours, width, ignore_index) for sample in zip(images, targets, preds)]
     total = 4 * width + 5 * GAP
-    legend = _legend(colours, class_names, total)
+    legend = legend_strip(colours, class_names, total)
     page = Image.new("RGB", (total, TITLE + sum(r.height for r in rows) + legend.height + GAP), "white")
     draw = ImageDraw.Draw(page)
     for k, title in enumerate(COLUMNS):
@@ -83,7 +83,7 @@ def batch_page(
     colours = np.vstack([np.asarray(palette, np.uint8), [IGNORED_IN_BATCH]]).astype(np.uint8)
     height, width = targets[0].shape
     width, height = max(320, min(480, width)), round(max(320, min(480, width)) * height / width)
-    legend = _legend(colours, [*class_names, "ignored"], 3 * width + 4 * GAP)
+    legend = legend_strip(colours, [*class_names, "ignored"], 3 * width + 4 * GAP)
     page = Image.new("RGB", (legend.width, TITLE + len(images) * (height + LINE + GAP) + legend.height), "white")
     draw = ImageDraw.Draw(page)
     for k, title in enumerate(("image", "mask (white: ignored)", "both")):
@@ -123,7 +123,7 @@ def _row(image, target, pred, palette: np.ndarray, width: int, ignore_index: int
     return row
 
 
-def _legend(palette: np.ndarray, class_names: Sequence[str], width: int) -> Image.Image:
+def legend_strip(palette: np.ndarray, class_names: Sequence[str], width: int) -> Image.Image:
     """Colour swatches with names, wrapped to the page's width."""
     letters, places, x, y = font(13), [], GAP, 4
     for name in class_names:
@@ -153,7 +153,7 @@ def predictions_page(
     width = 260  # pixels of a column
     heights = [round(width * im.height / im.width) for im in next(iter(tiles.values()))]
     total = GAP + len(tiles) * (width + GAP)
-    legend = _legend(colours, class_names, total)
+    legend = legend_strip(colours, class_names, total)
     page = Image.new("RGB", (total, TITLE + sum(heights) + GAP * len(heights) + legend.height + GAP), "white")
     draw = ImageDraw.Draw(page)
     for k, (name, parts) in enumerate(tiles.items()):

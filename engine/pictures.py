@@ -13,42 +13,68 @@ from torch import nn
 from data import build_dataset
 from data.files import read_image
 from data.geometry import resize as resize_pair
-from data.transforms import denormalise, normalise
+from data.transforms import denormalise
 from engine import checkpoint as ckpt
 from engine.config import Config
 from engine.errors import UserError
-from engine.inference import Views, amp_dtype, predict_classes
-from engine.pages import samples_page
+from engine.inference import Views
+from engine.pages import GAP, legend_strip, samples_page
+from engine.prediction import predict_image, predict_tensor
 from engine.run_folder import say
 from engine.scoring import chosen_checkpoint, networks
 
-
-def predict_image(
-    models: Sequence[nn.Module], image: np.ndarray, cfg: Config, device, views: Views, size=None
-) -> np.ndarray:
-    """Class indices (H, W) uint8 of an image (H, W, 3) uint8 at its own size: the network sees it at `size`, by default
-    cfg.data.size, and its scores are resized back."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, H, W)
-    tensor = normalise(resize_pair(pixels, None, size or cfg.data.size)[0])[None]  # (1, 3, h, w)
-    return _predict(models, tensor, cfg, device, views, image.shape[:2])
+KINDS = ("ids", "color", "overlay", "side")  # what a prediction can be written as
+SIDE = 1280  # pixels: how wide each half of a side by side picture is at most
 
 
-def _predict(models, tensor: torch.Tensor, cfg: Config, device, views: Views, size) -> np.ndarray:
-    pred = predict_classes(models, tensor.to(device), views, size, amp_dtype(cfg.train, device))
-    return pred[0].to(torch.uint8).cpu().numpy()
-
-
-def save_prediction(pred: np.ndarray, image: np.ndarray, palette: np.ndarray, folder: Path, name: str) -> None:
-    """NAME_ids.png (grey, class index), NAME_color.png (palette), NAME_overlay.png (half and half)."""
+def save_prediction(
+    pred: np.ndarray, image: np.ndarray, palette: np.ndarray, folder: Path, name: str,
+    kinds: Sequence[str] = KINDS[:3], class_names: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """NAME_ids.png (grey, class index), NAME_color.png (palette), NAME_overlay.png (half and half), NAME_side.png
+    (image and colours side by side, at most 2 x SIDE wide, with the names of the classes there). `kinds`: which."""
     colour = Image.fromarray(np.asarray(palette, np.uint8)[pred])
-    files = {"ids": Image.fromarray(pred), "color": colour, "overlay": Image.blend(Image.fromarray(image), colour, 0.5)}
-    for kind, picture in files.items():
+    draw = {  # one after the other: at 8000 x 6000 each is 144 MB
+        "ids": lambda: Image.fromarray(pred),
+        "color": lambda: colour,
+        "overlay": lambda: Image.blend(Image.fromarray(image), colour, 0.5),
+        "side": lambda: side_by_side(image, pred, palette, class_names),
+    }
+    for kind in kinds:
         path = folder / f"{name}_{kind}.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+            draw[kind]().save(path)
         except OSError as e:
             raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+def side_by_side(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """Image and prediction next to each other, and below them the classes that occur, the largest first."""
+    height, width = pred.shape
+    factor = min(1.0, SIDE / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))  # PIL: (W, H)
+    small = np.asarray(Image.fromarray(pred).resize(size, Image.Resampling.NEAREST))
+    halves = [
+        Image.fromarray(image).resize(size, Image.Resampling.BILINEAR),
+        Image.fromarray(np.asarray(palette, np.uint8)[small]),
+    ]
+    share = class_shares(pred, len(palette))
+    there = [i for i in np.argsort(-share, kind="stable") if share[i] > 0]
+    names = [f"{class_names[i] if i < len(class_names) else i} {100 * share[i]:.1f} %" for i in there]
+    total = max(2 * size[0] + GAP, 240)  # a legend needs room, however small the picture is
+    key = legend_strip(np.asarray(palette, np.uint8)[there], names, total)
+    page = Image.new("RGB", (total, size[1] + key.height), "white")
+    for half, x in zip(halves, (0, size[0] + GAP)):
+        page.paste(half, (x, 0))
+    page.paste(key, (0, size[1]))
+    return page
+
+
+def class_shares(pred: np.ndarray, num_classes: int) -> np.ndarray:
+    """Share of each class in the pixels of a prediction (H, W): (C,), fractions."""
+    counts = Image.fromarray(pred).histogram()[:num_classes]  # np.bincount would make 8 bytes of each pixel first
+    return np.array(counts) / max(pred.size, 1)
 
 
 def save_dataset(models: Sequence[nn.Module], cfg: Config, dataset, device, folder: str | Path) -> None:
@@ -67,7 +93,7 @@ def sample_predictions(models: Sequence[nn.Module], cfg: Config, dataset, device
     rows, views = [], Views.of(cfg.eval)
     for i in [round(k * (len(dataset) - 1) / max(count - 1, 1)) for k in range(min(count, len(dataset)))]:
         tensor, target = dataset[i]
-        pred = _predict(models, tensor[None], cfg, device, views, target.shape)
+        pred = predict_tensor(models, tensor[None], cfg, device, views, target.shape)
         image = resize_pair(denormalise(tensor), None, target.shape)[0].permute(1, 2, 0).numpy()  # (h, w, 3)
         rows.append((image, target.to(torch.uint8).numpy(), pred))
     return rows

@@ -6,14 +6,17 @@ import colorsys
 from collections.abc import Sequence
 from typing import Any
 
-from data.labels import CITYSCAPES
+from data.ade20k import ADE20K
+from data.labels import CAMVID, CITYSCAPES, LabelTable
+from data.pets import PETS
+from data.voc import VOC
 
-# Pascal VOC (Everingham et al., 2010) in the order of its own class list, as torchvision's files have it too
-VOC = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-BY_NUMBER = {19: CITYSCAPES.class_names, 21: VOC}  # what public files of so many classes were trained on
+# The class lists that public files were trained on, by name. torchvision's COCO files have VOC's 21 classes.
+TABLES: dict[str, LabelTable] = {
+    "cityscapes": CITYSCAPES, "ade20k": ADE20K, "voc": VOC, "coco-voc21": VOC, "camvid": CAMVID, "pets": PETS,
+}  # fmt: skip
+# What so many classes mean where the file does not say. Not pets: any network may have three.
+BY_NUMBER = {table.num_classes: table for table in (CITYSCAPES, ADE20K, VOC, CAMVID)}
 
 
 def class_names(meta: dict[str, Any], num_classes: int | None) -> tuple[tuple[str, ...] | None, str]:
@@ -26,17 +29,17 @@ def class_names(meta: dict[str, Any], num_classes: int | None) -> tuple[tuple[st
         if isinstance(names, list | tuple) and len(names) == num_classes and all(isinstance(n, str) for n in names):
             return tuple(names), origin
     if num_classes in BY_NUMBER:
-        return BY_NUMBER[num_classes], f"assumed from their number, {num_classes}"
+        return BY_NUMBER[num_classes].class_names, f"assumed from their number, {num_classes}"
     return None, ""
 
 
 def palette(meta: dict[str, Any], num_classes: int) -> list[tuple[int, int, int]]:
-    """A colour for each class: the file's own, Cityscapes' for 19 classes, else distinct hues (class 0 is black)."""
+    """A colour for each class: the file's own, that of BY_NUMBER's data set, else distinct hues (class 0 is black)."""
     own = _mmseg(meta, "palette")
     if isinstance(own, list) and len(own) == num_classes and all(_is_colour(c) for c in own):
         return [tuple(c) for c in own]
-    if num_classes == CITYSCAPES.num_classes:
-        return [tuple(map(int, c)) for c in CITYSCAPES.palette]
+    if num_classes in BY_NUMBER:
+        return [tuple(c) for c in BY_NUMBER[num_classes].palette.tolist()]
     return [(0, 0, 0), *[hue(i) for i in range(num_classes - 1)]]
 
 
