@@ -255,3 +255,18 @@ def test_a_checkpoint_of_ours_is_named_as_such(tmp_path):
     torch.save({"model": state, "config": {"model": {"name": "unet"}}, "class_names": ["a", "b"]}, tmp_path / "a.pt")
     with refuses("a checkpoint of this project"):
         load_public(tmp_path / "a.pt")
+
+
+def test_the_real_trunk_is_read_as_an_encoder(real_trunk):
+    """A real file in lukemelas' names, without the classifier's layers: every tensor finds its place, and it sees."""
+    model, report = load_public(real_trunk)
+    assert report.architecture == "efficientnet_b0" and report.options["form"] == "lukemelas"
+    assert report.loaded == 352 and not report.ignored and not report.reinitialised
+    with torch.no_grad():
+        maps = model(torch.randn(1, 3, 97, 161))
+    assert [m.shape[1] for m in maps] == [24, 40, 112, 320] and all(m.isfinite().all() for m in maps)
+
+
+@pytest.fixture
+def real_trunk(seg_data):
+    return seg_data / "weights" / "efficientnet_b0_trunk.pth"
