@@ -115,7 +115,7 @@ def score_public_file(args: argparse.Namespace, path: Path) -> dict:
 def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, path: Path) -> dict:
     device, views = resolve_device(cfg.device), Views.of(cfg.eval)
     say(f"checkpoint: {path}  split: {args.split}")
-    score = score_models(models, cfg, dataset, device, views, args.extra)
+    score = score_models(models, cfg, dataset, device, views, args.extra or cfg.eval.extra)
     result = scores(score, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
     say(class_table(result, facts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine import plots, score_plots
+from engine import plots, probability_plots, score_plots
 from engine.run_results import latest, section, shown_candidates, winners
 from engine.tables import all_labels, describe
 
@@ -28,6 +28,11 @@ CAPTIONS = {
     "the diagonal names the pair to work on; a column that is bright in many rows is a class predicted too often.",
     "frequency_iou": "Right and high: common and easy. A class far below others that are as rare is hard for another "
     "reason than rarity: thin, see-through, or labelled inconsistently.",
+    "roc": "Each class against the rest, from its softmax probability: a curve near the upper left corner ranks nearly "
+    "all of its pixels above the others. Rare classes look better here than in IoU: false positives are divided by all "
+    "the other pixels, which are many.",
+    "reliability": "Bars on the dashed line: of the pixels predicted with 70 % confidence, 70 % are right. Bars below "
+    "it: the network is surer than it should be, which is the rule after long training.",
     "samples": "Look for what the numbers hide: edges one pixel off, whole objects missed, labels that are wrong.",
 }  # fmt: skip
 
@@ -88,6 +93,9 @@ def draw_plots(run: Path, facts: dict) -> list[str]:
     draw("class_iou", score_plots.class_iou, class_names, palette, shown_candidates(results), note=note)
     mine = f"{best['name']} of {note}" if "name" in best else note
     draw("confusion_matrix", score_plots.confusion, best["confusion_matrix"], class_names, note=mine)
+    if results.get("roc"):
+        draw("roc", probability_plots.roc, results["roc"], results["auc"], palette, note=note)
+        draw("reliability", probability_plots.reliability, results["reliability"], results["ece"], note=note)
     if results.get("class_frequency"):
         frequency = results["class_frequency"]
         draw("frequency_iou", score_plots.frequency_iou, frequency, best["per_class"], palette, note=mine)

@@ -15,7 +15,7 @@ from data.splits import Splits, make_splits
 from engine import checkpoint as ckpt
 from engine import distributed
 from engine.config import Config
-from engine.evaluate import metrics
+from engine.evaluate import scores
 from engine.inference import Views
 from engine.jobs import Job, derive_seed, finished
 from engine.profile import peak_memory
@@ -52,16 +52,15 @@ def score_best(cfg: Config, run: Path, val: SegmentationDataset, device: torch.d
     """Score best.pt on val; returns and writes results.json."""
     best = ckpt.load_ours(run / "best.pt")
     models = networks(best, cfg, val.num_classes, device)
-    score = score_models(models, cfg, val, device, Views.of(cfg.eval))
+    score = score_models(models, cfg, val, device, Views.of(cfg.eval), cfg.eval.extra)
     results = {
         "class_names": list(val.class_names),
         "palette": [list(map(int, c)) for c in val.palette],
         "protocol": protocol(cfg, val, Views.of(cfg.eval)),
         "best_epoch": best["epoch"],
         "select": None,
-        **metrics(score.confusion, val.class_names, cfg.eval.absent, cfg.eval.exclude),
+        **scores(score, val.class_names, cfg.eval.absent, cfg.eval.exclude),
         "class_frequency": class_frequency(cfg, limited(build_dataset(cfg, "train", train=False), cfg.data.limit)),
-        "images": score.images,
         "seconds": ckpt.load_ours(run / "last.pt")["info"]["seconds"],
         "peak_memory": peak_memory(device),
     }

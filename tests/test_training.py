@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from engine import checkpoint as ckpt
 from engine import config as config_module
@@ -18,6 +19,7 @@ from engine import jobs, run_folder, train
 from engine.config import config_from
 from engine.errors import UserError
 from engine.metrics import ConfusionMatrix
+from engine.report import write_report
 from engine.single_run import train_single
 from tests.helpers import make_folder
 
@@ -287,3 +289,15 @@ def test_the_last_epoch_can_be_kept_instead_of_the_best(tmp_path, folder):
         wanted = 3 if keep == "last" else max(rows, key=lambda r: (r["val_miou"], -r["epoch"]))["epoch"]
         assert saved["epoch"] == results["best_epoch"] == wanted
         assert results["miou"] == pytest.approx(rows[wanted - 1]["val_miou"])
+
+
+def test_probabilities_of_a_single_run_stand_in_its_report(tmp_path, folder):
+    cfg = tiny(folder, "eval.extra=true", "train.epochs=1", "log.plots=true", "log.samples=0")
+    run = run_in(tmp_path, cfg, "run")
+    results = train_single(cfg, run, CPU)
+    assert set(results["auc"]) == {"a", "b", "c"} and 0 <= results["ece"] <= 1 and results["per_image"]
+    text = write_report(run).read_text()
+    for kind in ("roc", "reliability"):
+        assert f"plots/{kind}.png" in text and Image.open(run / "plots" / f"{kind}.png").size[0] > 500
+    plain = train_single(tiny(folder, "train.epochs=1"), run_in(tmp_path, tiny(folder), "plain"), CPU)
+    assert "roc" not in plain and plain["miou"] == pytest.approx(results["miou"])
