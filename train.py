@@ -22,6 +22,7 @@ from data.check_quick import quick_check
 from data.transforms import build_transform
 from engine import cli, distributed
 from engine import config as config_module
+from engine.cases import write_cases
 from engine.config import Config, load_config, stage_config, start_config
 from engine.cross_validation import cross_validate
 from engine.errors import UserError
@@ -31,6 +32,7 @@ from engine.jobs import load_pretrained
 from engine.loss_weights import placeholder_specs
 from engine.pictures import write_samples
 from engine.report import candidates_table, write_report
+from engine.report_html import write_html
 from engine.run_folder import lock, make_run, open_run, resolve_device, say, warn_of_changes
 from engine.scoring import build_network
 from engine.single_run import train_single
@@ -69,7 +71,9 @@ def train_and_report(cfg: Config, run: Path, device: torch.device) -> None:
     if cfg.cv.folds:
         say(candidates_table(results))
     write_samples(run, cfg, device)
-    say(f"report: {write_report(run)}  ({(time.perf_counter() - started) / 60:.1f} minutes)")
+    write_cases(run, cfg, device)
+    write_html(run)
+    say(f"report: {write_report(run)}, report.html  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:

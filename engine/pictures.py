@@ -90,13 +90,16 @@ def save_dataset(models: Sequence[nn.Module], cfg: Config, dataset, device, fold
 def sample_predictions(models: Sequence[nn.Module], cfg: Config, dataset, device, count: int) -> list[tuple]:
     """(image, target, prediction), uint8, of `count` images spread over a data set, as the network sees them; with
     eval.native at the target's own size."""
-    rows, views = [], Views.of(cfg.eval)
-    for i in [round(k * (len(dataset) - 1) / max(count - 1, 1)) for k in range(min(count, len(dataset)))]:
-        tensor, target = dataset[i]
-        pred = predict_tensor(models, tensor[None], cfg, device, views, target.shape)
-        image = resize_pair(denormalise(tensor), None, target.shape)[0].permute(1, 2, 0).numpy()  # (h, w, 3)
-        rows.append((image, target.to(torch.uint8).numpy(), pred))
-    return rows
+    chosen = [round(k * (len(dataset) - 1) / max(count - 1, 1)) for k in range(min(count, len(dataset)))]
+    return [sample_of(models, cfg, dataset, device, Views.of(cfg.eval), i) for i in chosen]
+
+
+def sample_of(models: Sequence[nn.Module], cfg: Config, dataset, device, views: Views, i: int) -> tuple:
+    """(image, target, prediction), uint8, of one image of a data set."""
+    tensor, target = dataset[i]
+    pred = predict_tensor(models, tensor[None], cfg, device, views, target.shape)
+    image = resize_pair(denormalise(tensor), None, target.shape)[0].permute(1, 2, 0).numpy()  # (h, w, 3)
+    return image, target.to(torch.uint8).numpy(), pred
 
 
 def write_samples(run: Path, cfg: Config, device: torch.device) -> None:

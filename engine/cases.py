@@ -1,0 +1,68 @@
+"""The best, the median and the worst images of a run: what an average hides. Pictures for report.html."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from data import build_dataset
+from engine import checkpoint as ckpt
+from engine.config import Config
+from engine.evaluate import excluded
+from engine.inference import Views
+from engine.metrics import ConfusionMatrix
+from engine.pages import IGNORED, colourise, error_map
+from engine.pictures import sample_of
+from engine.scoring import chosen_checkpoint, limited, networks
+
+AT_MOST = 200  # images looked at, spread over the validation split
+WIDTH = 640  # pixels of a picture, at most
+
+
+def write_cases(run: Path, cfg: Config, device: torch.device, each: int = 2) -> None:
+    """cases/cases.json and, for the `each` best, median and worst validation images by their own mIoU, four pictures:
+    K_image.jpg, K_target.png, K_prediction.png, K_error.png. By the run's chosen network; log.samples 0: nothing."""
+    if not cfg.log.samples:
+        return
+    dataset = limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
+    models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
+    count, views = min(len(dataset), AT_MOST), Views.of(cfg.eval)
+    left_out = excluded(cfg.eval.exclude, dataset.class_names)
+    mious: dict[int, float] = {}
+    for i in [k * len(dataset) // count for k in range(count)]:
+        _, target, pred = sample_of(models, cfg, dataset, device, views, i)
+        matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+        matrix.update(torch.from_numpy(pred), torch.from_numpy(target))
+        miou = matrix.miou(exclude=left_out)
+        if miou == miou:  # an image without a labelled pixel has none
+            mious[i] = miou
+    rows = []
+    for where, i in _chosen(mious, each):
+        _save(run / "cases", len(rows), dataset, sample_of(models, cfg, dataset, device, views, i))
+        rows.append({"where": where, "name": dataset.names[i], "miou": mious[i]})
+    ckpt.write_json(run / "cases" / "cases.json", {"images": len(mious), "cases": rows})
+
+
+def _chosen(mious: dict[int, float], each: int) -> list[tuple[str, int]]:
+    """(best | median | worst, index), no image twice."""
+    order = sorted(mious, key=lambda i: (-mious[i], i))
+    middle = max(0, len(order) // 2 - each // 2)
+    parts = {"best": order[:each], "worst": order[-each:][::-1], "median": order[middle : middle + each]}
+    seen: set[int] = set()
+    rows = {where: [i for i in part if i not in seen and not seen.add(i)] for where, part in parts.items()}
+    return [(where, i) for where in ("best", "median", "worst") for i in rows[where]]
+
+
+def _save(folder: Path, k: int, dataset, sample: tuple) -> None:
+    image, target, pred = sample
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = colourise(target, dataset.palette)
+    shown[target == dataset.ignore_index] = IGNORED
+    parts = {"image.jpg": image, "target.png": shown, "prediction.png": colourise(pred, dataset.palette),
+             "error.png": error_map(image, target, pred, dataset.ignore_index)}  # fmt: skip
+    size = (min(WIDTH, image.shape[1]), round(min(WIDTH, image.shape[1]) * image.shape[0] / image.shape[1]))
+    for name, part in parts.items():
+        how = Image.Resampling.BILINEAR if name == "image.jpg" else Image.Resampling.NEAREST  # classes do not mix
+        Image.fromarray(part).resize(size, how).save(folder / f"{k}_{name}", quality=85)
