@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -97,14 +98,25 @@ def test_a_config_starts_from_anothers_checkpoint(place, monkeypatch, capfd):
     (place / "b_tiny" / "start").mkdir()
     (place / "b_tiny" / "0_plain.yaml").rename(place / "b_tiny" / "start" / "net.yaml")
     path.write_text(json.dumps(facts | {"needs": {"1_dice": {"model.pretrained": "start/net"}}}))
-    assert call(study_command, "b_tiny", "--seeds", 5) == 0
+    sets = "--set", "train.batch_size=2", "--set-start", "train.batch_size=3"
+    assert call(study_command, "b_tiny", "--seeds", 5, *sets) == 0
     (start,) = study_command.RUNS.glob("study-b_tiny-start-net-*")  # trained once, with its own seed
     (row,) = json.loads((place / "runs" / "study-b_tiny" / "study.json").read_text())["rows"]
     assert f"pretrained: {start}/best.pt" in (place / row["runs"][0] / "config.yaml").read_text()
+    assert "batch_size: 3" in (start / "config.yaml").read_text()
+    assert "batch_size: 2" in (place / row["runs"][0] / "config.yaml").read_text()
     (place / "b_tiny" / "start" / "net.yaml").rename(place / "b_tiny" / "0_plain.yaml")
     path.write_text(json.dumps(facts | {"needs": {"1_dice": {"model.pretrained": "nosuch"}}}))
     assert call(study_command, "b_tiny", "--only", "1_dice") == 2
     path.write_text(json.dumps(facts))
+
+
+def test_titles_tell_the_systems_apart_and_let_studies_share_a_start():
+    full, cities = Path("configs/c_pets/full"), Path("configs/c_pets/from_drawn_city")
+    assert study_command.title(full, full) == "c_pets-full"
+    assert study_command.title(full / "fcn_frozen.yaml", full) == "c_pets-full-fcn_frozen"
+    assert study_command.title(cities / "../start/fcn.yaml", cities) == "c_pets-start-fcn"
+    assert study_command.title(full.parent / "start/fcn.yaml", full.parent) == "c_pets-start-fcn"
 
 
 def test_curves_of_runs_in_one_plot(place, monkeypatch, capfd):

@@ -8,14 +8,15 @@ interrupted goes on, one whose config has changed since is made anew. The table 
 runs/study-FOLDER/. `study.json` in the folder may say more about it: "title", "focus" (classes whose mean is compared
 too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}}, "quoted_on" (which data), and
 "needs" {config: {key: other config}}: the key is the checkpoint of the other's run, as in
-{"2_fine_tuned": {"model.pretrained": "1_cityscapes"}}. The other is of the same folder and seed, or of a subfolder
-("start/segformer_b0"): then it is no row of the table, and trained once with its own seed.
+{"2_fine_tuned": {"model.pretrained": "1_cityscapes"}}. The other is of the same folder and seed, or of another folder
+("start/segformer_b0", "../start/fcn"): then it is no row of the table, and trained once with its own seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     names = [name for name in configs if not args.only or name in args.only]
     facts, failed, entries = read_facts(folder), [], []
     for name in names:
-        runs = [train(folder.name, name, configs, seed, facts["needs"], args) for seed in args.seeds or [None]]
+        runs = [train(folder, name, seed, facts["needs"], args) for seed in args.seeds or [None]]
         failed += [name] if None in runs else []
         if None not in runs:
             say(f"scoring {name}")
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
             }
             entries.append(entry(name, runs, resolve_device(args.device or "auto"), **more))
     if entries:
-        write(RUNS / f"study-{folder.name}", facts, entries, args)
+        write(RUNS / f"study-{title(folder, folder)}", facts, entries, args)
     if failed:
         raise UserError(f"not finished: {', '.join(failed)} (see above); call the same command again")
 
@@ -79,32 +80,41 @@ def read_facts(folder: Path) -> dict:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train(study: str, name: str, configs: dict, seed: int | None, needs: dict, args: argparse.Namespace) -> Path | None:
+def train(folder: Path, name: str, seed: int | None, needs: dict, args: argparse.Namespace) -> Path | None:
     """The finished run of a config, and of what it needs before; None where train.py failed."""
-    title = f"study-{study}-{name.replace('/', '-')}" + ("" if seed is None else f"-seed{seed}")
-    sets = [*cli.overrides(args), *([] if seed is None else [f"seed={seed}"])]
+    config, apart = folder / f"{name}.yaml", "/" in name
+    seed = None if apart else seed
+    run_name = f"study-{title(config, folder)}" + ("" if seed is None else f"-seed{seed}")
+    sets = cli.overrides(argparse.Namespace(set=args.set_start if apart else args.set, device=args.device))
+    sets += [] if seed is None else [f"seed={seed}"]
     for key, other in needs.get(name, {}).items():
-        path = next(iter(configs.values())).parent / f"{other}.yaml"
-        if not path.exists():
-            raise UserError(f"study.json: {name} needs {other}, and there is no {path}")
-        apart = "/" in other
-        before = train(study, other, configs | {other: path}, None if apart else seed, needs, args)
+        if not (folder / f"{other}.yaml").exists():
+            raise UserError(f"study.json: {name} needs {other}, and there is no {folder / other}.yaml")
+        before = train(folder, other, seed, needs, args)
         if before is None:
             return None
         sets.append(f"{key}={chosen_checkpoint(before)}")
-    run = newest(title)
-    if run is not None and changed(run, configs[name], sets):
+    run = newest(run_name)
+    if run is not None and changed(run, config, sets):
         say(f"{name}: the config differs from {run}'s, training anew")
         run = None
     if run is None or latest(read_run(run)) is None:
-        words = ["--resume", str(run)] if run else [str(configs[name]), "--name", title]
+        words = ["--resume", str(run)] if run else [str(config), "--name", run_name]
         for item in [] if run else sets:
             words += ["--set", item]
         say(f"python train.py {' '.join(words)}")
         if subprocess.run([sys.executable, str(TRAIN), *words]).returncode != 0:
             return None
-        run = newest(title)
+        run = newest(run_name)
     return run
+
+
+def title(path: Path, folder: Path) -> str:
+    """The way from configs/ to a config, joined by dashes: c_pets-full-fcn_frozen; from the folder's parent where
+    there is no configs/ above. Two studies that share a start give it one title, and train it once."""
+    path = Path(os.path.normpath(path.absolute()))
+    base = next((p for p in path.parents if p.name == "configs"), folder.absolute().parent)
+    return "-".join(Path(os.path.relpath(path.with_suffix(""), base)).parts)
 
 
 def newest(title: str) -> Path | None:
@@ -158,6 +168,10 @@ def build_parser() -> argparse.ArgumentParser:
     p = cli.parser(__doc__.splitlines()[0], "python -m tools.study configs/a_fine_structures --seeds 0 1 2")
     p.add_argument("folder", help="the configs directly in it are run; those of subfolders are not")
     p.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="train each config with these seeds")
+    p.add_argument(
+        "--set-start", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="change a key of the starts that lie in other folders (--set changes the rows)",
+    )  # fmt: skip
     p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these configs (file names without .yaml)")
     p.add_argument("--images", type=int, default=4, metavar="N", help="images on the page of predictions")
     return p
