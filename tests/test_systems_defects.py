@@ -1,15 +1,13 @@
-"""The mistakes of systems B and D outside their losses (those: test_losses_defects.py), and the page that lists them all."""
+"""The mistakes of systems B and D outside their losses (test_losses_defects.py has those), and the page that lists all."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from data import build_dataset
 from data.transforms import build_transform
@@ -56,10 +54,10 @@ def test_b_resized_by_nearest_in_training_and_linear_in_testing():
 
 @pytest.mark.parametrize("size", [(75, 109), (96, 109), (75, 128), (65, 67)])
 def test_b_odd_heights_come_out_one_row_taller(size):
-    """Four ceil-mode pools and skips restore every size but the first pool's, which is doubled: odd sides grow by one."""
+    """Skips restore every size but that of the first ceil-mode pool, which is doubled: odd sides grow by one."""
     network = build_model("better_seg_network", 3).eval()
     with torch.no_grad():
-        assert network(torch.zeros(1, 3, *size)).shape[-2:] == size
+        assert network(torch.zeros(1, 3, *size))["out"].shape[-2:] == size
     pooled = F.max_pool2d(torch.zeros(1, 1, *size), 2, ceil_mode=True)
     doubled = F.interpolate(pooled, scale_factor=2).shape[-2:]
     assert doubled == tuple(side + side % 2 for side in size) and doubled != size
