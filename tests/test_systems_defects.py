@@ -1,4 +1,4 @@
-"""The mistakes of systems B and D outside their losses (test_losses_defects.py has those), and the page that lists all."""
+"""Mistakes of systems B and D outside their losses (test_losses_defects.py has those), and the page that lists all."""
 
 from __future__ import annotations
 
