@@ -20,7 +20,7 @@ from data import build_dataset
 from data.check import check_pairs
 from data.check_quick import quick_check
 from data.transforms import build_transform
-from engine import cli, distributed
+from engine import cli, distributed, trackers
 from engine import config as config_module
 from engine.cases import write_cases
 from engine.config import Config, load_config, stage_config, start_config
@@ -41,7 +41,7 @@ from engine.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.known import locate
 
-MAY_CHANGE = ("train.workers", "device", "name")  # what a resumed run may do differently
+MAY_CHANGE = ("train.workers", "device", "name", "log.tracker")  # what a resumed run may do differently
 
 
 def main(args: argparse.Namespace) -> None:
@@ -90,7 +90,7 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
     differing = config_module.differences(saved, wanted, but=MAY_CHANGE)
     if differing:
         raise UserError(f"--resume {run}: the config differs, start a new run instead: {'; '.join(differing)}")
-    saved.train.workers, saved.device = wanted.train.workers, wanted.device
+    saved.train.workers, saved.device, saved.log.tracker = wanted.train.workers, wanted.device, wanted.log.tracker
     warn_of_changes(run, saved)
     return saved, run
 
@@ -114,6 +114,8 @@ def check_before(cfg: Config) -> dict:
         load_teacher(c.loss.teacher, train, torch.device("cpu"))
         build_transform(c.data.augment, c.data.size, crop=c.data.crop)
     amp_dtype(cfg.train, resolve_device(cfg.device))
+    if cfg.log.tracker != "none":
+        trackers.module(cfg.log.tracker)
     if cfg.model.pretrained:  # one process downloads what is to be downloaded
         distributed.from_main(str(locate(cfg.model.pretrained)) if distributed.is_main() else None)
     pretrained = load_pretrained(build_network(cfg, train.num_classes), cfg, train)

@@ -139,6 +139,7 @@ class EvalConfig:
 class LogConfig:
     plots: bool = True  # draw plots (needs matplotlib)
     samples: int = 4  # images on the page of image / target / prediction
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"  # where log.jsonl's numbers go besides, if installed
 
 
 @dataclass

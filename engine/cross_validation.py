@@ -22,7 +22,7 @@ from engine.aggregate import State
 from engine.config import Config, stage_config, start_config
 from engine.jobs import Job, derive_seed, finished, initial_model
 from engine.judging import aggregate_stage
-from engine.run_folder import Log, say, warn
+from engine.run_folder import Log, open_log, say, warn
 from engine.study import Study, open_study, ranking_split
 from engine.train import fit
 
@@ -34,7 +34,7 @@ def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
 
     Goes on where a killed run stopped: finished jobs are skipped, the log is cut back to the last checkpoint.
     """
-    study, log = open_study(cfg, run, device), Log(run / "log.jsonl")
+    study, log = open_study(cfg, run, device), open_log(run, cfg)
     describe_roles(study)
     if distributed.is_main():
         cut_log(study, log)
@@ -50,6 +50,7 @@ def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
                 fit(job, log, device)
         results = distributed.from_main(stage_results(study, stage) if distributed.is_main() else None)
         init = next_start(study, stage, results)
+    log.close()
     return results
 
 

@@ -19,7 +19,7 @@ from engine.evaluate import scores
 from engine.inference import Views
 from engine.jobs import Job, derive_seed, finished
 from engine.profile import peak_memory
-from engine.run_folder import Log, say
+from engine.run_folder import open_log, say
 from engine.scoring import class_frequency, limited, networks, protocol, score_models
 from engine.train import fit
 
@@ -39,12 +39,13 @@ def train_single(cfg: Config, run: Path, device: torch.device) -> dict:
         drawn.save(splits)
     say(f"images: train {len(train)}, val {len(val)}")
     seed = derive_seed(cfg.seed, "single")
-    job, log = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed), Log(run / "log.jsonl")
+    job, log = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed), open_log(run, cfg)
     if distributed.is_main():
         log.cut(ckpt.load_ours(run / "last.pt")["info"]["log_bytes"] if (run / "last.pt").exists() else 0)
     done = distributed.from_main(finished(run))
     if not done:
         fit(job, log, device)
+    log.close()
     return distributed.from_main(score_best(cfg, run, val, device) if distributed.is_main() else None)
 
 
