@@ -15,6 +15,18 @@ from engine.per_image import PerImage
 WHO = {"checkpoint", "run", "stage", "candidate", "predictions", "targets", "raw"}  # what may differ: who is compared
 
 
+def require_same_images(a: dict, b: dict, names: tuple[str, str]) -> None:
+    """Raises: UserError where two results are not of the same classes, or not of the same images, each once."""
+    if list(a["per_class"]) != list(b["per_class"]):
+        raise UserError(
+            f"{names[0]} and {names[1]}: other classes: {', '.join(a['per_class'])}; {', '.join(b['per_class'])}"
+        )
+    mine, theirs = (set(r["per_image"]["names"]) for r in (a, b))
+    if mine != theirs or len(mine) != len(a["per_image"]["names"]):
+        lonely = sorted(mine ^ theirs)
+        raise UserError(f"{names[0]} and {names[1]}: not the same images ({len(lonely)} in one of them: {lonely[:1]})")
+
+
 def protocol_differences(a: dict, b: dict) -> list[str]:
     """What differs between two protocols beside who was scored, a line each."""
     keys = sorted((set(a) | set(b)) - WHO)

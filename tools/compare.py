@@ -18,7 +18,7 @@ from pathlib import Path
 from engine import checkpoint as ckpt
 from engine import cli
 from engine.errors import UserError
-from engine.paired import compare, group_matrices, protocol_differences
+from engine.paired import compare, protocol_differences, require_same_images
 from engine.run_folder import say
 from engine.tables import ABSENT_RULE, describe, format_table, pct
 from engine.tables import interval as interval_text
@@ -42,14 +42,7 @@ def read_result(path: Path) -> dict:
 
 def check_pair(a: dict, b: dict, names: tuple[str, str], anyway: bool) -> list[str]:
     """What differs between the protocols, as lines. Raises: UserError where that is not allowed, or no pairs are."""
-    if list(a["per_class"]) != list(b["per_class"]):
-        raise UserError(
-            f"{names[0]} and {names[1]}: other classes: {', '.join(a['per_class'])}; {', '.join(b['per_class'])}"
-        )
-    mine, theirs = (set(r["per_image"]["names"]) for r in (a, b))
-    if mine != theirs or len(mine) != len(a["per_image"]["names"]):
-        lonely = sorted(mine ^ theirs)
-        raise UserError(f"{names[0]} and {names[1]}: not the same images ({len(lonely)} in one of them: {lonely[:1]})")
+    require_same_images(a, b, names)
     lines = protocol_differences(a["protocol"], b["protocol"])
     if lines and not anyway:
         raise UserError(
