@@ -187,17 +187,25 @@ def named(names: Sequence[str], dataset: SegmentationDataset) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
-def choose(by: str, count: int, results: Sequence[dict]) -> list[int]:
+def choose(by: str, count: int, results: Sequence[dict], one_per_group: bool = False) -> list[int]:
     """Indices of the images to show. spread: evenly over the split; worst: the lowest mIoU of the first; disagreement:
-    where the highest and lowest mIoU lie farthest apart. Images without a score (no labelled pixel): `spread` only."""
-    mious = [r["per_image"]["miou"] for r in results]
+    where the highest and lowest mIoU lie farthest apart. Images without a score (no labelled pixel): `spread` only.
+
+    one_per_group: of each city or stretch of video, whose frames are alike, the first that comes.
+    """
+    mious, groups = [r["per_image"]["miou"] for r in results], results[0]["per_image"]["groups"]
     if by == "spread":
-        return spread(len(mious[0]), count)
-    if by == "worst":
+        order = list(range(len(groups)))
+    elif by == "worst":
         key = {i: miou for i, miou in enumerate(mious[0]) if miou is not None}
+        order = sorted(key, key=lambda i: (key[i], i))
     else:
         key = {i: min(m) - max(m) for i, m in enumerate(zip(*mious)) if None not in m}
-    return sorted(key, key=lambda i: (key[i], i))[:count]
+        order = sorted(key, key=lambda i: (key[i], i))
+    if one_per_group:
+        seen: set[str] = set()
+        order = [i for i in order if groups[i] not in seen and not seen.add(groups[i])]
+    return [order[k] for k in spread(len(order), count)] if by == "spread" else order[:count]
 
 
 def pictures(side: Side, chosen: Sequence[int]) -> list[dict[str, str]]:

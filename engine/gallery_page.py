@@ -37,9 +37,9 @@ def write_gallery(
         note_on(gaps),
         "<h2>Classes</h2>" + table(*classes(labels, results, gaps, palette), "sortable"),
         '<p class="note">IoU in percent. A click on a head sorts.</p>',
-        f"<h2>Images</h2>{note_on_images(results, chosen, by, labels[0])}{buttons(KINDS, 'prediction')}",
+        f"<h2>Images</h2>{note_on_images(results, chosen, by, labels[0])}",
+        legend(list(results[0]["per_class"]), palette) + buttons(KINDS, "prediction"),
         *(row(k, i, labels, results, shown) for k, i in enumerate(chosen)),
-        legend(list(results[0]["per_class"]), palette),
     ]
     styles, script = ((HERE / f"gallery.{kind}").read_text() for kind in ("css", "js"))
     return write_page(path, f"Gallery: {title}", "\n".join(body), styles, script)
@@ -110,7 +110,8 @@ def note_on_images(results: Sequence[dict], chosen: Sequence[int], by: str, firs
     count = len(results[0]["per_image"]["names"])
     text = f"{len(chosen)} of {count} images, {BY[by].format(first)}. Under each its mIoU over the classes that it or "
     text += "the prediction has. Error: orange is wrong, black is ignored. A click on a picture shows it large; "
-    text += "arrow keys, or clicks on its left and right half, change to the same image of the next column."
+    text += "arrow keys, or clicks on its left and right half, change to the same image in the next column, a click "
+    text += "beside it closes it."
     return f'<p class="note">{html.escape(text)}</p>'
 
 

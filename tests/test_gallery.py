@@ -151,10 +151,15 @@ def test_pictures_are_of_the_images_shown_and_of_no_others(place, monkeypatch):
 
 
 def test_which_images():
-    results = [{"per_image": {"miou": m}} for m in ([0.5, 0.2, None, 0.9, 0.2], [0.6, 0.9, 0.1, 0.2, None])]
+    groups = ["x", "y", "y", "x", "z"]
+    results = [
+        {"per_image": {"miou": m, "groups": groups}} for m in ([0.5, 0.2, None, 0.9, 0.2], [0.6, 0.9, 0.1, 0.2, None])
+    ]
     assert choose("worst", 2, results) == [1, 4] and choose("worst", 9, results) == [1, 4, 0, 3]
     assert choose("disagreement", 9, results) == [1, 3, 0]  # .7 apart twice: the first of them first
     assert choose("spread", 3, results) == [0, 2, 4]
+    assert choose("worst", 9, results, True) == [1, 4, 0] and choose("disagreement", 9, results, True) == [1, 3]
+    assert choose("spread", 2, results, True) == [0, 4]
     assert spread(3, 8) == [0, 1, 2] and spread(1, 1) == [0] and spread(500, 1) == [0]
 
 

@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
         say(f"scoring {side.label}: {side.path}")
         results.append(score(side))
     gaps = differences(results)
-    chosen = choose(args.by, args.images, results) if wanted is None else wanted
+    chosen = choose(args.by, args.images, results, args.one_per_group) if wanted is None else wanted
     names = [side.label for side in sides]
     for line in [*(f"{s.label}: {note}" for s in sides for note in s.notes), *differing]:
         say(line)
@@ -108,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--names", nargs="+", metavar="NAME", help="show these images")
     p.add_argument("--by", choices=BY, default="spread", help="which images are shown; default: evenly spread ones")
     p.add_argument("--worst", action="store_const", const="worst", dest="by", help="the same as --by worst")
+    p.add_argument("--one-per-group", action="store_true", help="at most one image of a city or stretch of video")
     p.add_argument("--anyway", action="store_true", help="compare what is scored by different protocols")
     p.add_argument("--json", metavar="FILE", help="write scores, differences and the images shown")
     return p
