@@ -11,22 +11,17 @@ from engine.tables import MORE, SUMMARY, describe, interval, pct
 
 AT_MOST = 6  # columns of pictures on a wide screen; more go on below
 KINDS = ("prediction", "error")
-BY = {
-    "spread": "evenly spread over the split",
-    "names": "chosen by name",
-    "worst": "the lowest mIoU of {}",
-    "disagreement": "where the networks' mIoU differ most",
-}
 
 
 def write_gallery(
     path: Path, labels: Sequence[str], results: Sequence[dict], gaps: Sequence[dict | None], chosen: Sequence[int],
-    shown: Sequence[Sequence[dict]], palette, by: str, notes: Sequence[str] = (),
+    shown: Sequence[Sequence[dict]], palette, which: str, notes: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Write the page.
 
     results: of each network what engine/gallery.score gives; gaps: of each but the first its difference; chosen: the
-    images; shown[network][image]: its pictures; notes: lines above the tables. Raises: UserError where it cannot write.
+    images, which: how they were, in words; shown[network][image]: its pictures; notes: lines above the tables.
+    Raises: UserError where it cannot write.
     """
     facts = results[0]["protocol"]
     title = f"{facts['data']} {facts['split']}: {', '.join(labels)}"
@@ -37,7 +32,7 @@ def write_gallery(
         note_on(gaps),
         "<h2>Classes</h2>" + table(*classes(labels, results, gaps, palette), "sortable"),
         '<p class="note">IoU in percent. A click on a head sorts.</p>',
-        f"<h2>Images</h2>{note_on_images(results, chosen, by, labels[0])}",
+        f"<h2>Images</h2>{note_on_images(results, chosen, which)}",
         legend(list(results[0]["per_class"]), palette) + buttons(KINDS, "prediction"),
         *(row(k, i, labels, results, shown) for k, i in enumerate(chosen)),
     ]
@@ -106,9 +101,9 @@ def note_on(gaps: Sequence[dict | None]) -> str:
     return f'<p class="note">{html.escape(text)}</p>'
 
 
-def note_on_images(results: Sequence[dict], chosen: Sequence[int], by: str, first: str) -> str:
+def note_on_images(results: Sequence[dict], chosen: Sequence[int], which: str) -> str:
     count = len(results[0]["per_image"]["names"])
-    text = f"{len(chosen)} of {count} images, {BY[by].format(first)}. Under each its mIoU over the classes that it or "
+    text = f"{len(chosen)} of {count} images, {which}. Under each its mIoU over the classes that it or "
     text += "the prediction has. Error: orange is wrong, black is ignored. A click on a picture shows it large; "
     text += "arrow keys, or clicks on its left and right half, change to the same image in the next column, a click "
     text += "beside it closes it."

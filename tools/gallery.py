@@ -34,7 +34,11 @@ from engine.gallery_page import write_gallery
 from engine.run_folder import say
 from engine.tables import describe, format_table, interval, pct
 
-BY = ("spread", "disagreement", "worst")
+BY = {
+    "spread": "evenly spread over the split",
+    "disagreement": "where the networks' mIoU differ most",
+    "worst": "the lowest mIoU of {}",
+}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -56,10 +60,11 @@ def main(args: argparse.Namespace) -> None:
         say(line)
     say(summary(names, results, gaps))
     shown = [pictures(side, chosen) for side in sides]
-    by = "names" if args.names else args.by
+    which = BY[args.by].format(names[0]) + (", one a group at most" if args.one_per_group else "")
     page = write_gallery(
-        Path(args.out), names, results, gaps, chosen, shown, sides[0].dataset.palette, by, notes(sides, differing)
-    )
+        Path(args.out), names, results, gaps, chosen, shown, sides[0].dataset.palette,
+        "chosen by name" if args.names else which, notes(sides, differing),
+    )  # fmt: skip
     say(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if args.json:
         rows = [{"label": n, **r, "difference": g} for n, r, g in zip(names, results, [None, *gaps])]
