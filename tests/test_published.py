@@ -22,6 +22,7 @@ from models.checkpoints.convert import convert
 from models.checkpoints.known import KNOWN
 from models.checkpoints.published import PUBLISHED, whose
 from tests.helpers import make_cityscapes, refuses
+from tools.pretrained import layout_of
 
 CONFIG = Path(__file__).parent.parent / "configs" / "cityscapes" / "published.yaml"
 
@@ -167,6 +168,7 @@ def test_the_table_is_of_known_files_and_says_where_from():
             and KNOWN[id].classes == {"cityscapes": 19, "ade20k": 150}.get(row.data, 21)
         )
         assert (row.window is None) == (row.stride is None)
+        assert layout_of(KNOWN[id]), id  # a file of it is recognised as what the table says it is
     converted = PUBLISHED["nvidia/segformer-b3-finetuned-cityscapes-1024-1024"]
     assert converted.miou == PUBLISHED["nvlabs/segformer.b3.1024x1024.city.160k"].miou == 81.7
     assert published.SAME_WEIGHTS in converted.notes
