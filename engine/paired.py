@@ -12,7 +12,8 @@ from engine.evaluate import excluded, number
 from engine.metrics import ConfusionMatrix, bootstrap_ious, interval, miou_difference
 from engine.per_image import PerImage
 
-WHO = {"checkpoint", "run", "stage", "candidate", "predictions", "targets", "raw"}  # what may differ: who is compared
+# what may differ: who is compared, and how it was made and chosen. Not the labels of a run with folds (contaminated)
+WHO = {"checkpoint", "run", "stage", "candidate", "start", "select", "member", "predictions", "targets", "raw"}
 
 
 def require_same_images(a: dict, b: dict, names: tuple[str, str]) -> None:
@@ -31,6 +32,7 @@ def protocol_differences(a: dict, b: dict) -> list[str]:
     """What differs between two protocols beside who was scored, a line each."""
     keys = sorted((set(a) | set(b)) - WHO)
     values = [(k, a.get(k), b.get(k)) for k in keys]
+    values = [v for v in values if v[0] != "labels" or v[1] or v[2]]  # one checkpoint has none, like an honest run
     return [f"{k}: {x} and {y}" for k, x, y in values if x != y]
 
 
