@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data import build_dataset
 from engine import checkpoint as ckpt
-from engine import cli, pictures
+from engine import cli, pictures, published
 from engine.aggregate import parse_name
 from engine.config import Config, config_from, load_config, to_dict
 from engine.errors import UserError
@@ -109,7 +109,10 @@ def score_public_file(args: argparse.Namespace, path: Path) -> dict:
     say(str(public.report))
     if len(shared_classes(dataset.class_names, public.class_names)) < dataset.num_classes:
         say(f"class names: those of the data; the file's ({public.note}): {', '.join(public.class_names)}")
-    return score_and_say(args, cfg, dataset, [public.network.to(resolve_device(cfg.device))], path)
+    result = score_and_say(args, cfg, dataset, [public.network.to(resolve_device(cfg.device))], path)
+    found = published.beside(result, Views.of(cfg.eval), args.checkpoint, path, public.report)
+    say(published.text(found, result, public.report))
+    return result | {"published": found}
 
 
 def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, path: Path) -> dict:

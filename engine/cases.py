@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -56,13 +57,24 @@ def _chosen(mious: dict[int, float], each: int) -> list[tuple[str, int]]:
 
 
 def _save(folder: Path, k: int, dataset, sample: tuple) -> None:
-    image, target, pred = sample
     folder.mkdir(parents=True, exist_ok=True)
-    shown = colourise(target, dataset.palette)
-    shown[target == dataset.ignore_index] = IGNORED
-    parts = {"image.jpg": image, "target.png": shown, "prediction.png": colourise(pred, dataset.palette),
-             "error.png": error_map(image, target, pred, dataset.ignore_index)}  # fmt: skip
-    size = (min(WIDTH, image.shape[1]), round(min(WIDTH, image.shape[1]) * image.shape[0] / image.shape[1]))
-    for name, part in parts.items():
-        how = Image.Resampling.BILINEAR if name == "image.jpg" else Image.Resampling.NEAREST  # classes do not mix
-        Image.fromarray(part).resize(size, how).save(folder / f"{k}_{name}", quality=85)
+    parts = shown_parts(*sample, dataset.palette, dataset.ignore_index)
+    for kind, part in parts.items():
+        part.save(folder / f"{k}_{kind}.{'jpg' if kind == 'image' else 'png'}", quality=85)
+
+
+def shown_parts(
+    image: np.ndarray, target: np.ndarray, pred: np.ndarray, palette, ignore_index: int, width: int = WIDTH
+) -> dict[str, Image.Image]:
+    """image, target (ignored pixels black), prediction and error of one sample as pictures, at most `width` px wide.
+
+    image (H, W, 3) uint8; target, pred (H, W) class indices.
+    """
+    shown = colourise(target, palette)
+    shown[target == ignore_index] = IGNORED
+    parts = {"image": image, "target": shown, "prediction": colourise(pred, palette),
+             "error": error_map(image, target, pred, ignore_index)}  # fmt: skip
+    size = (min(width, image.shape[1]), round(min(width, image.shape[1]) * image.shape[0] / image.shape[1]))
+    smooth, hard = Image.Resampling.BILINEAR, Image.Resampling.NEAREST  # classes do not mix
+    return {kind: Image.fromarray(part).resize(size, smooth if kind == "image" else hard)
+            for kind, part in parts.items()}  # fmt: skip

@@ -188,6 +188,11 @@ def check(cfg: Config, where: str = "config") -> None:
         raise UserError(f"{where}: eval.scales must be positive numbers, got {cfg.eval.scales}")
     if len(cfg.eval.window) not in (0, 2) or min(cfg.eval.window, default=64) < 64:
         raise UserError(f"{where}: eval.window must be [H, W] of at least 64, or [], got {cfg.eval.window}")
+    step, most = cfg.eval.stride, cfg.eval.window or [0, 0]
+    if step and (len(step) != 2 or not all(1 <= s <= w for s, w in zip(step, most))):
+        raise UserError(
+            f"{where}: eval.stride must be [] or [H, W] of 1 to eval.window ({cfg.eval.window}), got {step}"
+        )
     if cfg.cv.folds == 1:
         raise UserError(f"{where}: cv.folds must be 0 (a single run) or at least 2, got 1")
     if cfg.cv.start == "pretrained" and not cfg.model.pretrained:

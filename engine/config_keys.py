@@ -132,6 +132,7 @@ class EvalConfig:
     scales: list[float] = field(default_factory=lambda: [1.0])  # test-time scales of data.size, probabilities averaged
     flip: bool = False  # average with the mirrored image
     window: list[int] = field(default_factory=list)  # sliding window (H, W); empty: whole image
+    stride: list[int] = field(default_factory=list)  # from window to window (H, W), px; empty: 2/3, gaussian 1/2 of it
     blend: Literal["mean", "gaussian"] = "mean"  # overlapping windows: all alike, or each one's middle counts most
 
 

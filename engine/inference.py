@@ -23,12 +23,20 @@ class Views:
     flip: bool = False
     window: tuple[int, int] | None = None  # (H, W) in pixels, at each scale
     blend: str = "mean"  # overlapping windows: all alike, in steps of 2/3; or `gaussian`, in steps of 1/2 of the window
+    stride: tuple[int, int] | None = None  # (H, W) in pixels from one window to the next, instead of that share
 
     @staticmethod
     def of(cfg: EvalConfig) -> Views:
         if cfg.window and (len(cfg.window) != 2 or min(cfg.window) < 64):
             raise UserError(f"eval.window: {cfg.window}: expected [H, W] of at least 64 px, the least a network takes")
-        return Views(tuple(cfg.scales), cfg.flip, tuple(cfg.window) or None, cfg.blend)
+        return Views(tuple(cfg.scales), cfg.flip, tuple(cfg.window) or None, cfg.blend, tuple(cfg.stride) or None)
+
+    def steps(self) -> tuple[int, int] | None:
+        """(H, W) in pixels from one window to the next; None without windows."""
+        if self.window is None or self.stride:
+            return self.stride
+        share = 1 / 2 if self.blend == "gaussian" else 2 / 3
+        return tuple(max(1, int(side * share)) for side in self.window)
 
     def covers(self, size: Sequence[int]) -> bool:
         """Whether an image of this size is looked at as a whole."""
@@ -84,11 +92,11 @@ def _windows(model: nn.Module, images: Tensor, views: Views) -> Tensor:
     """Weighted mean of softmax probabilities over overlapping windows that cover the image, (B, C, H, W) float32."""
     height, width = images.shape[-2:]
     h, w = min(views.window[0], height), min(views.window[1], width)
-    step = 1 / 2 if views.blend == "gaussian" else 2 / 3
+    down, right = views.steps()
     weight = window_weights(h, w, views.blend).to(images.device)
     total, weights = None, torch.zeros(height, width, device=images.device)
-    for top in window_starts(height, h, step):
-        for left in window_starts(width, w, step):
+    for top in window_starts(height, h, down):
+        for left in window_starts(width, w, right):
             here = (..., slice(top, top + h), slice(left, left + w))
             probs = model(images[here])["out"].float().softmax(1)
             total = probs.new_zeros(*probs.shape[:2], height, width) if total is None else total
@@ -97,9 +105,8 @@ def _windows(model: nn.Module, images: Tensor, views: Views) -> Tensor:
     return total.div_(weights)
 
 
-def window_starts(length: int, window: int, step: float = 2 / 3) -> list[int]:
-    """Offsets of windows that cover 0..length, `step` of a window apart; the last one ends at the border."""
-    stride = max(1, int(window * step))
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Offsets of windows that cover 0..length, `stride` apart; the last one ends at the border."""
     return [*range(0, length - window, stride), length - window]
 
 

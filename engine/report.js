@@ -23,9 +23,9 @@ for (const cell of document.querySelectorAll("table.confusion td")) {
   for (const event of ["mouseenter", "click"]) cell.addEventListener(event, () => { told.textContent = cell.title; });
 }
 const buttons = document.querySelectorAll("button[data-kind]");
-for (const button of buttons) {
+for (const button of buttons) {  // a picture of no kind is always there
   button.addEventListener("click", () => {
     for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
-    for (const image of document.querySelectorAll(".cases img")) image.hidden = image.dataset.kind !== button.dataset.kind;
+    for (const image of document.querySelectorAll(".cases img[data-kind]")) image.hidden = image.dataset.kind !== button.dataset.kind;
   });
 }

@@ -6,7 +6,6 @@ images with target, prediction and error. Curves are drawn here as SVG, so that 
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
@@ -15,13 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from engine.errors import UserError
+from engine.html_page import buttons, data_uri, legend, write_page
+from engine.html_page import swatch as _swatch
+from engine.html_page import table as _table
 from engine.plots import SERIES, timeline
 from engine.report import headline
 from engine.run_results import latest, read_run, shown_candidates, winners
 from engine.tables import SUMMARY, candidate_headers, candidate_rows, describe, pct
 
-HERE = Path(__file__).parent
 PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU, %", "train_miou", "val_miou", 100.0))
 KINDS = {"image": "image.jpg", "target": "target.png", "prediction": "prediction.png", "error": "error.png"}
 
@@ -36,19 +36,7 @@ def write_html(run_dir: Path) -> Path:
         parts += [_candidates(results), _classes(results), _confusion(results), _cases(run, results)]
     parts.append(_provenance(facts))
     body = "\n".join(part for part in parts if part)
-    title = html.escape(facts["config"].get("name", run.name))
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>\n{(HERE / 'report.css').read_text()}</style>\n</head>\n<body>\n{body}\n"
-        f"<script>\n{(HERE / 'report.js').read_text()}</script>\n</body>\n</html>\n"
-    )
-    path = run / "report.html"
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror}") from None
-    return path
+    return write_page(run / "report.html", facts["config"].get("name", run.name), body)
 
 
 def _best(facts: dict, results: dict) -> dict:
@@ -150,19 +138,6 @@ def _step(most: float) -> float:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], kind: str = "") -> str:
-    """Cells are HTML already; (value, html) sorts by value."""
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in headers)
-    body = []
-    for row in rows:
-        cells = [c if isinstance(c, tuple) else (None, c) for c in row]
-        body.append("".join(f"<td>{c}</td>" if v is None else f'<td data-value="{v}">{c}</td>' for v, c in cells))
-    inner = "".join(f"<tr>{cells}</tr>" for cells in body)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table></div>'
-    )
-
-
 def _candidates(results: dict) -> str:
     if "candidates" not in results:
         return ""
@@ -178,10 +153,6 @@ def _candidates(results: dict) -> str:
         + '<p class="note">* ranked first on select; raw: BatchNorm statistics averaged instead of re-estimated.</p>'
         + "<h2>Folds</h2>" + _table(folds, headers, "sortable")
     )  # fmt: skip
-
-
-def _swatch(colour: Sequence[int]) -> str:
-    return '<span class="swatch" style="background:rgb({},{},{})"></span>'.format(*colour)
 
 
 def _classes(results: dict) -> str:
@@ -231,23 +202,15 @@ def _cases(run: Path, results: dict) -> str:
     for k, case in enumerate(found["cases"]):
         images = []
         for kind, file in KINDS.items():
-            data = base64.b64encode((run / "cases" / f"{k}_{file}").read_bytes()).decode()
             mime, hidden = ("jpeg" if file.endswith("jpg") else "png"), "" if kind == "prediction" else " hidden"
-            images.append(f'<img data-kind="{kind}" alt="{kind}" src="data:image/{mime};base64,{data}"{hidden}>')
+            data = data_uri((run / "cases" / f"{k}_{file}").read_bytes(), f"image/{mime}")
+            images.append(f'<img data-kind="{kind}" alt="{kind}" src="{data}"{hidden}>')
         caption = f"{case['where']}: {html.escape(case['name'])}, mIoU {pct(case['miou'])} %"
         figures.append(f"<figure>{''.join(images)}<figcaption>{caption}</figcaption></figure>")
-    buttons = "".join(
-        f'<button data-kind="{kind}" aria-pressed="{"true" if kind == "prediction" else "false"}">{kind}</button>'
-        for kind in KINDS
-    )
-    legend = "".join(
-        f'<span class="item">{_swatch(c)}{html.escape(n)}</span>'
-        for n, c in zip(results["class_names"], results["palette"])
-    )
     note = f"Of {found['images']} images, by their own mIoU. Error: orange is wrong, black is ignored."
     return (
-        f'<h2>Best, median and worst</h2><p class="note">{note}</p><div class="buttons">{buttons}</div>'
-        f'<div class="cases">{"".join(figures)}</div><p class="legend">{legend}</p>'
+        f'<h2>Best, median and worst</h2><p class="note">{note}</p>{buttons(list(KINDS), "prediction")}'
+        f'<div class="cases">{"".join(figures)}</div>{legend(results["class_names"], results["palette"])}'
     )
 
 

@@ -102,6 +102,7 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
         "scales": list(views.scales),
         "flip": views.flip,
         "window": list(views.window) if views.window else None,
+        "stride": list(views.stride) if views.window and views.stride else None,
         "blend": views.blend if views.window else None,
         "data_hash": data_hash(dataset),
     }

@@ -74,6 +74,7 @@ def describe(protocol: dict) -> str:
     parts += [f"test-time scales {', '.join(f'{s:g}' for s in scales)}"] if list(scales) != [1.0] else []
     parts += ["mirrored image averaged in"] if protocol.get("flip") else []
     parts += ["sliding window {}x{}".format(*protocol["window"])] if protocol.get("window") else []
+    parts += ["stride {}x{}".format(*protocol["stride"])] if protocol.get("stride") else []
     parts += ["background ignored"] if protocol.get("background") == "ignore" else []
     parts += ["windows blended by a Gaussian"] if protocol.get("blend") == "gaussian" else []
     parts += ["void pixels count as errors"] if protocol.get("void") == "error" else []

@@ -8,6 +8,7 @@ import torch
 from engine import cli
 from engine.evaluate import Score, scores
 from engine.metrics import ConfusionMatrix, bootstrap_difference
+from engine.paired import compare, group_matrices
 from engine.per_image import PerImage, pack, unpack
 from tools import compare as compare_command
 
@@ -64,8 +65,8 @@ def test_cells_come_back_as_they_were(void):
 
 def test_difference_is_the_bootstrap_of_the_groups(tmp_path, capsys):
     a, b = result(0.6), result(0.3, order=range(11, -1, -1))  # the order of the images does not matter
-    found = compare_command.compare(a, b)
-    sides = [compare_command.group_matrices(r, "group") for r in (a, b)]
+    found = compare(a, b)
+    sides = [group_matrices(r, "group") for r in (a, b)]
     assert found["miou"] == pytest.approx(bootstrap_difference(*[list(s.values()) for s in sides]))
     assert found["miou"]["difference"] == pytest.approx(b["miou"] - a["miou"])
     assert 0 < found["miou"]["low"] < found["miou"]["difference"] < found["miou"]["high"]
@@ -77,7 +78,7 @@ def test_difference_is_the_bootstrap_of_the_groups(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "12 images" in out and "B - A" in out
     assert json.loads((tmp_path / "c.json").read_text())["groups"] == 12
-    same = compare_command.compare(a, a)["miou"]
+    same = compare(a, a)["miou"]
     assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
 
 
@@ -86,7 +87,7 @@ def test_a_class_in_one_file_only_counts_for_both():
     a, b = result(0.0), result(0.0)
     cells = b["per_image"]["cells"]
     cells[0] = cells[0] + ", 0 3 5"  # five pixels called d
-    found = compare_command.compare(a, b, "image")
+    found = compare(a, b, "image")
     assert found["per_class"]["d"]["difference"] == 0.0
     like = ConfusionMatrix(4)
     for matrix in PerImage.from_json(b["per_image"]).matrices(like):

@@ -126,7 +126,8 @@ def test_the_importance_map():
     assert torch.equal(g, g.flip(0)) and torch.equal(g, g.flip(1)) and g.min() > 0 and g.max() <= 1
     assert g.argmax() in (23 * 65 + 32, 24 * 65 + 32)
     assert g[24, 32 - 8] / g[24, 32] == pytest.approx(torch.exp(torch.tensor(-0.5 * (8 / (65 / 8)) ** 2)).item())
-    assert window_starts(100, 64, 1 / 2) == [0, 32, 36] and window_starts(64, 64) == [0]
+    assert window_starts(100, 64, 32) == [0, 32, 36] and window_starts(64, 64, 42) == [0]
+    assert Views(window=(64, 100)).steps() == (42, 66) and Views(window=(64, 100), blend="gaussian").steps() == (32, 50)
 
 
 def test_flip_of_a_symmetric_model_is_exact():

@@ -15,19 +15,13 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from engine import checkpoint as ckpt
 from engine import cli
 from engine.errors import UserError
-from engine.evaluate import excluded, number
-from engine.metrics import ConfusionMatrix, bootstrap_ious, interval, miou_difference
-from engine.per_image import PerImage
+from engine.paired import compare, protocol_differences, require_same_images
 from engine.run_folder import say
 from engine.tables import ABSENT_RULE, describe, format_table, pct
 from engine.tables import interval as interval_text
-
-WHO = {"checkpoint", "run", "stage", "candidate", "predictions", "targets", "raw"}  # what may differ: who is compared
 
 
 def read_result(path: Path) -> dict:
@@ -48,52 +42,13 @@ def read_result(path: Path) -> dict:
 
 def check_pair(a: dict, b: dict, names: tuple[str, str], anyway: bool) -> list[str]:
     """What differs between the protocols, as lines. Raises: UserError where that is not allowed, or no pairs are."""
-    if list(a["per_class"]) != list(b["per_class"]):
-        raise UserError(
-            f"{names[0]} and {names[1]}: other classes: {', '.join(a['per_class'])}; {', '.join(b['per_class'])}"
-        )
-    mine, theirs = (set(r["per_image"]["names"]) for r in (a, b))
-    if mine != theirs or len(mine) != len(a["per_image"]["names"]):
-        lonely = sorted(mine ^ theirs)
-        raise UserError(f"{names[0]} and {names[1]}: not the same images ({len(lonely)} in one of them: {lonely[:1]})")
-    keys = sorted((set(a["protocol"]) | set(b["protocol"])) - WHO)
-    values = [(k, a["protocol"].get(k), b["protocol"].get(k)) for k in keys]
-    lines = [f"{k}: {x} and {y}" for k, x, y in values if x != y]
+    require_same_images(a, b, names)
+    lines = protocol_differences(a["protocol"], b["protocol"])
     if lines and not anyway:
         raise UserError(
             f"{names[0]} and {names[1]} were scored by different protocols ({'; '.join(lines)}); --anyway compares them"
         )
     return lines
-
-
-def group_matrices(result: dict, by: str) -> dict[str, ConfusionMatrix]:
-    """One matrix a group or image, in the order of names."""
-    like = ConfusionMatrix(len(result["per_class"]), void=result["protocol"].get("void", "ignore"))
-    per_image = PerImage.from_json(result["per_image"])
-    if by == "image":
-        return dict(sorted(zip(per_image.names, per_image.matrices(like))))
-    return dict(sorted(per_image.by_group(like).items()))
-
-
-def compare(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int = 0) -> dict:
-    """Differences b - a as fractions: {"miou": .., "per_class": {name: ..}}, each with difference, low, high."""
-    sides = [group_matrices(r, by) for r in (a, b)]
-    if list(sides[0]) != list(sides[1]):
-        raise UserError("the two files group their images differently; use --by image")
-    if len(sides[0]) < 2:
-        raise UserError(f"one {by} alone has no interval" + ("; use --by image" if by == "group" else ""))
-    left_out = excluded(a["protocol"].get("exclude", []), list(a["per_class"]))
-    iou_a, iou_b = bootstrap_ious(*[list(s.values()) for s in sides], samples, seed)  # (S + 1, C) each
-    kept = torch.tensor([c not in left_out for c in range(iou_a.shape[1])])
-    per_class = {}
-    for c, name in enumerate(a["per_class"]):
-        only = torch.zeros(len(kept), dtype=torch.bool)
-        only[c] = True
-        per_class[name] = _plain(interval(miou_difference(iou_a, iou_b, only)))  # nan where a draw has it on no side
-    return {
-        "by": by, "groups": len(sides[0]), "samples": samples, "seed": seed,
-        "miou": _plain(interval(miou_difference(iou_a, iou_b, kept))), "per_class": per_class,
-    }  # fmt: skip
 
 
 def described(facts: dict) -> str:
@@ -102,11 +57,6 @@ def described(facts: dict) -> str:
         return describe(facts)
     rules = [ABSENT_RULE[facts["absent"]], "void pixels count as errors" if facts["void"] == "error" else ""]
     return ", ".join([f"{facts['data']}", f"{facts['images']} label files", *filter(None, rules)])
-
-
-def _plain(found: dict) -> dict | None:
-    found = {k: number(v) for k, v in found.items()}
-    return found if None not in found.values() else None
 
 
 def main(args: argparse.Namespace) -> None:
