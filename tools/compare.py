@@ -5,7 +5,7 @@
 
 Paired bootstrap (Efron and Tibshirani, percentile method) over groups of images: the same groups are drawn for both
 sides, confusion matrices are summed, scores are taken of the sums, and one set of classes serves both sides of a draw.
-Files come from eval.py (of one checkpoint) or tools/score.py; both must hold the same images, scored by one protocol.
+Files come from eval.py or tools/score.py; both must hold the same images, scored by one protocol.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from engine.run_folder import say
 from engine.tables import ABSENT_RULE, describe, format_table, pct
 from engine.tables import interval as interval_text
 
-WHO = {"checkpoint", "run", "stage", "candidate", "predictions", "targets", "raw"}  # what may differ: who is compared
+# what may differ: who is compared, and how it was made and chosen. Not the labels of a run with folds (contaminated)
+WHO = {"checkpoint", "run", "stage", "candidate", "start", "select", "member", "predictions", "targets", "raw"}
 
 
 def read_result(path: Path) -> dict:
@@ -41,7 +42,7 @@ def read_result(path: Path) -> dict:
     if not isinstance(result, dict) or not {"protocol", "per_class", "per_image"} <= set(result):
         raise UserError(
             f"{path}: no scores of single images in it; write it with  python eval.py --checkpoint FILE --json {path}  "
-            "(of a run with folds: --checkpoint RUN/aggregate/NAME.pt)"
+            "(of a run with folds: --aggregate NAME)"
         )
     return result
 
@@ -58,6 +59,7 @@ def check_pair(a: dict, b: dict, names: tuple[str, str], anyway: bool) -> list[s
         raise UserError(f"{names[0]} and {names[1]}: not the same images ({len(lonely)} in one of them: {lonely[:1]})")
     keys = sorted((set(a["protocol"]) | set(b["protocol"])) - WHO)
     values = [(k, a["protocol"].get(k), b["protocol"].get(k)) for k in keys]
+    values = [v for v in values if v[0] != "labels" or v[1] or v[2]]  # one checkpoint has none, like an honest run
     lines = [f"{k}: {x} and {y}" for k, x, y in values if x != y]
     if lines and not anyway:
         raise UserError(
