@@ -183,3 +183,35 @@ def _clashes(ax, point, name: str, place: tuple[int, int], taken: list) -> int:
     frame = ax.get_window_extent(ax.figure.canvas.get_renderer())
     outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
     return 3 * outside + sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
+
+
+def histogram(mious: Sequence[float], width: int = 5) -> list[tuple[float, float, int]]:
+    """(from, to, images) of bins `width` points wide, from the one with the worst image to the one with the best; the
+    last edge of all, 1, belongs to the bin below it."""
+    places = [min(int(100 * m // width), 100 // width - 1) for m in mious]
+    edges = range(min(places), max(places) + 1)
+    return [(k * width / 100, (k + 1) * width / 100, places.count(k)) for k in edges]
+
+
+def per_image(row: Mapping, path: Path, note: str = "") -> Path:
+    """How many images have which mIoU of their own, and the two means that are quoted. row: of results.json."""
+    named = sorted((v, n) for n, v in zip(row["per_image"]["names"], row["per_image"]["miou"]) if v is not None)
+    bins = histogram([v for v, _ in named])
+
+    def draw(fig) -> None:
+        ax = fig.subplots()
+        for low, high, n in bins:
+            ax.bar(50 * (low + high), n, 95 * (high - low), color=BLUE, alpha=0.85)
+        for key, style, label in (
+            ("miou_per_image", "-", "mean of the images"),
+            ("miou", ":", "mIoU of the whole set"),
+        ):
+            if row.get(key) is not None:
+                ax.axvline(100 * row[key], color=INK, linestyle=style, label=f"{label} {100 * row[key]:.1f}")
+        for word, (miou, name) in (("worst", named[0]), ("best", named[-1])):
+            ax.plot([], [], " ", label=f"{word}: {name} {100 * miou:.1f}")
+        ax.set(xlabel="mIoU of the image [%]", ylabel="images")
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        fig.legend(loc="outside lower left", ncols=2, fontsize=9)
+
+    return figure(f"{len(named)} images by their own mIoU", note, path, 8.5, 4.6, draw)
