@@ -21,7 +21,7 @@ def probabilities(row: dict, palette: Sequence[Sequence[int]]) -> str:
         (_reliability(row["reliability"]), f"reliability: share of right pixels by confidence; {ece}"),
     ]
     body = "".join(f"<figure>{picture}<figcaption>{text}</figcaption></figure>" for picture, text in figures)
-    return f'<h2>Probabilities</h2><div class="charts">{body}</div>'
+    return f'<h2>Probabilities</h2><div class="charts">{body}</div>{_legend(row["auc"], palette)}'
 
 
 def _roc(curves: dict, auc: dict, palette: Sequence[Sequence[int]]) -> str:
@@ -29,8 +29,25 @@ def _roc(curves: dict, auc: dict, palette: Sequence[Sequence[int]]) -> str:
     for (name, curve), colour in zip(curves.items(), palette):
         if curve is not None:
             points, title = list(zip(curve["fpr"], curve["tpr"])), f"{name}: area {auc[name]:.3f}"
-            out.append(svg.polyline(points, at, "rgb({},{},{})".format(*colour), title=title))
+            out.append(svg.polyline(points, at, _visible(colour), title=title))
     return "".join(out) + "</svg>"
+
+
+def _visible(colour: Sequence[int]) -> str:
+    """A line in the class's colour; grey for what a white or a dark page would swallow."""
+    return "rgb({},{},{})".format(*colour) if 90 < max(colour) and min(colour) < 220 else "#808080"
+
+
+def _legend(auc: dict, palette: Sequence[Sequence[int]]) -> str:
+    """Classes by their area, best first."""
+    colours = dict(zip(auc, palette))
+    known = sorted((n for n in auc if auc[n] is not None), key=lambda n: -auc[n])
+    items = [
+        f'<span class="item"><span class="swatch" style="background:{_visible(colours[n])}"></span>'
+        f"{html.escape(n)} {auc[n]:.3f}</span>"
+        for n in known
+    ]
+    return f'<p class="legend">Area under the curve: {"".join(items)}</p>' if items else ""
 
 
 def _reliability(diagram: dict) -> str:
