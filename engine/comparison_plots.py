@@ -1,16 +1,19 @@
-"""Pictures of several runs in one: their curves, and accuracy against cost. See engine/plots for the frame."""
+"""Pictures of several runs in one: curves, ROC, confusion, accuracy against cost. See engine/plots for the frame."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.plots import INK, SERIES, figure
+from engine.plots import GREY, INK, SERIES, figure
+from engine.score_plots import draw_confusion
 
 PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU [%]", "train_miou", "val_miou", 100.0))
 
 
-def curves(runs: dict[str, Sequence[dict]], path: Path, note: str = "") -> Path:
+def curves(
+    runs: dict[str, Sequence[dict]], path: Path, note: str = "", title: str = "Training and validation by epoch"
+) -> Path:
     """Loss and mIoU by epoch of several single runs: {name: rows of log.jsonl}. Training dashed, validation solid."""
 
     def draw(fig) -> None:
@@ -31,7 +34,76 @@ def curves(runs: dict[str, Sequence[dict]], path: Path, note: str = "") -> Path:
         fig.axes[0].plot([], [], color=INK, label="validation images")
         fig.legend(loc="outside lower center", ncols=min(len(runs) + 2, 6), fontsize=9)
 
-    return figure("Training and validation by epoch", note, path, 10, 4.6, draw)
+    return figure(title, note, path, 10, 4.6, draw)
+
+
+def rocs(found: dict[str, dict], classes: Sequence[str], path: Path, note: str = "") -> Path:
+    """A panel a class, a line a network: {network: {"roc": {class: curve or None}, "auc": .., "mean_auc": ..}}. The
+    areas stand in the panel's lower right corner, in the lines' order and colours."""
+    wide, high = _grid(len(classes), 6)
+
+    def draw(fig) -> None:
+        for ax, name in zip(_panels(fig, len(classes), wide, high), classes):
+            ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+            for k, probabilities in enumerate(found.values()):
+                curve, area = (probabilities[key].get(name) for key in ("roc", "auc"))
+                if curve is not None:
+                    ax.plot(curve["fpr"], curve["tpr"], linewidth=1.4, **_line(k))
+                if len(found) <= 12:  # lines of text in a panel
+                    text, y = ("-" if area is None else f"{area:.3f}"), 0.05 + 0.07 * (len(found) - 1 - k)
+                    ax.text(0.97, y, text, fontsize=8, ha="right", color=_line(k)["color"])
+            ax.set_title(name, fontsize=10)
+            ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
+        fig.supxlabel("false positive rate", fontsize=10)
+        fig.supylabel("true positive rate", fontsize=10)
+        for k, (name, probabilities) in enumerate(found.items()):
+            mean = probabilities["mean_auc"]
+            fig.axes[0].plot([], [], label=name + ("" if mean is None else f", mean area {mean:.3f}"), **_line(k))
+        fig.legend(loc="outside lower center", ncols=max(1, min(len(found), round(0.9 * wide))), fontsize=9)
+
+    legend = 0.24 * -(-len(found) // max(1, round(0.9 * wide)))
+    title = "ROC, each class against the rest"
+    return figure(title, note, path, max(2.5 * wide + 0.6, 6.5), 2.6 * high + 1.3 + legend, draw)
+
+
+def confusions(matrices: dict[str, Sequence], class_names: Sequence[str], path: Path, note: str = "") -> Path:
+    """A confusion matrix a network, rows (target) in percent of their pixels: {network: (C, C) counts}."""
+    n = len(class_names)
+    side, names = max(2.0, 0.27 * n), 0.1 + 0.075 * max(map(len, class_names))
+    wide, high = _grid(len(matrices), max(1, min(4, int(13 / side))))
+
+    def draw(fig) -> None:
+        for ax, (name, matrix) in zip(_panels(fig, len(matrices), wide, high), matrices.items()):
+            draw_confusion(ax, matrix, class_names, 8 if n <= 10 else 5.5)
+            ax.set_title(name, fontsize=10)
+            ax.set_xticks(range(n), class_names, rotation=55, ha="right", rotation_mode="anchor", fontsize=8)
+            ax.set_yticks(range(n), class_names, fontsize=8)
+        fig.supxlabel("predicted class", fontsize=10)
+        fig.supylabel("target class", fontsize=10)
+
+    title, width = "Confusion matrices, rows sum to 100 %", side * wide + names + 0.8
+    return figure(title, note, path, max(width, 6.5), (side + 0.35) * high + names + 1.2, draw)
+
+
+def _grid(n: int, at_most: int) -> tuple[int, int]:
+    """(columns, rows) for n panels, rows as even as they can be."""
+    rows = -(-n // at_most)
+    return -(-n // rows), rows
+
+
+def _panels(fig, n: int, wide: int, high: int) -> list:
+    """n axes that share both scales; the lowest of each column has the numbers, also where the last row is not full."""
+    panels = list(fig.subplots(high, wide, sharex=True, sharey=True, squeeze=False).flat)
+    for ax in panels[n:]:
+        ax.axis("off")
+    for ax in panels[max(0, n - wide) : n]:
+        ax.tick_params(labelbottom=True)
+    return panels[:n]
+
+
+def _line(k: int) -> dict:
+    """Colours, and the same again with other dashes."""
+    return {"color": SERIES[k % len(SERIES)], "linestyle": ("-", (0, (5, 2)), (0, (1, 1)))[k // len(SERIES) % 3]}
 
 
 def scatter(points: dict[str, tuple[float, float]], path: Path, note: str = "", rule: str = "") -> Path:

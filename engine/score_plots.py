@@ -93,32 +93,39 @@ def _draw_interval(ax, y: int, row: dict) -> None:
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, note: str = "") -> Path:
     """Confusion matrix, each row (target) in percent of its pixels; readable up to 34 classes."""
     n = len(class_names)
-    shares = [[100 * v / sum(row) if sum(row) else float("nan") for v in row] for row in matrix]
     size, small = 2.6 + 0.46 * n, 8 if n <= 20 else 7
 
     def draw(fig) -> None:
         ax = fig.subplots()
-        image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        for i, row in enumerate(shares):
-            for j, v in enumerate(row):
-                if v >= 0.5 or (i == j and v == v):
-                    colour = "white" if v > 55 else INK
-                    ax.text(j, i, f"{v:.0f}", ha="center", va="center", fontsize=small, color=colour)
-            if row[0] != row[0]:
-                ax.text(n / 2 - 0.5, i, "no such pixels", ha="center", va="center", fontsize=small, color=GREY)
+        image = draw_confusion(ax, matrix, class_names, small)
         ax.set_xticks(range(n), class_names, rotation=55, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(n), class_names)
-        ax.set_xticks([k - 0.5 for k in range(1, n)], minor=True)
-        ax.set_yticks([k - 0.5 for k in range(1, n)], minor=True)
-        ax.grid(visible=False)
-        ax.grid(which="minor", color="#F0F0F0", linewidth=0.7)
-        ax.tick_params(which="minor", length=0)
         ax.set(xlabel="predicted class", ylabel="target class")
         bar = fig.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
         bar.set_label("% of the target's pixels")
         bar.outline.set_visible(False)
 
     return figure("Confusion matrix, rows sum to 100 %", note, path, max(size + 1.6, 7), max(size, 4.5), draw)
+
+
+def draw_confusion(ax, matrix: Sequence[Sequence[int]], class_names: Sequence[str], fontsize: float):
+    """Squares and their numbers in `ax`, without names; returns the image."""
+    n = len(class_names)
+    shares = [[100 * v / sum(row) if sum(row) else float("nan") for v in row] for row in matrix]
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for i, row in enumerate(shares):
+        for j, v in enumerate(row):
+            if v >= 0.5 or (i == j and v == v):
+                colour = "white" if v > 55 else INK
+                ax.text(j, i, f"{v:.0f}", ha="center", va="center", fontsize=fontsize, color=colour)
+        if row[0] != row[0]:
+            ax.text(n / 2 - 0.5, i, "no such pixels", ha="center", va="center", fontsize=fontsize, color=GREY)
+    ax.set_xticks([k - 0.5 for k in range(1, n)], minor=True)
+    ax.set_yticks([k - 0.5 for k in range(1, n)], minor=True)
+    ax.grid(visible=False)
+    ax.grid(which="minor", color="#F0F0F0", linewidth=0.7)
+    ax.tick_params(which="minor", length=0)
+    return image
 
 
 def frequency_iou(
