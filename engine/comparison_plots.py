@@ -32,15 +32,20 @@ def curves(
             ax.xaxis.get_major_locator().set_params(integer=True)
         fig.axes[0].plot([], [], color=INK, linestyle=(0, (4, 2)), label="training batches")
         fig.axes[0].plot([], [], color=INK, label="validation images")
-        fig.legend(loc="outside lower center", ncols=min(len(runs) + 2, 6), fontsize=9)
+        fig.legend(loc="outside lower center", ncols=columns, fontsize=9)
 
-    return figure(title, note, path, 10, 4.6, draw)
+    columns = _columns([*runs, "validation images", "training batches"], 10)
+    return figure(title, note, path, 10, 4.4 + 0.22 * -(-(len(runs) + 2) // columns), draw)
 
 
 def rocs(found: dict[str, dict], classes: Sequence[str], path: Path, note: str = "") -> Path:
     """A panel a class, a line a network: {network: {"roc": {class: curve or None}, "auc": .., "mean_auc": ..}}. The
     areas stand in the panel's lower right corner, in the lines' order and colours."""
     wide, high = _grid(len(classes), 6)
+    means = {name: probabilities["mean_auc"] for name, probabilities in found.items()}
+    labels = [name if mean is None else f"{name}, mean area {mean:.3f}" for name, mean in means.items()]
+    width = max(2.5 * wide + 0.6, 7.5)
+    columns = _columns(labels, width)
 
     def draw(fig) -> None:
         for ax, name in zip(_panels(fig, len(classes), wide, high), classes):
@@ -54,16 +59,16 @@ def rocs(found: dict[str, dict], classes: Sequence[str], path: Path, note: str =
                     ax.text(0.97, y, text, fontsize=8, ha="right", color=_line(k)["color"])
             ax.set_title(name, fontsize=10)
             ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
-        fig.supxlabel("false positive rate", fontsize=10)
-        fig.supylabel("true positive rate", fontsize=10)
-        for k, (name, probabilities) in enumerate(found.items()):
-            mean = probabilities["mean_auc"]
-            fig.axes[0].plot([], [], label=name + ("" if mean is None else f", mean area {mean:.3f}"), **_line(k))
-        fig.legend(loc="outside lower center", ncols=max(1, min(len(found), round(0.9 * wide))), fontsize=9)
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel("true positive rate", fontsize=9)
+        for ax in fig.axes[max(0, len(classes) - wide) : len(classes)]:
+            ax.set_xlabel("false positive rate", fontsize=9)
+        for k, label in enumerate(labels):
+            fig.axes[0].plot([], [], label=label, **_line(k))
+        fig.legend(loc="outside lower center", ncols=columns, fontsize=9)
 
-    legend = 0.24 * -(-len(found) // max(1, round(0.9 * wide)))
-    title = "ROC, each class against the rest"
-    return figure(title, note, path, max(2.5 * wide + 0.6, 6.5), 2.6 * high + 1.3 + legend, draw)
+    title, height = "ROC, each class against the rest", 2.6 * high + 1.2 + 0.22 * -(-len(found) // columns)
+    return figure(title, note, path, width, height, draw)
 
 
 def confusions(matrices: dict[str, Sequence], class_names: Sequence[str], path: Path, note: str = "") -> Path:
@@ -83,6 +88,11 @@ def confusions(matrices: dict[str, Sequence], class_names: Sequence[str], path: 
 
     title, width = "Confusion matrices, rows sum to 100 %", side * wide + names + 0.8
     return figure(title, note, path, max(width, 6.5), (side + 0.35) * high + names + 1.2, draw)
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit: a 9 pt letter is about 0.078 inch wide, a line before it 0.7."""
+    return max(1, min(len(labels), int(width / (0.078 * max(map(len, labels)) + 0.7))))
 
 
 def _grid(n: int, at_most: int) -> tuple[int, int]:
