@@ -75,7 +75,7 @@ def confusions(matrices: dict[str, Sequence], class_names: Sequence[str], path: 
     """A confusion matrix a network, rows (target) in percent of their pixels: {network: (C, C) counts}."""
     n = len(class_names)
     side, names = max(2.0, 0.27 * n), 0.1 + 0.075 * max(map(len, class_names))
-    wide, high = _grid(len(matrices), max(1, min(4, int(13 / side))))
+    wide, high = _grid(len(matrices), max(1, min(4, int(16 / side))))
 
     def draw(fig) -> None:
         for ax, (name, matrix) in zip(_panels(fig, len(matrices), wide, high), matrices.items()):
