@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 
 from engine import svg
@@ -71,7 +72,7 @@ def images(row: dict) -> str:
     if not mious:
         return ""
     bins = histogram(list(mious.values()))
-    step = max(1, svg.round_step(max(n for _, _, n in bins)))
+    step = math.ceil(svg.round_step(max(n for _, _, n in bins)))  # images are whole
     top = step * -(-max(n for _, _, n in bins) // step)
     out, at = svg.frame((100 * bins[0][0], 100 * bins[-1][1]), top, step, _ticks(bins), "images by their mIoU")
     for low, high, n in bins:

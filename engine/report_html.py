@@ -159,6 +159,7 @@ def _classes(results: dict) -> str:
         rows.append(row + [("" if v is None else v, pct(v)) for v in known])
     headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown), *more]
     note = '<p class="note">In percent. A click on a head sorts.' + (" In brackets: not in the means." if out else "")
+    note += f" {html.escape(' and '.join(more))}: of {best.get('name', 'this run')}." if more else ""
     return "<h2>Classes</h2>" + _table(rows, headers, "sortable") + note + "</p>"
 
 
