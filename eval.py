@@ -20,15 +20,19 @@ from engine.config import Config, config_from, load_config, to_dict
 from engine.errors import UserError
 from engine.evaluate import scores
 from engine.inference import Views
-from engine.judging import aggregate_stage, finished_stages
+from engine.judging import LONG, aggregate_stage, finished_stages
 from engine.metrics import VOID
 from engine.public import open_public
 from engine.report import candidates_table, class_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
 from engine.scoring import chosen_checkpoint, limited, networks, protocol, score_models
 from engine.study import open_study
+from engine.tables import scores_table
 from models.checkpoints.classes import shared_classes
 from models.checkpoints.known import locate
+
+# what a candidate's row has beside its scores
+OF_A_CANDIDATE = ("name", "members", "weights", "select_miou", "miou_raw", "bootstrap", "labels", "notes")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -44,8 +48,6 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     started = time.perf_counter()
     if args.checkpoint:
         raise UserError("--aggregate scores the folds of a run; it does not go with --checkpoint")
-    if args.extra:
-        raise UserError("--extra scores one network: --checkpoint RUN/aggregate/NAME.pt instead of --aggregate")
     parse_name(args.aggregate, 1)  # an unknown name is told before anything is loaded
     run = args.run or newest_run(with_folds=True)
     saved = load_config(run / "config.yaml")
@@ -59,11 +61,13 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     stages = finished_stages(study)
     if not stages:
         raise UserError(f"{run}: no stage is finished yet; go on with  python train.py --resume {run}")
-    results = aggregate_stage(study, stages[-1], top=name if k else "top3", keep=cfg == saved)
+    results = aggregate_stage(study, stages[-1], top=name if k else "top3", keep=cfg == saved, detail=name)
     say(candidates_table(results))
     name = results["winner"] if name == "all" else name
     row = next(c for c in results["candidates"] if c["name"] == name)
     say(f"{name}: {args.split} mIoU {100 * row['miou']:.2f} %")
+    if cfg.eval.extra:
+        say(scores_table(row, cfg.eval.exclude))
     if args.save:
         file = study.candidate_path(stages[-1], name)
         pictures.save_dataset(
@@ -73,13 +77,12 @@ def score_aggregate(args: argparse.Namespace) -> dict:
             study.device,
             args.save,
         )
-    top = ("miou", "pixel_accuracy", "mean_accuracy", "dice", "fw_iou", "per_class", "confusion_matrix")
     return {
         "protocol": results["protocol"] | {"run": str(run), "stage": stages[-1], "candidate": name},
-        **{key: row[key] for key in top},
+        **{key: value for key, value in row.items() if key not in OF_A_CANDIDATE},
         "images": results["images"],
         "seconds": time.perf_counter() - started,
-        "candidates": results["candidates"],
+        "candidates": [{k: v for k, v in r.items() if k not in LONG} for r in results["candidates"]],
     }
 
 
@@ -118,7 +121,7 @@ def score_public_file(args: argparse.Namespace, path: Path) -> dict:
 def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, path: Path) -> dict:
     device, views = resolve_device(cfg.device), Views.of(cfg.eval)
     say(f"checkpoint: {path}  split: {args.split}")
-    score = score_models(models, cfg, dataset, device, views, args.extra or cfg.eval.extra)
+    score = score_models(models, cfg, dataset, device, views, cfg.eval.extra)
     result = scores(score, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
     say(class_table(result, facts))
@@ -136,6 +139,7 @@ def run_config(args: argparse.Namespace, cfg: Config) -> Config:
     changes += ["eval.flip=true"] if args.flip else []
     changes += ["eval.native=true"] if args.native else []
     changes += [f"eval.void={args.void}"] if args.void else []
+    changes += ["eval.extra=true"] if args.extra else []
     return config_from(to_dict(cfg), changes)
 
 

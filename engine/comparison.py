@@ -8,7 +8,7 @@ validation images, and the seeds, the same draw for both rows.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from data.dataset import SegmentationDataset
 from engine import checkpoint as ckpt
 from engine.config import Config, load_config
 from engine.errors import UserError
-from engine.evaluate import Score, excluded
+from engine.evaluate import Score, excluded, number
 from engine.inference import Views
 from engine.profile import count, parameters
 from engine.run_results import latest, read_run
@@ -68,9 +68,37 @@ class Entry:
         values = torch.stack([t.score.confusion.iou() for t in self.trained]).nanmean(0).tolist()
         return [None if v != v else v for v in values]
 
+    def extras(self) -> dict:
+        """Means over the seeds: mean_auc, auc (by class), ece, boundary_miou; nothing where they were not taken."""
+        taken = [t.score for t in self.trained if t.score.binned is not None]
+        if len(taken) < len(self.trained):
+            return {}
+        rules, names = (self.cfg.eval.absent, self.excluded()), class_names(self)
+        return {
+            "mean_auc": _mean(s.binned.mean_auc(*rules) for s in taken),
+            "auc": {n: _mean(s.binned.auc()[c].item() for s in taken) for c, n in enumerate(names)},
+            "ece": _mean(s.binned.ece() for s in taken),
+            "boundary_miou": _mean(s.boundary.miou(*rules) for s in taken),
+        }
 
-def score_run(run: Path, device: torch.device) -> Trained:
-    """Score a finished run's best network (of folds: its best candidate) on its validation split, by its protocol."""
+    def confusion(self) -> list[list[int]]:
+        """(C, C) counts of all seeds together."""
+        return sum(t.score.confusion.matrix for t in self.trained).tolist()
+
+    def probabilities(self) -> dict:
+        """roc and auc (by class), mean_auc of the first seed; empty where no probabilities were binned."""
+        binned = self.trained[0].score.binned
+        return binned.to_json(class_names(self), self.cfg.eval.absent, self.excluded()) if binned is not None else {}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """None where one is not known: a class that one seed's images lack is lacking in all of them."""
+    return number(statistics.fmean(values))
+
+
+def score_run(run: Path, device: torch.device, extra: bool = False) -> Trained:
+    """Score a finished run's best network (of folds: its best candidate) on its validation split, by its protocol.
+    extra: boundary IoU, ROC and calibration too, as with eval.extra in its config."""
     facts = read_run(run)
     results = latest(facts)
     if results is None:
@@ -78,7 +106,7 @@ def score_run(run: Path, device: torch.device) -> Trained:
     cfg = load_config(run / "config.yaml")
     dataset = validation(cfg)
     models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
-    score = score_models(models, cfg, dataset, device, Views.of(cfg.eval))
+    score = score_models(models, cfg, dataset, device, Views.of(cfg.eval), extra or cfg.eval.extra)
     seconds = sum(row["seconds"] for row in facts["log"])
     return Trained(run, cfg, score, facts["log"], seconds, results.get("peak_memory"))
 
@@ -87,9 +115,9 @@ def validation(cfg: Config) -> SegmentationDataset:
     return limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
 
 
-def entry(name: str, runs: Sequence[Path], device: torch.device, **facts) -> Entry:
+def entry(name: str, runs: Sequence[Path], device: torch.device, extra: bool = False, **facts) -> Entry:
     """A row of the table from the runs of one config; facts: methods, quoted."""
-    trained = [score_run(run, device) for run in runs]
+    trained = [score_run(run, device, extra) for run in runs]
     cfg, classes = trained[0].cfg, trained[0].score.confusion.num_classes
     with torch.device("meta"):
         network = build_network(cfg, classes)
@@ -169,12 +197,19 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
             "runs": [str(t.run) for t in e.trained],
             "methods": e.methods,
             "quoted": e.quoted,
+            **e.extras(),
         }
         if places and class_names(e) == names:
             row["focus"] = statistics.fmean(iou[i] or 0.0 for i in places)
             row["focus_difference"] = None if e is first else difference(first, e, places)
         rows.append(row)
     return rows
+
+
+def best_of(families: dict[str, Sequence[str]], entries: Sequence[Entry]) -> dict[str, Entry]:
+    """{family: its entry with the highest mIoU (mean over seeds)}; families without an entry are left out."""
+    members = {family: [e for e in entries if e.name in names] for family, names in families.items()}
+    return {f: max(found, key=lambda e: statistics.fmean(e.miou())) for f, found in members.items() if found}
 
 
 def class_names(e: Entry) -> list[str]:

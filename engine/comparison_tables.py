@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.comparison import RULE
-from engine.tables import describe, interval, markdown_table, pct
+from engine.tables import MORE, describe, interval, markdown_table, pct
+
+EXTRAS = ("mean_auc", "ece", "boundary_miou")
+PICTURES = {
+    "accuracy": "Accuracy against cost.",
+    "curves": "Loss and mIoU by epoch; training batches dashed, validation solid.",
+    "best": "The best config of each family, by its mIoU here. It was chosen on these images.",
+    "roc": "ROC of each class against the rest, a line a config (its first seed's).",
+    "confusion": "Confusion: rows are target, in percent of its pixels; all seeds together.",
+    "predictions": "The same images through all networks.",
+}
 
 
 def main_table(rows: list[dict], facts: dict) -> tuple[list[list[str]], list[str]]:
@@ -41,6 +52,14 @@ def class_table(rows: list[dict]) -> tuple[list[list[str]], list[str]]:
     return [[r["config"], *(cell(r, n) for n in names)] for r in rows], ["config", *names]
 
 
+def extras_table(rows: list[dict], focus: list[str]) -> tuple[list[list[str]], list[str]]:
+    """(rows, headers): mean AUC, calibration, boundaries, and the AUC of each class (or only of `focus`)."""
+    shown = [r for r in rows if "mean_auc" in r]
+    names = focus or list(shown[0]["auc"])
+    headers = ["config", *(MORE[k] for k in EXTRAS), *(f"AUC, {n}" for n in names)]
+    return [[r["config"], *(pct(r[k]) for k in EXTRAS), *(pct(r["auc"].get(n)) for n in names)] for r in shown], headers
+
+
 def methods_table(rows: list[dict]) -> tuple[list[list[str]], list[str]]:
     """(rows, headers): which methods are on in each config, beside its mIoU."""
     methods = list(dict.fromkeys(m for r in rows for m in r["methods"]))
@@ -48,8 +67,8 @@ def methods_table(rows: list[dict]) -> tuple[list[list[str]], list[str]]:
     return cells, ["config", *methods, "mIoU"]
 
 
-def markdown(facts: dict, protocol: dict, rows: list[dict]) -> str:
-    """The page: the comparison, the methods, the classes, and how to read them."""
+def markdown(facts: dict, protocol: dict, rows: list[dict], pictures: Sequence[str] = ()) -> str:
+    """The page: the comparison, the methods, the classes, and how to read them; pictures: those of PICTURES drawn."""
     seeds, quoted = rows[0]["seeds"], any(r["quoted"] for r in rows)
     drawn = "image groups and seeds" if len(seeds) > 1 else "image groups"
     parts = [
@@ -65,6 +84,10 @@ def markdown(facts: dict, protocol: dict, rows: list[dict]) -> str:
     if quoted:
         where = facts["quoted_on"] or "on its own data"
         parts.append(f"Quoted figures are the original's, {where}; not measured here.")
+    if any("mean_auc" in r for r in rows):
+        parts += ["## Probabilities and boundaries", markdown_table(*extras_table(rows, facts["focus"]))]
+    parts += ["## Pictures"] if pictures else []
+    parts += [f"![{name}]({name}.png)\n\n{PICTURES[name]}" for name in pictures]
     return "\n\n".join(parts) + "\n"
 
 
@@ -77,6 +100,8 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         gap = r["difference"] or {}
         flat |= {k: gap.get(k) for k in ("difference", "low", "high")}
         flat |= {f"iou_{name}": value for name, value in r["per_class"].items()}
+        flat |= {k: r.get(k) for k in EXTRAS if "mean_auc" in r}
+        flat |= {f"auc_{name}": value for name, value in r.get("auc", {}).items()}
         table.append(flat | {"quoted_miou": r["quoted"].get("miou")})
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in table for key in row)))

@@ -127,7 +127,7 @@ class EvalConfig:
     absent: Literal["nan", "zero", "one"] = "nan"  # IoU of a class in neither target nor prediction
     void: Literal["ignore", "error"] = "ignore"  # error: what is predicted on void pixels is false
     exclude: list[str] = field(default_factory=list)  # classes left out of the means (mIoU, mean accuracy, mean Dice)
-    extra: bool = False  # also boundary IoU, ROC and AUC by class, calibration (slower); of a single run, in its report
+    extra: bool = False  # also boundary IoU, ROC and AUC by class, calibration in results and report (slower)
     batch_size: int = 8
     scales: list[float] = field(default_factory=lambda: [1.0])  # test-time scales of data.size, probabilities averaged
     flip: bool = False  # average with the mirrored image

@@ -1,7 +1,8 @@
 """Judging a stage: every fold and candidate scored on the images that rank and on those that are reported.
 
 A candidate's average gets BatchNorm statistics of its own before it is scored (engine/aggregate); the row also holds
-the score without that. What is returned here is what stageN/results.json holds and the report is made of.
+the score without that. What is returned here is what stageN/results.json holds and the report is made of. With
+eval.extra every candidate has boundary IoU, AUC and calibration too, taken in the one pass over the reported images.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from data.loading import build_loader
 from engine import aggregate
 from engine import checkpoint as ckpt
 from engine.errors import UserError
-from engine.evaluate import Score, metrics
+from engine.evaluate import Score, scores
 from engine.jobs import finished
 from engine.metrics import bootstrap_difference
 from engine.profile import peak_memory
 from engine.scoring import build_network, class_frequency, protocol
 from engine.study import Study, ranking_split, score_labels
+
+LONG = ("per_image", "roc")  # as long as all other scores of a row together: kept for one candidate
 
 
 def finished_stages(study: Study) -> list[int]:
@@ -66,38 +69,40 @@ def refit(study: Study, state: aggregate.State, members: Sequence[int]) -> aggre
     return ckpt.cpu_state(model)
 
 
-def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = True) -> dict:
+def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = True, detail: str = "all") -> dict:
     """Score every fold and candidate of a finished stage; return what results.json holds. Writes aggregate/*.pt;
-    with keep=False only those that are not there yet (eval.py under another protocol than the run's)."""
+    with keep=False only those that are not there yet (eval.py under another protocol than the run's).
+
+    detail: the candidate whose single images and ROC curves are kept ("all": the winner's).
+    """
     started, cfg = time.perf_counter(), study.cfg
     members = load_members(study, stage)
     states = [m["model"] for m in members]
     labels = score_labels(cfg, stage)
     aggregate.require_common_start(members, allow_unconnected="unconnected" in labels)
-    select, report = study.select, study.report
-    same = cfg.cv.select == "val" and report.split == "val"
-    select_scores = [study.score([s], select) for s in states]
-    report_scores = select_scores if same else [study.score([s], report) for s in states]
+    select_scores, report_scores = score_folds(study, states)
     select_mious = [study.miou(s) for s in select_scores]
 
     rows, baseline = [], None
     make = aggregate.make_candidates(
         states, select_mious, refit=lambda s, m: refit(study, s, m),
-        score_select=lambda s: study.miou(study.score(s, select)), top=top,
+        score_select=lambda s: study.miou(study.score(s, study.select)), top=top,
     )  # fmt: skip
     for candidate in make:
         if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself: scored above
-            scores = select_scores[candidate.members[0]], report_scores[candidate.members[0]]
+            fold = candidate.members[0]
+            on_select, on_report = select_scores[fold], report_scores[fold]
         else:
-            on_select = study.score(candidate.states, select)
-            scores = on_select, on_select if same else study.score(candidate.states, report)
-        raw = scores[1] if candidate.raw is None else study.score([candidate.raw], report)
-        baseline = baseline or scores[1]
-        rows.append(candidate_row(study, candidate, scores[0], scores[1], raw, baseline, labels))
+            on_select, on_report = score_both(study, candidate.states, cfg.eval.extra)
+        raw = on_report if candidate.raw is None else study.score([candidate.raw], study.report)
+        baseline = baseline or on_report
+        rows.append(candidate_row(study, candidate, on_select, on_report, raw, baseline, labels))
         if keep or not study.candidate_path(stage, candidate.name).exists():
             save_candidate(study, stage, candidate, members, rows[-1])
 
-    ranked = max(rows, key=lambda r: (r["select_miou"], -rows.index(r)))
+    ranked = max(rows, key=lambda r: r["select_miou"])  # of equals the first
+    shown = ranked["name"] if detail == "all" else detail
+    rows = [r if r["name"] == shown else {k: v for k, v in r.items() if k not in LONG} for r in rows]
     mean = sum(select_mious) / len(select_mious)
     sd = math.sqrt(sum((m - mean) ** 2 for m in select_mious) / (len(select_mious) - 1))
     return {
@@ -115,16 +120,40 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "pairwise_distance": pairwise_distances(study, states),
         "line": line_between(study, states, select_mious),
         "class_frequency": class_frequency(study.cfg, used_images(study)),
-        "images": len(report),
+        "images": len(study.report),
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(study.device),
     }
 
 
+def score_folds(study: Study, states: Sequence[aggregate.State]) -> tuple[list[Score], list[Score]]:
+    """Every fold on the ranking and on the reported images. With eval.extra the best one has its extras, as it is the
+    one fold that is a candidate by itself."""
+    extra, folds = study.cfg.eval.extra, range(len(states))
+    if one_split(study):
+        scores_of = [study.score([s], study.report, extra) for s in states]
+        return scores_of, scores_of
+    on_select = [study.score([s], study.select) for s in states]
+    best = max(folds, key=lambda i: study.miou(on_select[i]))
+    return on_select, [study.score([states[i]], study.report, extra and i == best) for i in folds]
+
+
+def score_both(study: Study, states: Sequence[aggregate.State], extra: bool) -> tuple[Score, Score]:
+    """A candidate on the ranking and, with its extras, on the reported images; one pass where these are the same."""
+    on_report = study.score(states, study.report, extra)
+    return (on_report if one_split(study) else study.score(states, study.select)), on_report
+
+
+def one_split(study: Study) -> bool:
+    """Whether the images that rank are those that are reported (contaminated)."""
+    return study.cfg.cv.select == "val" and study.report.split == "val"
+
+
 def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Score, baseline: Score, labels) -> dict:
     row = {"name": candidate.name, "members": candidate.members, "weights": candidate.weights}
     row |= {"select_miou": study.miou(select), "miou_raw": study.miou(raw)}
-    row |= metrics(report.confusion, study.train.class_names, study.cfg.eval.absent, study.cfg.eval.exclude)
+    found = scores(report, study.train.class_names, study.cfg.eval.absent, study.cfg.eval.exclude)
+    row |= {k: v for k, v in found.items() if k not in ("images", "seconds")}  # the stage's own stand beside the rows
     groups = list(baseline.groups)
     difference = None
     if candidate.name != "best" and len(groups) > 1:

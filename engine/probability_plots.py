@@ -30,7 +30,10 @@ def roc(
             )
         ax.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
         ax.set_aspect("equal")
-        fig.legend(loc="outside right upper", fontsize=9, title="class, area under curve")
+        ax.legend(
+            loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9, title="class, area under curve",
+            ncols=1 + len(shown) // 20,
+        )  # fmt: skip
 
     return figure("ROC, each class against the rest", note, path, 8.6, 5.8, draw)
 

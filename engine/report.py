@@ -11,8 +11,10 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.report_plots import draw_plots, pictures
-from engine.run_results import latest, read_run, section, shown_candidates, winners
+from engine.run_results import best_row, latest, read_run, section, shown_candidates, winners
 from engine.tables import (
+    BY_CLASS,
+    MORE,
     SUMMARY,
     all_labels,
     candidate_headers,
@@ -131,8 +133,10 @@ def outcome(facts: dict) -> list[str]:
 
 
 def candidates_section(results: dict) -> list[str]:
-    headers = [*candidate_headers(results), "frequency-weighted IoU", "pixel accuracy"]
-    extra = [[pct(c.get("fw_iou")), pct(c.get("pixel_accuracy"))] for c in results["candidates"]]
+    more = {k: SUMMARY[k] for k in ("fw_iou", "pixel_accuracy")} | MORE
+    more = {k: label for k, label in more.items() if any(c.get(k) is not None for c in results["candidates"])}
+    headers = [*candidate_headers(results), *more.values()]
+    extra = [[pct(c.get(key)) for key in more] for c in results["candidates"]]
     rows = [a + b for a, b in zip(candidate_rows(results), extra)]
     labels = [c.get("labels", []) for c in results["candidates"]]
     if any(labels):
@@ -200,21 +204,23 @@ def distance_section(results: dict) -> list[str]:
 
 def classes_section(results: dict) -> list[str]:
     frequency, shown = results.get("class_frequency") or {}, shown_candidates(results)
-    out = results["protocol"].get("exclude") or ()
+    out, best = results["protocol"].get("exclude") or (), best_row(results)
+    more = {label: best[key] for key, label in BY_CLASS.items() if key in best}
     rows = [
         [
             f"({name})" if name in out else name,
             pct(frequency.get(name)),
-            *(pct(per_class.get(name)) for per_class in shown.values()),
+            *(pct(values.get(name)) for values in (*shown.values(), *more.values())),
         ]
         for name in results["class_names"]
     ]
-    headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown)]
+    headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown), *more]
     legend = "In percent; `-`: in neither target nor prediction." + (" In brackets: not in the means." if out else "")
+    legend += f" {' and '.join(more)}: of {best.get('name', 'this run')}." if more else ""
     parts = ["## Classes", markdown_table(rows, headers), legend]
     if "candidates" in results:
         return parts
-    means = [[label, pct(results.get(key))] for key, label in SUMMARY.items()]
+    means = [[label, pct(results[key])] for key, label in (SUMMARY | MORE).items() if key in results]
     return [f"## Scores of epoch {results['best_epoch']}", markdown_table(means, ["score", "%"]), *parts]
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import html
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from engine import report_charts, svg
 from engine.html_page import buttons, data_uri, legend, write_page
 from engine.html_page import swatch as _swatch
 from engine.html_page import table as _table
 from engine.plots import SERIES, timeline
 from engine.report import headline
-from engine.run_results import latest, read_run, shown_candidates, winners
-from engine.tables import SUMMARY, candidate_headers, candidate_rows, describe, pct
+from engine.run_results import best_row, latest, read_run, shown_candidates
+from engine.tables import BY_CLASS, MORE, SUMMARY, candidate_headers, candidate_rows, describe, pct
 
 PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU, %", "train_miou", "val_miou", 100.0))
 KINDS = {"image": "image.jpg", "target": "target.png", "prediction": "prediction.png", "error": "error.png"}
@@ -33,15 +32,12 @@ def write_html(run_dir: Path) -> Path:
     results = latest(facts)
     parts = [_head(run, facts, results), _curves(facts)]
     if results is not None:
-        parts += [_candidates(results), _classes(results), _confusion(results), _cases(run, results)]
+        row = best_row(results)
+        parts += [_candidates(results), _classes(results), _confusion(results)]
+        parts += [report_charts.probabilities(row, results["palette"]), report_charts.images(row), _cases(run, results)]
     parts.append(_provenance(facts))
     body = "\n".join(part for part in parts if part)
     return write_page(run / "report.html", facts["config"].get("name", run.name), body)
-
-
-def _best(facts: dict, results: dict) -> dict:
-    """The row whose scores are shown: the single run's, or the last stage's winner."""
-    return winners(facts)[-1][1] if "candidates" in results else results
 
 
 def _head(run: Path, facts: dict, results: dict | None) -> str:
@@ -49,8 +45,8 @@ def _head(run: Path, facts: dict, results: dict | None) -> str:
     out = [f"<h1>{html.escape(title)}</h1>"]
     if results is None:
         return "\n".join([*out, "<p>Nothing is scored yet.</p>"])
-    row, protocol = _best(facts, results), results["protocol"]
-    cards = [(f"{pct(row.get(key))} %", label) for key, label in SUMMARY.items() if row.get(key) is not None]
+    row, protocol = best_row(results), results["protocol"]
+    cards = [(f"{pct(row.get(key))} %", label) for key, label in (SUMMARY | MORE).items() if row.get(key) is not None]
     seconds = sum(r.get("seconds") or 0 for r in facts["log"])
     cards.append((f"{seconds / 60:.1f} min", "training"))
     inner = "".join(f'<div class="card"><b>{v}</b><span>{html.escape(label)}</span></div>' for v, label in cards)
@@ -80,7 +76,7 @@ def _curves(facts: dict) -> str:
                 kept = [(x, scale * row[key]) for x, row in points if row.get(key) is not None]
                 lines += [(kept, colour, dash)] if kept else []
         caption = f"{label}: training batches dashed, validation solid"
-        charts.append(f"<figure>{_svg(lines, label)}<figcaption>{caption}</figcaption></figure>")
+        charts.append(f"<figure>{svg.by_epoch(lines, label)}<figcaption>{caption}</figcaption></figure>")
     folds = dict.fromkeys(fold for _, fold in series)
     legend = "" if len(folds) < 2 else "".join(
         f'<span class="item">{_swatch(_rgb(fold))}{"start" if fold == "start" else f"fold {fold}"}</span>'
@@ -96,43 +92,6 @@ def _colour(fold: int | str | None) -> str:
 
 def _rgb(fold: int | str | None) -> tuple[int, ...]:
     return tuple(int(_colour(fold)[k : k + 2], 16) for k in (1, 3, 5))
-
-
-def _svg(lines: Sequence[tuple[list, str, str]], label: str, width: int = 460, height: int = 280) -> str:
-    """Lines of (x, y) points as an SVG; y from 0, x from the first epoch to the last. Points tell their values."""
-    left, bottom, top, right = 44, 28, 10, 10
-    xs = [x for points, _, _ in lines for x, _ in points]
-    ys = [y for points, _, _ in lines for _, y in points]
-    low, high, step = min(xs), max(max(xs), min(xs) + 1), _step(max(ys))
-    most = step * math.ceil(max(max(ys), 1e-9) / step)
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = (x - low) / (high - low) * (width - left - right)
-        return left + across, height - bottom - y / most * (height - bottom - top)
-
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)} by epoch">']
-    for k in range(round(most / step) + 1):
-        y = step * k
-        _, py = at(low, y)
-        out.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{py:.1f}" y2="{py:.1f}"/>')
-        out.append(f'<text x="{left - 6}" y="{py + 4:.1f}" text-anchor="end">{y:.3g}</text>')
-    for x in dict.fromkeys([low, round((low + high) / 2), high]):
-        out.append(f'<text x="{at(x, 0)[0]:.1f}" y="{height - 10}" text-anchor="middle">{x:g}</text>')
-    for points, colour, dash in lines:
-        path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in points)
-        stroke = f'stroke="{colour}" stroke-width="1.8" fill="none"' + (f' stroke-dasharray="{dash}"' if dash else "")
-        out.append(f'<polyline points="{path}" {stroke}/>')
-        for x, y in points:
-            px, py = at(x, y)
-            title = f"<title>epoch {x:g}: {y:.4g}</title>"
-            out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{2 if dash else 3}" fill="{colour}">{title}</circle>')
-    return "".join(out) + "</svg>"
-
-
-def _step(most: float) -> float:
-    """A round number of which three to six make the axis."""
-    unit = 10 ** math.floor(math.log10(max(most, 1e-9) / 4))
-    return next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= max(most, 1e-9) / 5)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -157,7 +116,8 @@ def _candidates(results: dict) -> str:
 
 def _classes(results: dict) -> str:
     shown, frequency = shown_candidates(results), results.get("class_frequency") or {}
-    out, rows = results["protocol"].get("exclude") or (), []
+    out, rows, best = results["protocol"].get("exclude") or (), [], best_row(results)
+    more = {label: best[key] for key, label in BY_CLASS.items() if key in best}
     for name, colour in zip(results["class_names"], results["palette"]):
         text = f"({html.escape(name)})" if name in out else html.escape(name)
         row: list = [_swatch(colour) + text, (frequency.get(name, ""), pct(frequency.get(name)))]
@@ -165,14 +125,16 @@ def _classes(results: dict) -> str:
             value = per_class.get(name)
             bar = f'<span class="bar" style="width:{0 if value is None else 4 * value:.2f}em"></span>'
             row.append(("" if value is None else value, f'{pct(value)}<span class="track">{bar}</span>'))
-        rows.append(row)
-    headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown)]
+        known = [values.get(name) for values in more.values()]
+        rows.append(row + [("" if v is None else v, pct(v)) for v in known])
+    headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown), *more]
     note = '<p class="note">In percent. A click on a head sorts.' + (" In brackets: not in the means." if out else "")
+    note += f" {html.escape(' and '.join(more))}: of {best.get('name', 'this run')}." if more else ""
     return "<h2>Classes</h2>" + _table(rows, headers, "sortable") + note + "</p>"
 
 
 def _confusion(results: dict) -> str:
-    best = next((c for c in results.get("candidates", []) if c["name"] == results.get("winner")), results)
+    best = best_row(results)
     names, rows = results["class_names"], []
     for i, counts in enumerate(best["confusion_matrix"]):
         total, cells = sum(counts), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine import plots, probability_plots, score_plots
-from engine.run_results import latest, section, shown_candidates, winners
+from engine.run_results import best_row, latest, section, shown_candidates, winners
 from engine.tables import all_labels, describe
 
 CAPTIONS = {
@@ -33,6 +33,8 @@ CAPTIONS = {
     "the other pixels, which are many.",
     "reliability": "Bars on the dashed line: of the pixels predicted with 70 % confidence, 70 % are right. Bars below "
     "it: the network is surer than it should be, which is the rule after long training.",
+    "per_image": "Every image by itself: a long tail to the left is a kind of image that the network cannot do (night, "
+    "rain, a rare place), which the sum over all pixels hides. The worst ones stand in report.html.",
     "samples": "Look for what the numbers hide: edges one pixel off, whole objects missed, labels that are wrong.",
 }  # fmt: skip
 
@@ -72,9 +74,8 @@ def draw_plots(run: Path, facts: dict) -> list[str]:
     if results is None:
         return drawn
     note, split = f"{name} | {describe(results['protocol'])}", results["protocol"]["split"]
-    best = results
+    best = best_row(results)
     if "candidates" in results:
-        best = winners(facts)[-1][1]
         note = _labelled(note, results)
         draw("candidates", score_plots.candidates, results["candidates"], note=note, split=split)
         spread = (results.get("fold_mean"), results.get("fold_sd"))
@@ -93,9 +94,11 @@ def draw_plots(run: Path, facts: dict) -> list[str]:
     draw("class_iou", score_plots.class_iou, class_names, palette, shown_candidates(results), note=note)
     mine = f"{best['name']} of {note}" if "name" in best else note
     draw("confusion_matrix", score_plots.confusion, best["confusion_matrix"], class_names, note=mine)
-    if results.get("roc"):
-        draw("roc", probability_plots.roc, results["roc"], results["auc"], palette, note=note)
-        draw("reliability", probability_plots.reliability, results["reliability"], results["ece"], note=note)
+    if best.get("roc"):
+        draw("roc", probability_plots.roc, best["roc"], best["auc"], palette, note=mine)
+        draw("reliability", probability_plots.reliability, best["reliability"], best["ece"], note=mine)
+    if any(v is not None for v in best.get("per_image", {}).get("miou", [])):
+        draw("per_image", score_plots.per_image, best, note=mine)
     if results.get("class_frequency"):
         frequency = results["class_frequency"]
         draw("frequency_iou", score_plots.frequency_iou, frequency, best["per_class"], palette, note=mine)

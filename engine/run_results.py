@@ -66,6 +66,11 @@ def winners(facts: dict) -> list[tuple[dict, dict]]:
     return [(s, next(c for c in s["candidates"] if c["name"] == s["winner"])) for s in facts["stages"]]
 
 
+def best_row(results: dict) -> dict:
+    """The row whose scores are shown: the single run's, or the winner's."""
+    return next((c for c in results.get("candidates", []) if c["name"] == results["winner"]), results)
+
+
 def shown_candidates(results: dict) -> dict[str, dict]:
     """{name: {class: IoU}}: the winner and, to compare with, the best single fold (or the mean if that won)."""
     if "candidates" not in results:

@@ -93,32 +93,39 @@ def _draw_interval(ax, y: int, row: dict) -> None:
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, note: str = "") -> Path:
     """Confusion matrix, each row (target) in percent of its pixels; readable up to 34 classes."""
     n = len(class_names)
-    shares = [[100 * v / sum(row) if sum(row) else float("nan") for v in row] for row in matrix]
     size, small = 2.6 + 0.46 * n, 8 if n <= 20 else 7
 
     def draw(fig) -> None:
         ax = fig.subplots()
-        image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        for i, row in enumerate(shares):
-            for j, v in enumerate(row):
-                if v >= 0.5 or (i == j and v == v):
-                    colour = "white" if v > 55 else INK
-                    ax.text(j, i, f"{v:.0f}", ha="center", va="center", fontsize=small, color=colour)
-            if row[0] != row[0]:
-                ax.text(n / 2 - 0.5, i, "no such pixels", ha="center", va="center", fontsize=small, color=GREY)
+        image = draw_confusion(ax, matrix, class_names, small)
         ax.set_xticks(range(n), class_names, rotation=55, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(n), class_names)
-        ax.set_xticks([k - 0.5 for k in range(1, n)], minor=True)
-        ax.set_yticks([k - 0.5 for k in range(1, n)], minor=True)
-        ax.grid(visible=False)
-        ax.grid(which="minor", color="#F0F0F0", linewidth=0.7)
-        ax.tick_params(which="minor", length=0)
         ax.set(xlabel="predicted class", ylabel="target class")
         bar = fig.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
         bar.set_label("% of the target's pixels")
         bar.outline.set_visible(False)
 
     return figure("Confusion matrix, rows sum to 100 %", note, path, max(size + 1.6, 7), max(size, 4.5), draw)
+
+
+def draw_confusion(ax, matrix: Sequence[Sequence[int]], class_names: Sequence[str], fontsize: float):
+    """Squares and their numbers in `ax`, without names; returns the image."""
+    n = len(class_names)
+    shares = [[100 * v / sum(row) if sum(row) else float("nan") for v in row] for row in matrix]
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for i, row in enumerate(shares):
+        for j, v in enumerate(row):
+            if v >= 0.5 or (i == j and v == v):
+                colour = "white" if v > 55 else INK
+                ax.text(j, i, f"{v:.0f}", ha="center", va="center", fontsize=fontsize, color=colour)
+        if row[0] != row[0]:
+            ax.text(n / 2 - 0.5, i, "no such pixels", ha="center", va="center", fontsize=fontsize, color=GREY)
+    ax.set_xticks([k - 0.5 for k in range(1, n)], minor=True)
+    ax.set_yticks([k - 0.5 for k in range(1, n)], minor=True)
+    ax.grid(visible=False)
+    ax.grid(which="minor", color="#F0F0F0", linewidth=0.7)
+    ax.tick_params(which="minor", length=0)
+    return image
 
 
 def frequency_iou(
@@ -183,3 +190,35 @@ def _clashes(ax, point, name: str, place: tuple[int, int], taken: list) -> int:
     frame = ax.get_window_extent(ax.figure.canvas.get_renderer())
     outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
     return 3 * outside + sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
+
+
+def histogram(mious: Sequence[float], width: int = 5) -> list[tuple[float, float, int]]:
+    """(from, to, images) of bins `width` points wide, from the one with the worst image to the one with the best; the
+    last edge of all, 1, belongs to the bin below it."""
+    places = [min(int(100 * m // width), 100 // width - 1) for m in mious]
+    edges = range(min(places), max(places) + 1)
+    return [(k * width / 100, (k + 1) * width / 100, places.count(k)) for k in edges]
+
+
+def per_image(row: Mapping, path: Path, note: str = "") -> Path:
+    """How many images have which mIoU of their own, and the two means that are quoted. row: of results.json."""
+    named = sorted((v, n) for n, v in zip(row["per_image"]["names"], row["per_image"]["miou"]) if v is not None)
+    bins = histogram([v for v, _ in named])
+
+    def draw(fig) -> None:
+        ax = fig.subplots()
+        for low, high, n in bins:
+            ax.bar(50 * (low + high), n, 95 * (high - low), color=BLUE, alpha=0.85)
+        for key, style, label in (
+            ("miou_per_image", "-", "mean of the images"),
+            ("miou", ":", "mIoU of the whole set"),
+        ):
+            if row.get(key) is not None:
+                ax.axvline(100 * row[key], color=INK, linestyle=style, label=f"{label} {100 * row[key]:.1f}")
+        for word, (miou, name) in (("worst", named[0]), ("best", named[-1])):
+            ax.plot([], [], " ", label=f"{word}: {name} {100 * miou:.1f}")
+        ax.set(xlabel="mIoU of the image [%]", ylabel="images")
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        fig.legend(loc="outside lower left", ncols=2, fontsize=9)
+
+    return figure(f"{len(named)} images by their own mIoU", note, path, 8.5, 4.6, draw)

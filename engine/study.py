@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -68,7 +69,7 @@ class Study:
     folds: list[dict[str, list[int]]]  # {"train": ..., "val": ...} of each fold
     views: Views = Views()
 
-    @property
+    @cached_property
     def select(self):
         """The images that rank folds and candidates."""
         if self.cfg.cv.select == "val":
@@ -93,8 +94,8 @@ class Study:
     def model(self, state: State) -> torch.nn.Module:
         return network(self.cfg, self.train.num_classes, state, self.device)
 
-    def score(self, states: Sequence[State], dataset) -> Score:
-        return score_models([self.model(s) for s in states], self.cfg, dataset, self.device, self.views)
+    def score(self, states: Sequence[State], dataset, extra: bool = False) -> Score:
+        return score_models([self.model(s) for s in states], self.cfg, dataset, self.device, self.views, extra)
 
     @property
     def exclude(self) -> tuple[int, ...]:

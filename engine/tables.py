@@ -132,6 +132,8 @@ MORE = {  # what needs images one by one, or is asked for by --extra
     "ece": "expected calibration error",
 }
 
+BY_CLASS = {"boundary_iou": "boundary IoU", "auc": "AUC"}  # of each class, with --extra
+
 
 def class_table(result: dict, protocol: dict) -> str:
     """IoU of each class and the means, in percent, with the protocol: what eval.py prints for one checkpoint."""
@@ -141,8 +143,7 @@ def class_table(result: dict, protocol: dict) -> str:
 def scores_table(result: dict, left_out: Sequence[str] = ()) -> str:
     """IoU of each class (with boundary IoU and AUC, where they were taken) and the means, in percent; classes that the
     means leave out stand in brackets."""
-    columns = {"IoU": "per_class", "boundary IoU": "boundary_iou", "AUC": "auc"}
-    columns = {head: result[key] for head, key in columns.items() if key in result}
+    columns = {head: result[key] for key, head in ({"per_class": "IoU"} | BY_CLASS).items() if key in result}
     rows = [
         [f"({name})" if name in left_out else name, *(pct(values[name]) for values in columns.values())]
         for name in result["per_class"]

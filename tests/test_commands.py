@@ -18,13 +18,14 @@ import train as train_command
 from engine import checkpoint as ckpt
 from engine import cli
 from tests.helpers import make_folder, write_image, write_mask
+from tools import compare as compare_command
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {"train": train_command, "eval": eval_command, "predict": predict_command}
 
 
 def call(name: str, *words: object) -> int:
-    module = COMMANDS[name]
+    module = (COMMANDS | {"compare": compare_command})[name]
     return cli.run(module.main, module.build_parser(), [str(w) for w in words])
 
 
@@ -133,6 +134,39 @@ def test_eval_aggregate_takes_the_newest_run_with_folds_and_says_so(place, capsy
     assert mean["miou"] == rows["mean"]["miou"]
     assert top1["miou"] == rows["best"]["miou"]
     assert everything["miou"] == max(everything["candidates"], key=lambda r: r["select_miou"])["miou"]
+
+
+EXTRA = {"boundary_miou", "boundary_iou", "mean_auc", "auc", "roc", "ece", "reliability"}
+
+
+@pytest.mark.parametrize("name", ["ensemble", "mean", "top1"])
+def test_aggregate_has_the_extras_of_its_checkpoint(place, tmp_path, capsys, name):
+    (run,) = place.glob("runs/folds-*")
+    ours, single = tmp_path / "a.json", tmp_path / "b.json"
+    assert call("eval", "--run", run, "--aggregate", name, "--extra", "--json", ours) == 0
+    assert "expected calibration error" in capsys.readouterr().out
+    file = run / "aggregate" / f"{name}.pt"
+    assert call("eval", "--checkpoint", file, "--extra", "--json", single) == 0
+    a, b = (json.loads(path.read_text()) for path in (ours, single))
+    for key in EXTRA | {"per_image", "miou_per_image", "miou", "per_class"}:
+        assert a[key] == b[key], key  # of an ensemble: of the mean of its members' probabilities
+    assert set(a) == set(b) | {"candidates"}
+    for row in a["candidates"]:
+        assert EXTRA - {"roc"} <= set(row) and not {"roc", "per_image"} & set(row)
+    assert call("compare", ours, single) == 0
+    assert "NOT THE SAME" not in capsys.readouterr().out
+
+
+def test_aggregate_without_extra_compares_too(place, tmp_path, capsys):
+    (run,) = place.glob("runs/folds-*")
+    files = [tmp_path / f"{name}.json" for name in ("best", "ensemble")]
+    for file in files:
+        assert call("eval", "--run", run, "--aggregate", file.stem, "--json", file) == 0
+    assert not EXTRA & set(json.loads(files[0].read_text()))
+    assert call("compare", *files, "--json", tmp_path / "c.json") == 0
+    found = json.loads((tmp_path / "c.json").read_text())["miou"]
+    rows = {r["name"]: r for r in json.loads(files[0].read_text())["candidates"]}
+    assert found["difference"] == pytest.approx(rows["ensemble"]["bootstrap"]["difference"])
 
 
 def test_eval_clamps_k_and_says_so(place, capsys):

@@ -105,6 +105,14 @@ def test_another_protocol_is_refused_unless_told(tmp_path, capsys, change, words
     assert run(*paths, "--anyway") == 0 and f"NOT THE SAME PROTOCOL: {words}" in capsys.readouterr().out
 
 
+def test_how_a_network_was_chosen_may_differ_but_for_contamination(tmp_path, capsys):
+    single, folds = result(0.5), result(0.4, start="role", select="role", member="best", stage=0, labels=[])
+    paths = write(tmp_path / "a.json", single), write(tmp_path / "b.json", folds)
+    assert run(*paths) == 0 and "NOT THE SAME" not in capsys.readouterr().out
+    write(paths[1], result(0.4, select="val", labels=["contaminated"]))
+    assert run(*paths) == 2 and "contaminated" in capsys.readouterr().err
+
+
 def test_what_is_no_pair_is_one_line(tmp_path, capsys):
     good = write(tmp_path / "a.json", result(0.5))
     one_less = result(0.5)

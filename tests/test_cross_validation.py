@@ -94,11 +94,41 @@ def test_candidate_files_rebuild_what_was_scored(finished):
         assert len(file["member_hashes"]) == len(row["members"])
 
 
+@pytest.mark.parametrize("select", ["role", "val"])
+def test_extras_of_the_candidates(finished, folder, tmp_path, select):
+    """Of every candidate, in the pass that scores it; single images and curves of the winner alone."""
+    cfg, run, plain = finished
+    assert not {"auc", "boundary_miou"} & set(plain["candidates"][0])
+    with_extra = config(folder, "eval.extra=true", f"cv.select={select}", "cv.line_points=0")
+    if select == "role":  # the finished run, scored again
+        results = aggregate_stage(open_study(with_extra, run, CPU), 0, keep=False)
+        assert [r["miou"] for r in results["candidates"]] == [r["miou"] for r in plain["candidates"]]
+    else:
+        run = run_in(tmp_path, with_extra, "run")
+        results = cv.cross_validate(with_extra, run, CPU)
+    pixels = 6 * 64 * 64
+    for row in results["candidates"]:
+        assert set(row["auc"]) == {"a", "b", "c"} and sum(row["reliability"]["pixels"]) == pixels
+        assert {"mean_auc", "ece", "boundary_miou", "miou_per_image"} <= set(row)
+        assert ("roc" in row) == ("per_image" in row) == (row["name"] == results["winner"])
+    study = open_study(with_extra, run, CPU)
+    models = [study.model(ckpt.load_ours(run / f"stage0/fold{f}/best.pt")["model"]) for f in range(2)]
+    gap = torch.zeros(15, dtype=torch.float64)
+    for image, target in (study.report[i] for i in range(6)):
+        with torch.inference_mode():
+            probs = sum(m(image[None])["out"][0].softmax(0) for m in models) / 2  # of an ensemble: of probabilities
+        confidence, pred = probs.max(0)
+        places = (confidence * 15).ceil().long().clamp(1, 15) - 1
+        gap.index_add_(0, places.flatten(), ((pred == target).double() - confidence.double()).flatten())
+    ensemble = next(r for r in results["candidates"] if r["name"] == "ensemble")
+    assert ensemble["ece"] == pytest.approx((gap.abs().sum() / pixels).item(), abs=1e-5)
+
+
 def test_scoring_again_gives_the_same_digits(finished):
     cfg, run, results = finished
     again = aggregate_stage(open_study(cfg, run, CPU), 0)
     for r in (results, again):
-        r.pop("seconds", None)
+        r.pop("seconds", None), r.pop("peak_memory", None)
     assert again == results
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import pages, plots, score_plots
+from engine import comparison_plots, pages, plots, score_plots
 from tests import fake_run as fake
 
 LONG = [f"class with a long name {k}" for k in range(34)]
@@ -208,3 +208,16 @@ def test_many_long_class_names_fit_on_the_page(tmp_path):
     path = plots.samples_page([image], [target], [pred], palette, LONG, tmp_path / "s.png")
     page = np.asarray(Image.open(path))
     assert (page[:, -4:] == 255).all()  # nothing runs into the margin
+
+
+@pytest.mark.parametrize("networks, classes", [(1, fake.NAMES[:1]), (13, fake.NAMES)])
+def test_probabilities_of_several_networks(tmp_path, networks, classes):
+    """From one panel to more than a row is wide, with a class that has no curve and a last row that is not full."""
+    found = {f"network {k}": fake.extra_scores(0.6, k) for k in range(networks)}
+    matrices = {name: fake.confusion(0.6, k) for k, name in enumerate(found)}
+    for path in (
+        comparison_plots.rocs(found, classes, tmp_path / "roc.png"),
+        comparison_plots.confusions(matrices, fake.NAMES, tmp_path / "confusion.png"),
+    ):
+        assert Image.open(path).size[0] > 700
+    assert Image.open(tmp_path / "roc.png").size[1] > (1000 if len(classes) > 1 else 300)

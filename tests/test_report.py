@@ -62,6 +62,21 @@ def test_a_cross_validated_run_with_stages(tmp_path):
     assert all(f"(plots/{kind}.png)" in text for kind in kinds)
 
 
+def test_probabilities_and_images_of_the_winner(tmp_path):
+    run = fake.cross_validated(tmp_path / "run", folds=3, stages=1, plots=True, extra=True)
+    text = report_of(run)
+    results = json.loads((run / "stage0/results.json").read_text())
+    top3 = results["candidates"][2]
+    drawn = {p.stem for p in (run / "plots").iterdir()}
+    assert {"roc", "reliability", "per_image"} <= drawn and "plots/per_image.png" in text
+    heads, cells = row(text, "candidate"), row(text, "top3 *")
+    for label, key in (("mIoU per image", "miou_per_image"), ("expected calibration error", "ece")):
+        assert cells[heads.index(label)] == f"{100 * top3[key]:.2f}"
+    heads = row(text, "class")
+    assert heads[-2:] == ["boundary IoU", "AUC"] and "boundary IoU and AUC: of top3." in text
+    assert row(text, "road")[-1] == f"{100 * top3['auc']['road']:.2f}" and row(text, fake.ABSENT)[-1] == "-"
+
+
 def test_one_stage_says_that_out_of_fold_is_optimistic(tmp_path):
     text = report_of(fake.cross_validated(tmp_path / "run", folds=3, stages=1))
     assert "out-of-fold mIoU (slightly optimistic)" in text and "contaminated" not in text

@@ -13,6 +13,7 @@ import torch
 from engine.cases import write_cases
 from engine.report_html import write_html
 from engine.single_run import train_single
+from tests import fake_run as fake
 from tests.helpers import make_folder
 from tests.test_training import run_in, tiny
 
@@ -55,6 +56,22 @@ def test_best_median_and_worst_are_told_apart(run):
     assert all(case["miou"] == pytest.approx(scores[case["name"]]) for case in found["cases"])
     assert len(list((run / "cases").glob("*_*.*"))) == 6 * 4
     assert write_html(run).read_text().count('src="data:image/') == 6 * 4
+
+
+def test_probabilities_and_images_of_a_winner_are_drawn(tmp_path):
+    run = fake.cross_validated(tmp_path / "run", folds=3, stages=1, extra=True)
+    text = write_html(run).read_text()
+    top3 = json.loads((run / "stage0/results.json").read_text())["candidates"][2]
+    assert f"<title>road: area {top3['auc']['road']:.3f}</title>" in text
+    assert text.count(": area ") == len(fake.NAMES) - 1  # one class has no curve
+    mious = [v for v in top3["per_image"]["miou"] if v is not None]
+    counts = [int(n) for n in re.findall(r"<title>(\d+) images from \d+ to \d+ %</title>", text)]
+    assert sum(counts) == len(mious) == 39 and f"({100 * min(mious):.2f} %)" in text
+    assert "worst &lt;city&gt;/" in text and "<city>" not in text
+    bars = re.findall(r"confidence ([\d.]+), ([\d.]+) % right, ([\d.]+) % of the pixels", text)
+    assert len(bars) == 13 and sum(float(share) for *_, share in bars) == pytest.approx(100, abs=1)
+    plain = write_html(fake.cross_validated(tmp_path / "plain", folds=3, stages=1)).read_text()
+    assert "Probabilities" not in plain and "one by one" not in plain
 
 
 def test_a_run_without_results_has_a_page_too(run, tmp_path):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import eval as eval_command
 from engine import cli
-from engine.comparison import Entry, difference
+from engine.comparison import Entry, best_of, difference
 from engine.config import Config
 from engine.metrics import ConfusionMatrix, bootstrap_difference
 from tests.helpers import make_folder
@@ -36,6 +37,7 @@ def place(tmp_path_factory):
     write_config(folder / "1_dice.yaml", root, device="cpu", loss={"name": "dice"})
     write_config(folder / "full" / "huge.yaml", root, train={"epochs": 100000})
     facts = {"title": "Tiny", "focus": ["a", "c"], "methods": {"1_dice": ["Dice"]},
+             "families": {"A": ["0_plain"], "B": ["1_dice"]},
              "quoted": {"1_dice": {"miou": 0.5, "per_class": {"b": 0.25}}}, "quoted_on": "on Mars"}  # fmt: skip
     (folder / "study.json").write_text(json.dumps(facts))
     return place
@@ -64,13 +66,52 @@ def test_a_study_runs_writes_its_table_and_is_not_run_twice(place, monkeypatch, 
         table = list(csv.DictReader(file))
     assert [r["config"] for r in table] == ["0_plain", "1_dice"] and float(table[1]["quoted_miou"]) == 0.5
     assert float(table[0]["iou_b"]) == pytest.approx(rows[0]["per_class"]["b"])
-    for picture in ("accuracy.png", "curves.png", "predictions.png"):
-        assert Image.open(out / picture).size[0] > 300
+    for picture in ("accuracy", "curves", "best", "confusion", "predictions"):
+        assert Image.open(out / f"{picture}.png").size[0] > 300 and f"({picture}.png)" in text
+    assert not (out / "roc.png").exists() and "AUC" not in text and "auc" not in rows[0]  # not asked for
 
     assert call(study_command, "b_tiny", "--seeds", 0, 1, "--set", "train.batch_size=2") == 0
     assert "python train.py" not in capfd.readouterr().out  # nothing is trained again
     assert call(study_command, "b_tiny", "--only", "1_dice", "--seeds", 0, "--set", "train.batch_size=3") == 0
     assert "training anew" in capfd.readouterr().out
+
+
+def test_probabilities_where_they_are_asked_for(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    words = ("b_tiny", "--seeds", 0, 1, "--set", "train.batch_size=2")
+    assert call(study_command, *words, "--extra") == 0
+    assert "mean AUC" in capfd.readouterr().out
+    out = place / "runs" / "study-b_tiny"
+    rows = json.loads((out / "study.json").read_text())["rows"]
+    for row in rows:
+        wanted = []
+        for run in row["runs"]:
+            assert call(eval_command, "--run", run, "--extra", "--json", "e.json") == 0
+            wanted.append(json.loads((place / "e.json").read_text()))
+        for key in ("mean_auc", "ece", "boundary_miou"):
+            assert row[key] == pytest.approx(sum(w[key] for w in wanted) / 2)
+        assert row["auc"]["b"] == pytest.approx(sum(w["auc"]["b"] for w in wanted) / 2)
+    with (out / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert float(table[1]["auc_b"]) == pytest.approx(rows[1]["auc"]["b"]) and float(table[0]["mean_auc"]) > 0
+    text = (out / "table.md").read_text()
+    assert "AUC, a" in text and "AUC, b" not in text and "(roc.png)" in text  # the classes in focus
+    assert Image.open(out / "roc.png").size[0] > 300
+    assert call(study_command, *words) == 0  # without: the old picture does not stay
+    assert not (out / "roc.png").exists() and "(roc.png)" not in (out / "table.md").read_text()
+
+
+def test_the_best_of_each_family(place, monkeypatch, capfd):
+    entries = [SimpleNamespace(name=n, miou=lambda v=v: v) for n, v in (("a", [0.5, 0.7]), ("b", [0.61]), ("c", [0.1]))]
+    found = best_of({"one": ["a", "b"], "two": ["c"], "absent": ["d"]}, entries)
+    assert {family: e.name for family, e in found.items()} == {"one": "b", "two": "c"}
+    monkeypatch.chdir(place)
+    path = place / "b_tiny" / "study.json"
+    facts = path.read_text()
+    path.write_text(json.dumps(json.loads(facts) | {"families": {"A": ["0_plane"]}}))
+    assert call(study_command, "b_tiny") == 2
+    assert "did you mean '0_plain'" in capfd.readouterr().err
+    path.write_text(facts)
 
 
 def test_what_fails_is_named_and_the_rest_is_written(place, monkeypatch, capfd):
@@ -89,7 +130,7 @@ def test_what_fails_is_named_and_the_rest_is_written(place, monkeypatch, capfd):
 def test_a_config_starts_from_anothers_checkpoint(place, monkeypatch, capfd):
     monkeypatch.chdir(place)
     path = place / "b_tiny" / "study.json"
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text()) | {"families": {}}
     path.write_text(json.dumps(facts | {"needs": {"1_dice": {"model.pretrained": "0_plain"}}}))
     assert call(study_command, "b_tiny", "--only", "1_dice", "--seeds", 0, "--set", "train.batch_size=2") == 0
     (first,) = study_command.RUNS.glob("study-b_tiny-0_plain-seed0-*")

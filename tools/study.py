@@ -6,7 +6,8 @@ python -m tools.study configs/a_fine_structures --seeds 0 1 2 --only 0_cross_ent
 Each config is trained by train.py in a process of its own; a run that is finished is not trained again, one that was
 interrupted goes on, one whose config has changed since is made anew. The table and its pictures stand in
 runs/study-FOLDER/. `study.json` in the folder may say more about it: "title", "focus" (classes whose mean is compared
-too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}}, "quoted_on" (which data), and
+too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}}, "quoted_on" (which data),
+"families" {name: [configs]} (the best of each are drawn in one plot), and
 "needs" {config: {key: other config}}: the key is the checkpoint of the other's run, as in
 {"2_fine_tuned": {"model.pretrained": "1_cityscapes"}}. The other is of the same folder and seed, or of another folder
 ("start/segformer_b0", "../start/fcn"): then it is no row of the table, and trained once with its own seed.
@@ -23,11 +24,11 @@ from pathlib import Path
 
 from engine import checkpoint as ckpt
 from engine import cli, plots
-from engine.comparison import RULE, Entry, entry, protocols, summary, validation
-from engine.comparison_plots import curves, scatter
-from engine.comparison_tables import main_table, markdown, write_csv
+from engine.comparison import RULE, Entry, best_of, class_names, entry, protocols, summary, validation
+from engine.comparison_plots import confusions, curves, rocs, scatter
+from engine.comparison_tables import PICTURES, extras_table, main_table, markdown, write_csv
 from engine.config import differences, load_config
-from engine.errors import UserError
+from engine.errors import UserError, unknown
 from engine.pages import predictions_page
 from engine.pictures import sample_predictions
 from engine.run_folder import RUNS, resolve_device, say
@@ -49,6 +50,9 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"{folder}: no config {name}; there are: {', '.join(configs)}")
     names = [name for name in configs if not args.only or name in args.only]
     facts, failed, entries = read_facts(folder), [], []
+    for name in [name for members in facts["families"].values() for name in members]:
+        if name not in configs:
+            raise unknown(f"config in {folder}/study.json, families", name, configs)
     for name in names:
         runs = [train(folder, name, seed, facts["needs"], args) for seed in args.seeds or [None]]
         failed += [name] if None in runs else []
@@ -58,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
                 "methods": dict.fromkeys(facts["methods"].get(name, []), True),
                 "quoted": facts["quoted"].get(name, {}),
             }
-            entries.append(entry(name, runs, resolve_device(args.device or "auto"), **more))
+            entries.append(entry(name, runs, resolve_device(args.device or "auto"), args.extra, **more))
     if entries:
         write(RUNS / f"study-{title(folder, folder)}", facts, entries, args)
     if failed:
@@ -68,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
 def read_facts(folder: Path) -> dict:
     """study.json of the folder, with every key there; an empty one if it has none."""
     facts = {"title": folder.name, "focus": [], "methods": {}, "quoted": {}, "quoted_on": "", "needs": {}}
+    facts["families"] = {}
     path = folder / "study.json"
     if not path.exists():
         return facts
@@ -137,20 +142,39 @@ def write(out: Path, facts: dict, entries: list[Entry], args: argparse.Namespace
     rows = summary(entries, facts["focus"])
     ckpt.write_json(out / "study.json", {"title": facts["title"], "protocol": protocol, "rows": rows})
     write_csv(out / "table.csv", rows)
-    text = markdown(facts, protocol, rows)
-    (out / "table.md").write_text(text, encoding="utf-8")
     say(format_table(*main_table(rows, facts)))
-    note = describe(protocol)
+    if any("mean_auc" in r for r in rows):
+        say(format_table(*extras_table(rows, facts["focus"])))
     if plots.available():
-        scatter({r["config"]: (r["gflops"], r["miou"]) for r in rows}, out / "accuracy.png", note, f"{RULE} rule")
-        curves({e.name: e.trained[0].log for e in entries if not e.cfg.cv.folds}, out / "curves.png", note)
+        write_plots(out, facts, entries, rows, describe(protocol))
     else:
         say(plots.SKIPPED)
-    write_pictures(out / "predictions.png", entries, resolve_device(args.device or "auto"), args.images)
+    write_predictions(out / "predictions.png", entries, resolve_device(args.device or "auto"), args.images)
+    drawn = [name for name in PICTURES if (out / f"{name}.png").exists()]
+    (out / "table.md").write_text(markdown(facts, protocol, rows, drawn), encoding="utf-8")
     say(f"written: {out}/table.md, table.csv, study.json and pictures")
 
 
-def write_pictures(path: Path, entries: list[Entry], device, images: int) -> None:
+def write_plots(out: Path, facts: dict, entries: list[Entry], rows: list[dict], note: str) -> None:
+    """Every plot that the entries allow; one of an earlier call that they do not is removed."""
+    for name in ("curves", "best", "roc"):
+        (out / f"{name}.png").unlink(missing_ok=True)
+    scatter({r["config"]: (r["gflops"], r["miou"]) for r in rows}, out / "accuracy.png", note, f"{RULE} rule")
+    single = [e for e in entries if not e.cfg.cv.folds]
+    if single:
+        curves({e.name: e.trained[0].log for e in single}, out / "curves.png", note)
+    best = best_of(facts["families"], single)
+    if len(best) > 1:
+        logs = {f"{family}: {e.name}": e.trained[0].log for family, e in best.items()}
+        curves(logs, out / "best.png", note, "The best of each family by epoch")
+    confusions({e.name: e.confusion() for e in entries}, class_names(entries[0]), out / "confusion.png", note)
+    found = {e.name: e.probabilities() for e in entries}
+    found = {name: probabilities for name, probabilities in found.items() if probabilities}
+    if found:
+        rocs(found, facts["focus"] or class_names(entries[0]), out / "roc.png", note)
+
+
+def write_predictions(path: Path, entries: list[Entry], device, images: int) -> None:
     """The same validation images through the first run of every config, side by side."""
     columns: dict = {}
     for e in entries:
@@ -173,6 +197,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="change a key of the starts that lie in other folders (--set changes the rows)",
     )  # fmt: skip
     p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these configs (file names without .yaml)")
+    p.add_argument("--extra", action="store_true", help="ROC, AUC, calibration, boundary IoU, as eval.extra (slower)")
     p.add_argument("--images", type=int, default=4, metavar="N", help="images on the page of predictions")
     return p
 
