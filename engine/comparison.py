@@ -179,7 +179,7 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
     first, names = entries[0], class_names(entries[0])
     places = [names.index(n) for n in focus]
     rows = []
-    for e in entries:
+    for above, e in zip([None, *entries], entries):
         mious, iou = e.miou(), e.iou()
         gigas, memory = e.flops / 1e9, [t.peak_memory for t in e.trained if t.peak_memory]
         row = {
@@ -187,6 +187,7 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
             "miou": statistics.fmean(mious),
             "miou_sd": statistics.stdev(mious) if len(mious) > 1 else None,
             "difference": None if e is first else difference(first, e),
+            "step": None if above is None else difference(above, e),
             "per_class": dict(zip(class_names(e), iou)),
             "parameters": e.parameters,
             "gflops": gigas,

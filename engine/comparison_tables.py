@@ -27,6 +27,7 @@ def main_table(rows: list[dict], facts: dict) -> tuple[list[list[str]], list[str
         "mIoU": lambda r: pct(r["miou"]),
         "sd over seeds": lambda r: pct(r["miou_sd"]),
         "difference [95 %]": lambda r: interval(r["difference"]),
+        "to the row above [95 %]": lambda r: interval(r["step"]) if facts["cumulative"] else "-",
         f"mean of {', '.join(facts['focus'])}": lambda r: pct(r.get("focus")),
         "its difference [95 %]": lambda r: interval(r.get("focus_difference")),
         "parameters (M)": lambda r: f"{r['parameters'] / 1e6:.2f}",

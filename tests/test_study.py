@@ -14,6 +14,7 @@ from PIL import Image
 import eval as eval_command
 from engine import cli
 from engine.comparison import Entry, best_of, difference
+from engine.comparison_tables import main_table
 from engine.config import Config
 from engine.metrics import ConfusionMatrix, bootstrap_difference
 from tests.helpers import make_folder
@@ -55,6 +56,12 @@ def test_a_study_runs_writes_its_table_and_is_not_run_twice(place, monkeypatch, 
     assert "| 1_dice | on |" in text and "| 0_plain | off |" in text
     rows = json.loads((out / "study.json").read_text())["rows"]
     assert rows[0]["difference"] is None and rows[1]["difference"]["low"] <= rows[1]["difference"]["high"]
+    assert rows[0]["step"] is None and rows[1]["step"] == rows[1]["difference"]  # the row above is the first
+    facts = {"focus": [], "cumulative": False}
+    third = rows[1] | {"step": {"difference": 0.012, "low": -0.001, "high": 0.02}}
+    assert "to the row above [95 %]" not in main_table([*rows, third], facts)[1]
+    table, headers = main_table([*rows, third], facts | {"cumulative": True})
+    assert table[2][headers.index("to the row above [95 %]")] == "+1.20 [-0.10, +2.00]"
     assert rows[1]["parameters"] > 0 and rows[1]["gflops"] > 0 and rows[1]["seconds"] > 0
     assert rows[1]["efficiency"] == pytest.approx(100 * rows[1]["miou"] / rows[1]["gflops"])
     for row in rows:

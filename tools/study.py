@@ -7,8 +7,8 @@ Each config is trained by train.py in a process of its own; a run that is finish
 interrupted goes on, one whose config has changed since is made anew. The table and its pictures stand in
 runs/study-FOLDER/. `study.json` in the folder may say more about it: "title", "focus" (classes whose mean is compared
 too), "methods" {config: [what it has on]}, "quoted" {config: {"miou", "per_class"}}, "quoted_on" (which data),
-"families" {name: [configs]} (the best of each are drawn in one plot), and
-"needs" {config: {key: other config}}: the key is the checkpoint of the other's run, as in
+"families" {name: [configs]} (the best of each are drawn in one plot), "cumulative" (true: each row adds to the one
+above), and "needs" {config: {key: other config}}: the key is the checkpoint of the other's run, as in
 {"2_fine_tuned": {"model.pretrained": "1_cityscapes"}}. The other is of the same folder and seed, or of another folder
 ("start/segformer_b0", "../start/fcn"): then it is no row of the table, and trained once with its own seed.
 """
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
 def read_facts(folder: Path) -> dict:
     """study.json of the folder, with every key there; an empty one if it has none."""
     facts = {"title": folder.name, "focus": [], "methods": {}, "quoted": {}, "quoted_on": "", "needs": {}}
-    facts["families"] = {}
+    facts |= {"families": {}, "cumulative": False}
     path = folder / "study.json"
     if not path.exists():
         return facts
