@@ -114,7 +114,9 @@ def test_the_page_says_what_eval_and_compare_say(place, capsys):
     a, b = evaluated(place, "a"), evaluated(place, "b")
     gap = compare(a, b)
     text = (place / "gallery.html").read_text()
-    assert all(link.startswith("data:image/") for link in page.links) and "@import" not in text and "http" not in text
+    page_text = re.sub(r"base64,[^\"]*", "", text)  # pictures spell any four letters by chance
+    assert all(link.startswith("data:image/") for link in page.links)
+    assert "@import" not in page_text and "http" not in page_text
     assert "<b>car</b>" not in text and page.words["h3"] == [a["per_image"]["names"][i] for i in (0, 3, 6)]
     totals, classes = page.tables
     assert totals[0][:4] == ["network", "mIoU", "difference to a [95 %]", "frequency-weighted IoU"]

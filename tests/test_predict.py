@@ -84,7 +84,7 @@ def odd_folder(folder):
     put("sixteen.png", Image.fromarray(np.linspace(0, 65535, 2400).reshape(40, 60).astype(np.uint16)))
     put("sixteen_tiff.tif", Image.fromarray(np.linspace(0, 65535, 2400).reshape(40, 60).astype(np.uint16)))
     put("int32.tif", Image.fromarray(np.arange(2400, dtype=np.int32).reshape(40, 60)))
-    put("lab.tif", rgb.convert("RGB").convert("YCbCr"))
+    put("ycbcr.jpg", rgb.convert("YCbCr"))
     put("moving.gif", rgb, save_all=True, append_images=[photo(60, 40).rotate(a) for a in (90, 180)])
     put("moving_webp.webp", rgb, save_all=True, append_images=[rgb.rotate(180)])
     put("pages.tif", rgb, save_all=True, append_images=[rgb.rotate(180)])

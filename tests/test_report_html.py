@@ -35,7 +35,8 @@ def run(tmp_path_factory):
 def test_it_is_one_file_and_says_what_the_results_say(run):
     text = write_html(run).read_text()
     results = json.loads((run / "results.json").read_text())
-    assert not re.search(r'(src|href)="(?!data:)', text) and "@import" not in text and "http" not in text.lower()
+    page = re.sub(r"base64,[^\"]*", "", text)  # pictures spell any four letters by chance
+    assert not re.search(r'(src|href)="(?!data:)', page) and "@import" not in page and "http" not in page.lower()
     assert "&lt;b&gt;car&lt;/b&gt;" in text and "<b>car</b>" not in text and "road &amp; path" in text
     assert f"{100 * results['miou']:.2f} %" in text
     for value in results["per_class"].values():
