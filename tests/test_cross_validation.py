@@ -1,6 +1,7 @@
 """Cross-validation end to end on a tiny folder: roles, labels, candidates, resume, stages, eval.py's protocol."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from engine.run_folder import Log
 from engine.study import open_study
 from engine.train import fit
 from tests.helpers import write_image, write_mask
-from tests.test_training import CPU, ROOT, command, equal_runs, run_in, wait_for
+from tests.test_training import CPU, ROOT, command, equal_runs, run_in, struck
 
 BASE = {
     "name": "tiny",
@@ -158,10 +159,9 @@ def test_killed_between_folds_and_inside_one(finished, tmp_path, monkeypatch):
 def test_kill_9_in_a_fold_then_resume_in_a_new_process(finished, tmp_path):
     cfg, whole, _ = finished
     (tmp_path / "cv.yaml").write_text(dump(cfg))
-    process = command(str(ROOT / "train.py"), "cv.yaml", cwd=tmp_path)
-    wait_for(tmp_path, "runs/*/stage0/fold0/last.pt", process)
-    process.kill()
-    process.wait()
+    process = struck(signal.SIGKILL, "stage0/fold0/last.pt", "cv.yaml", cwd=tmp_path)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
     (run,) = (tmp_path / "runs").iterdir()
     resumed = command(str(ROOT / "train.py"), "--resume", str(run), cwd=tmp_path)
     _, err = resumed.communicate(timeout=300)
