@@ -69,14 +69,9 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     if cfg.eval.extra:
         say(scores_table(row, cfg.eval.exclude))
     if args.save:
-        file = study.candidate_path(stages[-1], name)
-        pictures.save_dataset(
-            networks(ckpt.load_ours(file), cfg, study.report.num_classes, study.device),
-            cfg,
-            study.report,
-            study.device,
-            args.save,
-        )
+        candidate = ckpt.load_ours(study.candidate_path(stages[-1], name))
+        models = networks(candidate, cfg, study.report.num_classes, study.device)
+        pictures.save_dataset(models, cfg, study.report, study.device, args.save)
     return {
         "protocol": results["protocol"] | {"run": str(run), "stage": stages[-1], "candidate": name},
         **{key: value for key, value in row.items() if key not in OF_A_CANDIDATE},

@@ -83,23 +83,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
     select_scores, report_scores = score_folds(study, states)
     select_mious = [study.miou(s) for s in select_scores]
 
-    rows, baseline = [], None
-    make = aggregate.make_candidates(
-        states, select_mious, refit=lambda s, m: refit(study, s, m),
-        score_select=lambda s: study.miou(study.score(s, study.select)), top=top,
-    )  # fmt: skip
-    for candidate in make:
-        if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself: scored above
-            fold = candidate.members[0]
-            on_select, on_report = select_scores[fold], report_scores[fold]
-        else:
-            on_select, on_report = score_both(study, candidate.states, cfg.eval.extra)
-        raw = on_report if candidate.raw is None else study.score([candidate.raw], study.report)
-        baseline = baseline or on_report
-        rows.append(candidate_row(study, candidate, on_select, on_report, raw, baseline, labels))
-        if keep or not study.candidate_path(stage, candidate.name).exists():
-            save_candidate(study, stage, candidate, members, rows[-1])
-
+    rows = judge_candidates(study, stage, members, select_scores, report_scores, top, keep)
     ranked = max(rows, key=lambda r: r["select_miou"])  # of equals the first
     shown = ranked["name"] if detail == "all" else detail
     rows = [r if r["name"] == shown else {k: v for k, v in r.items() if k not in LONG} for r in rows]
@@ -124,6 +108,30 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(study.device),
     }
+
+
+def judge_candidates(
+    study: Study, stage: int, members: list[dict], select_scores: list[Score], report_scores: list[Score],
+    top: str, keep: bool,
+) -> list[dict]:  # fmt: skip
+    """One row a candidate, in the order of aggregate.make_candidates; writes their files (see aggregate_stage)."""
+    labels, rows, baseline = score_labels(study.cfg, stage), [], None
+    make = aggregate.make_candidates(
+        [m["model"] for m in members], [study.miou(s) for s in select_scores], refit=lambda s, m: refit(study, s, m),
+        score_select=lambda s: study.miou(study.score(s, study.select)), top=top,
+    )  # fmt: skip
+    for candidate in make:
+        if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself: scored above
+            fold = candidate.members[0]
+            on_select, on_report = select_scores[fold], report_scores[fold]
+        else:
+            on_select, on_report = score_both(study, candidate.states, study.cfg.eval.extra)
+        raw = on_report if candidate.raw is None else study.score([candidate.raw], study.report)
+        baseline = baseline or on_report
+        rows.append(candidate_row(study, candidate, on_select, on_report, raw, baseline, labels))
+        if keep or not study.candidate_path(stage, candidate.name).exists():
+            save_candidate(study, stage, candidate, members, rows[-1])
+    return rows
 
 
 def score_folds(study: Study, states: Sequence[aggregate.State]) -> tuple[list[Score], list[Score]]:
