@@ -21,6 +21,7 @@ from engine.config import Config, load_config
 from engine.errors import UserError
 from engine.evaluate import Score, excluded, number
 from engine.inference import Views
+from engine.metrics import miou_difference
 from engine.profile import count, parameters
 from engine.run_results import latest, read_run
 from engine.scoring import build_network, chosen_checkpoint, limited, networks, protocol, score_models
@@ -142,13 +143,10 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     group_draws = _times(samples, len(groups), generator)  # (samples + 1, groups)
     seed_draws = _times(samples, len(seeds), generator)  # (samples + 1, seeds)
     ious = [_iou(torch.einsum("ng,sgkc->nskc", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
-    if classes is None:
-        left_out = first.excluded()
-        classes = [c for c in range(ious[0].shape[-1]) if c not in left_out]
-    if len(classes) < ious[0].shape[-1]:
-        ious = [iou[..., list(classes)] for iou in ious]
-    either = ~(ious[0].isnan() & ious[1].isnan())  # one set of classes for both
-    gap = ((ious[1].nan_to_num(0.0) - ious[0].nan_to_num(0.0)) * either).sum(-1) / either.sum(-1)
+    left_out = first.excluded()
+    names = range(ious[0].shape[-1])
+    kept = torch.tensor([c not in left_out if classes is None else c in classes for c in names])
+    gap = miou_difference(*ious, kept, first.cfg.eval.absent)  # (samples + 1, seeds)
     gap = (gap * seed_draws).sum(1) / seed_draws.sum(1)
     low, high = torch.quantile(gap[1:], torch.tensor([0.025, 0.975], dtype=gap.dtype)).tolist()
     return {"difference": gap[0].item(), "low": low, "high": high}

@@ -166,8 +166,9 @@ def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Sc
     difference = None
     if candidate.name != "best" and len(groups) > 1:
         difference = bootstrap_difference(
-            *[[s.groups[g] for g in groups] for s in (baseline, report)], seed=study.cfg.seed, exclude=study.exclude
-        )
+            *[[s.groups[g] for g in groups] for s in (baseline, report)],
+            seed=study.cfg.seed, exclude=study.exclude, absent=study.cfg.eval.absent,
+        )  # fmt: skip
     labels = [x for x in labels if x != "unconnected" or candidate.raw is not None]  # only averages need a connection
     return row | {"bootstrap": difference, "labels": labels, "notes": candidate.notes}
 

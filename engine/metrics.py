@@ -170,17 +170,22 @@ def bootstrap_difference(
     samples: int = 1000,
     seed: int = 0,
     exclude: Collection[int] = (),
+    absent: str = "nan",
 ) -> dict[str, float]:
     """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
 
-    One set of classes serves both sides: those present in either side of that draw, without those in `exclude`.
+    exclude, absent: as in ConfusionMatrix.miou; of absent classes see miou_difference.
     Returns difference, low, high (95 %), as fractions. a, b, samples, seed: see bootstrap_ious.
     """
-    return interval(miou_difference(*bootstrap_ious(a, b, samples, seed), a[0]._kept(exclude)))
+    return interval(miou_difference(*bootstrap_ious(a, b, samples, seed), a[0]._kept(exclude), absent))
 
 
-def miou_difference(iou_a: torch.Tensor, iou_b: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """(.., C), (.., C) -> (..): mean of b - a over the `kept` classes present in either; where only one side has a
-    class, the side that has it nowhere scores 0 there."""
-    either = kept & ~(iou_a.isnan() & iou_b.isnan())
-    return ((iou_b.nan_to_num(0.0) - iou_a.nan_to_num(0.0)) * either).sum(-1) / either.sum(-1)
+def miou_difference(iou_a: torch.Tensor, iou_b: torch.Tensor, kept: torch.Tensor, absent: str = "nan") -> torch.Tensor:
+    """(.., C), (.., C) -> (..): mean of b - a over the `kept` classes, (C,) bool.
+
+    absent: a class that a side has nowhere counts 0 (zero) or 1 (one) there, and the mean runs over all kept classes.
+    nan: the mean runs over the classes that either side has, one set for both, and the side without one scores 0 in it.
+    """
+    fill = 1.0 if absent == "one" else 0.0
+    counted = kept & ~(iou_a.isnan() & iou_b.isnan()) if absent == "nan" else kept.expand(iou_a.shape)
+    return ((iou_b.nan_to_num(fill) - iou_a.nan_to_num(fill)) * counted).sum(-1) / counted.sum(-1)

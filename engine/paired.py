@@ -54,6 +54,7 @@ def compare(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int 
         raise UserError(f"one {by} alone has no interval" + ("; use --by image" if by == "group" else ""))
     left_out = excluded(a["protocol"].get("exclude", []), list(a["per_class"]))
     iou_a, iou_b = bootstrap_ious(*[list(s.values()) for s in sides], samples, seed)  # (S + 1, C) each
+    absent = a["protocol"].get("absent", "nan")
     kept = torch.tensor([c not in left_out for c in range(iou_a.shape[1])])
     per_class = {}
     for c, name in enumerate(a["per_class"]):
@@ -62,7 +63,7 @@ def compare(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int 
         per_class[name] = _plain(interval(miou_difference(iou_a, iou_b, only)))  # nan where a draw has it on no side
     return {
         "by": by, "groups": len(sides[0]), "samples": samples, "seed": seed,
-        "miou": _plain(interval(miou_difference(iou_a, iou_b, kept))), "per_class": per_class,
+        "miou": _plain(interval(miou_difference(iou_a, iou_b, kept, absent))), "per_class": per_class,
     }  # fmt: skip
 
 

@@ -129,3 +129,14 @@ def test_bootstrap_uses_one_set_of_classes():
     assert found["difference"] == pytest.approx((0.5 + 1 + 0) / 3 - (1 + 1 + 0) / 3)
     found = bootstrap_difference([a, a], [b, b], samples=10, exclude=[0])
     assert found["difference"] == pytest.approx((1 + 0) / 2 - (1 + 0) / 2) and found["low"] == found["high"] == 0
+
+
+@pytest.mark.parametrize("absent", ["nan", "zero", "one"])
+def test_the_bootstraps_difference_is_that_of_the_means(absent):
+    """A class that occurs nowhere, under each rule; class 2 is in both."""
+    a = [from_counts([[3, 1, 0, 0], [0, 4, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])] * 2
+    b = [from_counts([[4, 0, 0, 0], [1, 3, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]])] * 2
+    found = bootstrap_difference(a, b, samples=5, absent=absent)
+    assert found["difference"] == pytest.approx(b[0].miou(absent) - a[0].miou(absent), abs=1e-12)
+    found = bootstrap_difference(a, b, samples=5, absent=absent, exclude=[0])
+    assert found["difference"] == pytest.approx(b[0].miou(absent, [0]) - a[0].miou(absent, [0]), abs=1e-12)
