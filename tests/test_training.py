@@ -246,10 +246,11 @@ def command(*words: str, cwd: Path, **env: str) -> subprocess.Popen:
 
 
 STRUCK = """
-import os, runpy, sys
+import os, runpy, signal, sys
 from engine import checkpoint as ckpt
 from engine import train
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
 script, how, place, *words = sys.argv[1:]
 save, set_lr, since = ckpt.save, train.set_lr, []
 
