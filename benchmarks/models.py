@@ -5,7 +5,8 @@
 
 Time: batch 1, float32, 256x512, final upsampling included on all sides. A round runs every candidate once, so that a
 machine that slows down slows all of them; the median over rounds counts. Every peer runs in both memory formats and its
-better one counts; ours takes the images as a peer's default does (contiguous). `train` is forward, cross-entropy and
+better one counts; ours takes the images as a peer's default does (contiguous). "ours, deployed" is the copy for
+inference of models/deploy.py, on the CPU. `train` is forward, cross-entropy and
 backward, without an optimizer step, the same for all; with two images where the peer cannot train on one.
 Memory: a fresh process for each candidate; how far the process (on CUDA: the allocator) grows over its size after
 construction during two training steps with batch 2 at 512x512.
@@ -30,8 +31,10 @@ from torch import Tensor, nn
 
 from benchmarks.peers import CLASSES, PEERS, TRAIN_BATCH, Peer, ours_like
 from engine.profile import process_bytes
+from models import deploy
 
 Step = Callable[[], None]
+DEPLOYED = "ours, deployed"
 
 
 def candidates(name: str, images: Tensor) -> dict[str, tuple[nn.Module, Callable, Tensor]]:
@@ -133,33 +136,45 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     images = torch.randn(1, 3, *args.size, device=args.device)
     torch.manual_seed(0)
     found, batch = candidates(name, images), TRAIN_BATCH.get(name, 1)
+    inferences = {k: inference(*v) for k, v in found.items()}
+    if args.device == "cpu":
+        ours, logits, _ = found["ours"]
+        inferences[DEPLOYED] = inference(deploy(ours), logits, images)
     result = {
-        "inference_ms": medians({k: inference(*v) for k, v in found.items()}, args.repeats),
+        "inference_ms": medians(inferences, args.repeats),
         "train_ms": medians({k: training(*v, batch) for k, v in found.items()}, max(args.repeats // 2, 3)),
     }
     labels = list(found)
-    del found
+    del found, inferences
     if not args.no_memory:
         result["train_memory_mib"] = memory(name, labels, args.device, args.threads)
     for kind, values in list(result.items()):
-        peers = {label: value for label, value in values.items() if label != "ours"}
-        default = {label: value for label, value in peers.items() if not label.endswith("channels-last")}
-        ratio = (lambda best, ours: ours / best) if kind.endswith("mib") else (lambda best, ours: best / ours)
-        result[kind.rsplit("_", 1)[0] + "_ratio"] = {
-            "best peer": ratio(min(peers.values()), values["ours"]),
-            "best peer as built": ratio(min(default.values()), values["ours"]),
-        }
+        result[kind.rsplit("_", 1)[0] + "_ratio"] = ratios(kind, values, "ours")
+        if DEPLOYED in values:
+            result["deployed_inference_ratio"] = ratios(kind, values, DEPLOYED)
     return result
+
+
+def ratios(kind: str, values: dict[str, float], ours: str) -> dict[str, float]:
+    """Theirs / ours of times, ours / theirs of bytes."""
+    peers = {label: value for label, value in values.items() if label not in ("ours", DEPLOYED)}
+    default = {label: value for label, value in peers.items() if not label.endswith("channels-last")}
+    best = {"best peer": min(peers.values()), "best peer as built": min(default.values())}
+    bytes_used = kind.endswith("mib")
+    return {name: values[ours] / peer if bytes_used else peer / values[ours] for name, peer in best.items()}
 
 
 def table(name: str, result: dict) -> str:
     kinds = [kind for kind in ("inference_ms", "train_ms", "train_memory_mib") if kind in result]
     lines = [f"\n{name:44s}" + "".join(f"{kind.replace('_', ' '):>18s}" for kind in kinds)]
     for label in result["inference_ms"]:
-        lines.append(f"  {label:42s}" + "".join(f"{result[kind][label]:18.1f}" for kind in kinds))
+        cells = (f"{result[kind][label]:18.1f}" if label in result[kind] else f"{'-':>18s}" for kind in kinds)
+        lines.append(f"  {label:42s}" + "".join(cells))
     for peer in ("best peer", "best peer as built"):
-        ratios = [result[kind.rsplit("_", 1)[0] + "_ratio"][peer] for kind in kinds]
-        lines.append(f"  {'ratio to the ' + peer:42s}" + "".join(f"{ratio:17.2f}x" for ratio in ratios))
+        found = [result[kind.rsplit("_", 1)[0] + "_ratio"][peer] for kind in kinds]
+        lines.append(f"  {'ratio to the ' + peer:42s}" + "".join(f"{ratio:17.2f}x" for ratio in found))
+        if "deployed_inference_ratio" in result:
+            lines.append(f"  {'deployed, to the ' + peer:42s}{result['deployed_inference_ratio'][peer]:17.2f}x")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from engine.errors import UserError, unknown
+from models.deploy import deploy
 from models.encoders.efficientnet import EFFICIENTNET, EfficientNet
 from models.encoders.mix_transformer import MIT, MixTransformer
 from models.encoders.resnet import RESNET, ResNet
@@ -33,7 +34,17 @@ from models.networks.better_seg_network import BetterSegNetwork
 from models.networks.unet import UNet
 from models.segmenter import Segmenter
 
-__all__ = ["ENCODERS", "HEADS", "MODELS", "build_encoder", "build_model", "list_models", "load_public", "model_options"]
+__all__ = [
+    "ENCODERS",
+    "HEADS",
+    "MODELS",
+    "build_encoder",
+    "build_model",
+    "deploy",
+    "list_models",
+    "load_public",
+    "model_options",
+]
 
 # name -> encoder(**options): images -> list of maps, fine to coarse; `.channels` and `.strides` describe them
 ENCODERS: dict[str, Callable[..., nn.Module]] = {

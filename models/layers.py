@@ -21,14 +21,13 @@ def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
     In inference BatchNorm is a scale and a shift of each channel. Where the map is larger than the weights, as on the
     fine maps, the weights and the bias take them: one pass over the map less. Where it is smaller the map takes them in
     place, and a 1x1 convolution is a plain product of tokens. Compilers fold by themselves, and on CUDA it was
-    never measured: the plain layers there.
+    never measured: the plain layers there. A deployed copy (models/deploy.py) has done all this beforehand.
     """
+    if hasattr(conv, "folded"):
+        return conv.folded(bn, x)
     if bn.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_cuda:
         return bn(conv(x))
-    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)  # (out)
-    shift = bn.bias - bn.running_mean * scale
-    if conv.bias is not None:
-        shift = shift + scale * conv.bias
+    scale, shift = scale_and_shift(conv, bn)
     shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
     weights, tokens = conv.weight[0].numel(), x.shape[0] * x.shape[2:].numel() // (conv.stride[0] * conv.stride[1])
     if tokens > weights:
@@ -40,6 +39,13 @@ def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
     else:
         y = F.conv2d(x, conv.weight, None, *shape)
     return torch.addcmul(shift[:, None, None], y, scale[:, None, None], out=y)
+
+
+def scale_and_shift(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """bn(conv(x)) in inference = scale * (conv without its bias)(x) + shift. Both (out)."""
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)  # (out)
+    shift = bn.bias - bn.running_mean * scale
+    return scale, shift if conv.bias is None else shift + scale * conv.bias
 
 
 class ConvBNReLU(nn.Sequential):

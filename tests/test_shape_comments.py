@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from models import build_model
+from models import build_model, winograd
 from models.heads.pspnet import average_cells
 from tests.shape_comments import checking, claims_in, shapes_in, target_of
 
@@ -59,6 +59,7 @@ def test_every_shape_comment_is_reached_and_true(claims, monkeypatch):
             if switches:
                 model(torch.randn(2, 3, 64, 96))
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        winograd.conv3x3(torch.randn(2, 3, 10, 13), winograd.transform_filters(torch.randn(4, 3, 3, 3)), 2)
         average_cells(torch.randn(2, 4, 10, 15), 3)  # the form for exporters
     wrong = [line for claim in claims for line in claim.wrong[:1]]
     assert not wrong, "\n".join(wrong)

@@ -1,0 +1,89 @@
+"""A copy of a model for inference on a CPU: what depends on the weights alone is computed once, not in every call.
+
+`conv_bn` (models/layers.py) multiplies BatchNorm into a convolution's weights in each call, and the CPU's library puts
+the weights into the order its kernels read. Both are the same every time, as long as the weights are. A model that is
+trained, loaded or averaged changes them, so nothing is ever kept in the model itself: `deploy(model)` is asked for, and
+its result has no weights that could be changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from models import winograd
+from models.layers import full_precision, scale_and_shift
+
+
+class Deployed(nn.Module):
+    """images (B, 3, H, W) float32 -> what the model returns in eval mode, equal up to rounding; without gradients.
+
+    The network is kept out of the module's parameters and state, so that no optimizer, file or average gets hold of it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if any(p.device.type != "cpu" for p in model.parameters()):
+            raise UserError("deploy: for models on the CPU; on a GPU use torch.compile")
+        network = deepcopy(model).eval().requires_grad_(False)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.folded = _prepared_once(module)
+        self._network = (network,)
+        self.eval()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad(), full_precision(images):
+            return self._network[0](images)
+
+    def train(self, mode: bool = True) -> Deployed:
+        if mode:
+            raise UserError("a deployed model is for inference alone: train the model it was made from")
+        return super().train(False)
+
+
+def deploy(model: nn.Module) -> Deployed:
+    """A copy of `model` for inference on a CPU. Its first call prepares the weights and is slower than the rest.
+
+    Raises: UserError for a model on another device.
+    """
+    return Deployed(model)
+
+
+def _prepared_once(conv: nn.Conv2d) -> Callable[[nn.BatchNorm2d, Tensor], Tensor]:
+    """conv_bn of this convolution, prepared at its first map: which BatchNorm follows is known only there."""
+    ready: list[Callable[[Tensor], Tensor]] = []
+
+    def folded(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+        if not ready:
+            ready.append(_prepare(conv, bn, x))
+            conv.weight = None  # not needed any more, and as large as what replaces it
+        return ready[0](x)
+
+    return folded
+
+
+def _prepare(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """x -> bn(conv(x)) with everything done that does not need x; whichever of the three ways is fastest for it."""
+    scale, shift = scale_and_shift(conv, bn)
+    weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+    shape = conv.stride, conv.padding, conv.dilation, conv.groups
+    if winograd.pays(conv, x):
+        filters, dilation = winograd.transform_filters(weight), conv.dilation[0]
+        return lambda x: winograd.conv3x3(x, filters, dilation).add_(shift[:, None, None])
+    if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        # What torch.compile emits for such a layer; there is no public way to hand a convolution reordered weights.
+        # They are reordered for the size of this x and work at any other.
+        stride, padding, dilation = conv.stride, conv.padding, conv.dilation
+        ordered = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, padding, stride, dilation, conv.groups, list(x.shape)
+        )
+        return lambda x: torch.ops.mkldnn._convolution_pointwise(
+            x, ordered, shift, padding, stride, dilation, conv.groups, "none", [], ""
+        )
+    return lambda x: F.conv2d(x, weight, shift, *shape)
