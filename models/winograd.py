@@ -19,6 +19,8 @@ a direct convolution (tests/test_deploy.py).
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,20 +64,25 @@ def conv3x3(x: Tensor, filters: Tensor, rate: int = 1) -> Tensor:
     tokens = F.pad(x, padding).permute(0, 2, 3, 1)  # (B, h rate + 2 rate, w rate + 2 rate, C)
     grids = tokens.reshape(batch, h + 2, rate, w + 2, rate, channels)  # (B, h + 2, rate, w + 2, rate, C)
     y = x.new_empty(batch, h, rate, w, rate, filters.shape[-1])  # (B, h, rate, w, rate, O)
-    rows = 2 * max(1, SCRATCH // (8 * batch * w * rate * rate * channels))
-    for top in range(0, h, rows):
-        end = min(top + rows, h)
-        patches = _patches(grids[:, top : end + 2])
-        products = torch.bmm(patches.view(16, -1, channels), filters)  # (16, tiles, O)
-        _outputs(products.view(*patches.shape[:-1], -1), out=y[:, top:end])  # (4, 4, B, .., O) -> (B, rows, .., O)
+    row = batch * w // 2 * rate**2  # tiles
+    rows = min(h // 2, max(1, SCRATCH // (16 * row * channels)))  # of tiles, at a time
+    patches = x.new_empty(16 * rows * row * channels)  # used again and again: fresh memory costs time
+    products = x.new_empty(16 * rows * row * filters.shape[-1])
+    for top in range(0, h, 2 * rows):
+        end = min(top + 2 * rows, h)
+        p = _patches(grids[:, top : end + 2], out=patches)  # (16, tiles, C)
+        q = products[: p[..., 0].numel() * filters.shape[-1]].view(16, -1, filters.shape[-1])  # (16, tiles, O)
+        _outputs(torch.bmm(p, filters, out=q), out=y[:, top:end])
     y = y.view(batch, h * rate, w * rate, -1)[:, :height, :width]  # (B, H, W, O)
     return map_of(y)
 
 
-def _patches(grids: Tensor) -> Tensor:
-    """B^T d B; patches overlap by two rows and columns. (B, h + 2, r, w + 2, r, C) -> (4, 4, B, h/2, r, w/2, r, C)."""
+def _patches(grids: Tensor, out: Tensor) -> Tensor:
+    """B^T d B; patches overlap by two rows and columns. (B, h + 2, r, w + 2, r, C) -> (16, B h/2 r w/2 r, C), in the
+    memory of `out`."""
     batch, h, rate, w, _, channels = grids.shape
-    out = grids.new_empty(4, 4, batch, h // 2 - 1, rate, w // 2 - 1, rate, channels)
+    shape = (4, 4, batch, h // 2 - 1, rate, w // 2 - 1, rate, channels)
+    out = out[: math.prod(shape)].view(shape)  # (4, 4, B, h / 2 - 1, rate, w / 2 - 1, rate, C)
     d = [grids[:, i : h - 2 + i : 2] for i in range(4)]
     for t, row in zip((d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]), out):
         c = [t[:, :, :, j : w - 2 + j : 2] for j in range(4)]
@@ -83,11 +90,13 @@ def _patches(grids: Tensor) -> Tensor:
         torch.add(c[1], c[2], out=row[1])
         torch.sub(c[2], c[1], out=row[2])
         torch.sub(c[1], c[3], out=row[3])
-    return out
+    return out.view(16, -1, channels)  # (16, tiles, C)
 
 
 def _outputs(m: Tensor, out: Tensor) -> None:
-    """A^T m A. (4, 4, B, h/2, r, w/2, r, O) -> (B, h, r, w, r, O)."""
+    """A^T m A. (16, B h/2 r w/2 r, O) -> (B, h, r, w, r, O), which is `out`."""
+    batch, h, rate, w, _, channels = out.shape
+    m = m.view(4, 4, batch, h // 2, rate, w // 2, rate, channels)  # (4, 4, B, h / 2, rate, w / 2, rate, O)
     for a, t in enumerate((m[0] + m[1] + m[2], m[1] - m[2] - m[3])):
         torch.add(t[0], t[1], out=out[:, a::2, :, 0::2]).add_(t[2])
         torch.sub(t[1], t[2], out=out[:, a::2, :, 1::2]).sub_(t[3])
