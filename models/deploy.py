@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError
 from models import winograd
-from models.layers import full_precision, scale_and_shift
+from models.layers import add_relu, full_precision, scale_and_shift
 
 
 class Deployed(nn.Module):
@@ -55,35 +55,48 @@ def deploy(model: nn.Module) -> Deployed:
     return Deployed(model)
 
 
-def _prepared_once(conv: nn.Conv2d) -> Callable[[nn.BatchNorm2d, Tensor], Tensor]:
-    """conv_bn of this convolution, prepared at its first map: which BatchNorm follows is known only there."""
-    ready: list[Callable[[Tensor], Tensor]] = []
+Layer = Callable[[Tensor, Tensor | None, bool], Tensor]  # (x, add, relu) -> conv_bn's result
 
-    def folded(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+
+def _prepared_once(conv: nn.Conv2d) -> Callable[[nn.BatchNorm2d, Tensor, Tensor | None, bool], Tensor]:
+    """conv_bn of this convolution, prepared at its first map: which BatchNorm follows is known only there."""
+    ready: list[Layer] = []
+
+    def folded(bn: nn.BatchNorm2d, x: Tensor, add: Tensor | None, relu: bool) -> Tensor:
         if not ready:
             ready.append(_prepare(conv, bn, x))
             conv.weight = None  # not needed any more, and as large as what replaces it
-        return ready[0](x)
+        return ready[0](x, add, relu)
 
     return folded
 
 
-def _prepare(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """x -> bn(conv(x)) with everything done that does not need x; whichever of the three ways is fastest for it."""
+def _prepare(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Layer:
+    """bn(conv(x)) with everything done that does not need x; whichever of the three ways is fastest for it."""
     scale, shift = scale_and_shift(conv, bn)
     weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
-    shape = conv.stride, conv.padding, conv.dilation, conv.groups
     if winograd.pays(conv, x):
-        filters, dilation = winograd.transform_filters(weight), conv.dilation[0]
-        return lambda x: winograd.conv3x3(x, filters, dilation).add_(shift[:, None, None])
+        filters, rate = winograd.transform_filters(weight), conv.dilation[0]
+        return lambda x, add, relu: add_relu(winograd.conv3x3(x, filters, rate).add_(shift[:, None, None]), add, relu)
     if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        # What torch.compile emits for such a layer; there is no public way to hand a convolution reordered weights.
-        # They are reordered for the size of this x and work at any other.
-        stride, padding, dilation = conv.stride, conv.padding, conv.dilation
-        ordered = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, padding, stride, dilation, conv.groups, list(x.shape)
-        )
-        return lambda x: torch.ops.mkldnn._convolution_pointwise(
-            x, ordered, shift, padding, stride, dilation, conv.groups, "none", [], ""
-        )
-    return lambda x: F.conv2d(x, weight, shift, *shape)
+        return _reordered(weight, shift, (conv.padding, conv.stride, conv.dilation, conv.groups), x.shape)
+    shape = conv.stride, conv.padding, conv.dilation, conv.groups
+    return lambda x, add, relu: add_relu(F.conv2d(x, weight, shift, *shape), add, relu)
+
+
+def _reordered(weight: Tensor, bias: Tensor, shape: tuple, size: torch.Size) -> Layer:
+    """The convolution as torch.compile emits it: there is no public way to hand it weights in the kernel's own order.
+
+    They are ordered for maps of `size` and right for any. The sum and the ReLU are done while the result is written.
+    """
+    kernels, padding, stride, dilation, groups = torch.ops.mkldnn, *shape
+    weight = kernels._reorder_convolution_weight(weight, padding, stride, dilation, groups, list(size))
+
+    def layer(x: Tensor, add: Tensor | None, relu: bool) -> Tensor:
+        geometry = padding, stride, dilation, groups
+        if add is None:
+            return kernels._convolution_pointwise(x, weight, bias, *geometry, "relu" if relu else "none", [], "")
+        then = "relu" if relu else None
+        return kernels._convolution_pointwise.binary(x, add, weight, bias, *geometry, "add", 1.0, then, [], None)
+
+    return layer

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """bn(conv(x)). (B, in, H, W) -> (B, out, H', W').
+def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
+    """bn(conv(x)) + add, and relu of it. (B, in, H, W) -> (B, out, H', W'), the shape of `add`.
 
     In inference BatchNorm is a scale and a shift of each channel. Where the map is larger than the weights, as on the
     fine maps, the weights and the bias take them: one pass over the map less. Where it is smaller the map takes them in
@@ -24,9 +24,22 @@ def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
     never measured: the plain layers there. A deployed copy (models/deploy.py) has done all this beforehand.
     """
     if hasattr(conv, "folded"):
-        return conv.folded(bn, x)
+        return conv.folded(bn, x, add, relu)
     if bn.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_cuda:
-        return bn(conv(x))
+        y = bn(conv(x))
+    else:
+        y = _conv_bn_in_inference(conv, bn, x)
+    return add_relu(y, add, relu)
+
+
+def add_relu(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:
+    """y + add, and relu of it, in the memory of y, which must be fresh. (B, C, H, W) -> (B, C, H, W)."""
+    if add is not None:
+        y += add
+    return F.relu_(y) if relu else y
+
+
+def _conv_bn_in_inference(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
     scale, shift = scale_and_shift(conv, bn)
     shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
     weights, tokens = conv.weight[0].numel(), x.shape[0] * x.shape[2:].numel() // (conv.stride[0] * conv.stride[1])
@@ -56,6 +69,8 @@ class ConvBNReLU(nn.Sequential):
         *depthwise, conv, bn, activation = self
         for layer in depthwise:
             x = atrous_depthwise(layer, x)
+        if isinstance(activation, nn.ReLU):
+            return conv_bn(conv, bn, x, relu=True)
         return activation(conv_bn(conv, bn, x))
 
 

@@ -50,10 +50,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else conv_bn(*self.downsample, x)
-        x = F.relu_(conv_bn(self.conv1, self.bn1, x))
-        x = conv_bn(self.conv2, self.bn2, x)
-        x += shortcut
-        return F.relu_(x)
+        x = conv_bn(self.conv1, self.bn1, x, relu=True)
+        return conv_bn(self.conv2, self.bn2, x, add=shortcut, relu=True)
 
 
 class Bottleneck(nn.Module):
@@ -75,11 +73,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else conv_bn(*self.downsample, x)
-        x = F.relu_(conv_bn(self.conv1, self.bn1, x))
-        x = F.relu_(conv_bn(self.conv2, self.bn2, x))
-        x = conv_bn(self.conv3, self.bn3, x)
-        x += shortcut
-        return F.relu_(x)
+        x = conv_bn(self.conv1, self.bn1, x, relu=True)
+        x = conv_bn(self.conv2, self.bn2, x, relu=True)
+        return conv_bn(self.conv3, self.bn3, x, add=shortcut, relu=True)
 
 
 class ResNet(nn.Module):
@@ -147,7 +143,7 @@ class ResNet(nn.Module):
         if hasattr(self, "deep_stem"):
             x = self.deep_stem(images)  # (B, 64 or 128, H/2, W/2)
         else:
-            x = F.relu_(conv_bn(self.conv1, self.bn1, images))  # (B, 64, H/2, W/2)
+            x = conv_bn(self.conv1, self.bn1, images, relu=True)  # (B, 64, H/2, W/2)
         features = [x] if self.stem else []
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64 or 128, H/4, W/4)
         for stage in range(1, self.stages + 1):
