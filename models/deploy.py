@@ -79,12 +79,12 @@ def _prepare(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Layer:
         filters, rate = winograd.transform_filters(weight), conv.dilation[0]
         return lambda x, add, relu: add_relu(winograd.conv3x3(x, filters, rate).add_(shift[:, None, None]), add, relu)
     if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return _reordered(weight, shift, (conv.padding, conv.stride, conv.dilation, conv.groups), x.shape)
+        return reordered(weight, shift, (conv.padding, conv.stride, conv.dilation, conv.groups), x.shape)
     shape = conv.stride, conv.padding, conv.dilation, conv.groups
     return lambda x, add, relu: add_relu(F.conv2d(x, weight, shift, *shape), add, relu)
 
 
-def _reordered(weight: Tensor, bias: Tensor, shape: tuple, size: torch.Size) -> Layer:
+def reordered(weight: Tensor, bias: Tensor, shape: tuple, size: torch.Size) -> Layer:
     """The convolution as torch.compile emits it: there is no public way to hand it weights in the kernel's own order.
 
     They are ordered for maps of `size` and right for any. The sum and the ReLU are done while the result is written.

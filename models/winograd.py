@@ -12,9 +12,9 @@ basis of patches and filters there is one product for each of the 16 places of t
           0  1  0 -1           0    0    1
 
 The changes of basis are sums, whose cost grows with the number of channels; that of the products grows with its square.
-So it pays on maps of many channels. The filters' change of basis costs as much as half the gain at 256x512 pixels: only
-a deployed copy (models/deploy.py), which does it once, convolves like this. Same function; rounding errors are those of
-a direct convolution (tests/test_deploy.py).
+So it pays on maps of many channels. The filters' change of basis, done in every call, would take back what is gained at
+256x512 pixels: only a deployed copy (models/deploy.py), which does it once, convolves like this. It is the same
+function, with the rounding errors of a direct convolution (tests/test_deploy.py).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SCRATCH = 1 << 21  # numbers in the transformed patches of a few rows of tiles (
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether conv(x) can be had this way, and sooner.
 
-    The bounds were measured on two cores of an AVX-512 CPU: with 256 channels on both sides the two ways take equally
-    long, with 512 this one 0.8 of the time, from 2048 to 512 channels 0.6. Under 64 tiles, what takes long is to read
-    the filters, which have 16 numbers here; and on a grid of a few rows (see conv3x3) most of a tile is padding.
+    The bounds come from benchmarks/winograd.py on two cores of an AVX-512 CPU: with 256 channels on both sides this way
+    is no faster, with 512 it takes 0.8 of the time, from 2048 to 512 channels 0.6. Under 64 tiles the filters, 16 numbers each here, are read for too few products; on grids of a few rows (see conv3x3) most of a
+    tile is padding.
     """
     large_enough = x[:, 0].numel() >= 4 * 64 and min(x.shape[2:]) >= 8 * conv.dilation[0]
     rate, fan_in, fan_out = conv.dilation[0], conv.in_channels, conv.out_channels
