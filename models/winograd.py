@@ -35,8 +35,8 @@ def pays(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether conv(x) can be had this way, and sooner.
 
     The bounds come from benchmarks/winograd.py on two cores of an AVX-512 CPU: with 256 channels on both sides this way
-    is no faster, with 512 it takes 0.8 of the time, from 2048 to 512 channels 0.6. Under 64 tiles the filters, 16 numbers each here, are read for too few products; on grids of a few rows (see conv3x3) most of a
-    tile is padding.
+    is no faster, with 512 it takes 0.8 of the time, from 2048 to 512 channels 0.6. Under 64 tiles the filters, 16
+    numbers each here, are read for too few products; on grids of a few rows (see conv3x3) most of a tile is padding.
     """
     large_enough = x[:, 0].numel() >= 4 * 64 and min(x.shape[2:]) >= 8 * conv.dilation[0]
     rate, fan_in, fan_out = conv.dilation[0], conv.in_channels, conv.out_channels
