@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# processes that share the test files; the tests' maps are too small to keep several threads of one process busy
+WORKERS ?= 2
 
 .PHONY: quickstart test lint clean
 
@@ -11,7 +13,7 @@ quickstart: $(VENV)/.run
 	$(BIN)/python eval.py --aggregate top3
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
