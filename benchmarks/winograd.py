@@ -43,7 +43,7 @@ def compare(row: tuple[int, int, int, int, int], repeats: int) -> str:
     conv = conv_bn_relu(fan_in, fan_out, dilation=rate)[0].to(memory_format=torch.channels_last)
     x = torch.randn(1, fan_in, height, width).relu().contiguous(memory_format=torch.channels_last)
     filters = winograd.transform_filters(conv.weight)
-    shape = conv.padding, conv.stride, conv.dilation, conv.groups
+    shape = conv.stride, conv.padding, conv.dilation, conv.groups
     direct = reordered(conv.weight, torch.zeros(fan_out), shape, x.shape)
     ways = {"direct": lambda: direct(x, None, False), "winograd": lambda: winograd.conv3x3(x, filters, rate)}
     preparing = {"filters": lambda: winograd.transform_filters(conv.weight)}

@@ -75,12 +75,12 @@ def _prepare(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Layer:
     """bn(conv(x)) with everything done that does not need x; whichever of the three ways is fastest for it."""
     scale, shift = scale_and_shift(conv, bn)
     weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+    shape = conv.stride, conv.padding, conv.dilation, conv.groups
     if winograd.pays(conv, x):
         filters, rate = winograd.transform_filters(weight), conv.dilation[0]
         return lambda x, add, relu: add_relu(winograd.conv3x3(x, filters, rate).add_(shift[:, None, None]), add, relu)
     if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return reordered(weight, shift, (conv.padding, conv.stride, conv.dilation, conv.groups), x.shape)
-    shape = conv.stride, conv.padding, conv.dilation, conv.groups
+        return reordered(weight, shift, shape, x.shape)
     return lambda x, add, relu: add_relu(F.conv2d(x, weight, shift, *shape), add, relu)
 
 
@@ -89,7 +89,7 @@ def reordered(weight: Tensor, bias: Tensor, shape: tuple, size: torch.Size) -> L
 
     They are ordered for maps of `size` and right for any. The sum and the ReLU are done while the result is written.
     """
-    kernels, padding, stride, dilation, groups = torch.ops.mkldnn, *shape
+    kernels, (stride, padding, dilation, groups) = torch.ops.mkldnn, shape
     weight = kernels._reorder_convolution_weight(weight, padding, stride, dilation, groups, list(size))
 
     def layer(x: Tensor, add: Tensor | None, relu: bool) -> Tensor:
