@@ -12,23 +12,25 @@ import sys
 import time
 from pathlib import Path
 
+from common import command
+from common.errors import UserError
 from data import build_dataset
 from engine import checkpoint as ckpt
-from engine import cli, pictures, published
-from engine.aggregate import parse_name
 from engine.config import Config, config_from, load_config, to_dict
-from engine.errors import UserError
-from engine.evaluate import scores
-from engine.inference import Views
-from engine.judging import LONG, aggregate_stage, finished_stages
+from engine.evaluation import published
+from engine.evaluation.class_lists import shared_classes
+from engine.evaluation.evaluate import scores
+from engine.evaluation.public import open_public
+from engine.evaluation.scoring import chosen_checkpoint, limited, networks, protocol, score_models
+from engine.evaluation.views import Views
+from engine.folds.aggregate import parse_name
+from engine.folds.candidates import LONG, aggregate_stage, finished_stages
+from engine.folds.roles import open_study
 from engine.metrics import VOID
-from engine.public import open_public
-from engine.report import candidates_table, class_table
+from engine.prediction import pictures
+from engine.report.report import candidates_table, class_table
+from engine.report.tables import scores_table
 from engine.run_folder import lock, newest_run, open_run, resolve_device, say
-from engine.scoring import chosen_checkpoint, limited, networks, protocol, score_models
-from engine.study import open_study
-from engine.tables import scores_table
-from models.checkpoints.classes import shared_classes
 from models.checkpoints.known import locate
 
 # what a candidate's row has beside its scores
@@ -127,7 +129,7 @@ def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, 
 
 def run_config(args: argparse.Namespace, cfg: Config) -> Config:
     """The run's config with what this command changes about how it scores."""
-    changes = cli.overrides(args)
+    changes = command.overrides(args)
     changes += [f"eval.scales={args.scales}"] if args.scales else []
     changes += [f"eval.window={args.window}"] if args.window else []
     changes += [f"eval.blend={args.blend}"] if args.blend else []
@@ -139,7 +141,7 @@ def run_config(args: argparse.Namespace, cfg: Config) -> Config:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python eval.py --aggregate top3 --json scores.json")
+    p = command.parser(__doc__.splitlines()[0], "python eval.py --aggregate top3 --json scores.json")
     p.add_argument("--run", help="run folder (default: the newest under runs/; with --aggregate the newest with folds)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
     p.add_argument("--config", metavar="FILE", help="with --checkpoint: the data and protocol to score on")
@@ -158,4 +160,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

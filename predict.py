@@ -14,16 +14,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common import command
+from common.errors import UserError
 from engine import checkpoint as ckpt
-from engine import cli
-from engine.aggregate import parse_name
-from engine.errors import UserError
-from engine.inputs import find_inputs
-from engine.pictures import KINDS
-from engine.prediction import segmenter_of_ours, segmenter_of_public, with_classes
-from engine.prediction_folder import Writer, pictures
+from engine.evaluation.scoring import chosen_checkpoint
+from engine.folds.aggregate import parse_name
+from engine.prediction.inputs import find_inputs
+from engine.prediction.output_folder import Writer, pictures
+from engine.prediction.pictures import KINDS
+from engine.prediction.segmenter import segmenter_of_ours, segmenter_of_public, with_classes
 from engine.run_folder import newest_run, open_run, say
-from engine.scoring import chosen_checkpoint
 from models.checkpoints.known import locate
 
 
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     path = checkpoint_path(args)
     inputs, aside = find_inputs(args.inputs, Path(args.out))
     public = args.checkpoint and not ckpt.is_ours(path)
-    segmenter = (segmenter_of_public if public else segmenter_of_ours)(path, cli.overrides(args))
+    segmenter = (segmenter_of_public if public else segmenter_of_ours)(path, command.overrides(args))
     if args.classes:
         segmenter = with_classes(segmenter, args.classes)
     say(f"checkpoint: {path}  inputs: {len(inputs)}")
@@ -64,7 +64,7 @@ def positive(text: str) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python predict.py street.jpg holiday/ --out predictions")
+    p = command.parser(__doc__.splitlines()[0], "python predict.py street.jpg holiday/ --out predictions")
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos, or camera:0")
     p.add_argument("--run", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
@@ -80,4 +80,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -16,28 +16,29 @@ from pathlib import Path
 
 import torch
 
+from common import command, distributed
+from common.errors import UserError
 from data import build_dataset
-from data.check import check_pairs
-from data.check_quick import quick_check
-from data.transforms import build_transform
-from engine import cli, distributed, trackers
+from data.augment.transforms import build_transform
+from data.check.pairs import check_pairs
+from data.check.quick import quick_check
 from engine import config as config_module
-from engine.cases import write_cases
 from engine.config import Config, load_config, stage_config, start_config
-from engine.cross_validation import cross_validate
-from engine.errors import UserError
-from engine.evaluate import excluded
-from engine.inference import amp_dtype
-from engine.jobs import load_pretrained
-from engine.loss_weights import placeholder_specs
-from engine.pictures import write_samples
-from engine.report import candidates_table, write_report
-from engine.report_html import write_html
+from engine.evaluation.evaluate import excluded
+from engine.evaluation.scoring import build_network
+from engine.evaluation.views import amp_dtype
+from engine.folds.cross_validation import cross_validate
+from engine.folds.roles import draw_splits
+from engine.prediction.pictures import write_samples
+from engine.report.best_and_worst import write_cases
+from engine.report.html_report import write_html
+from engine.report.report import candidates_table, write_report
 from engine.run_folder import lock, make_run, open_run, resolve_device, say, warn_of_changes
-from engine.scoring import build_network
-from engine.single_run import train_single
-from engine.study import draw_splits
-from engine.teacher import load_teacher
+from engine.training import trackers
+from engine.training.class_weighting import placeholder_specs
+from engine.training.job import load_pretrained
+from engine.training.single_run import train_single
+from engine.training.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.known import locate
 
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     device = distributed.own_device(resolve_device(cfg.device))
     facts = check_before(cfg)
     if run is None:
-        run = distributed.from_main(make_run(cfg, cli.command_line(), **facts) if distributed.is_main() else None)
+        run = distributed.from_main(make_run(cfg, command.command_line(), **facts) if distributed.is_main() else None)
     handle = lock(run) if distributed.is_main() else None  # noqa: F841  held until the process ends
     say(f"run: {run}  device: {device}  threads: {torch.get_num_threads()}")
     make_deterministic(cfg)
@@ -83,10 +84,10 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
     if not args.resume:
         if not args.config:
             raise UserError("give a config, e.g.  python train.py configs/deeplabv3plus_cv.yaml")
-        return load_config(args.config, cli.overrides(args)), None
+        return load_config(args.config, command.overrides(args)), None
     run = open_run(args.resume)
     saved = load_config(run / "config.yaml")
-    wanted = load_config(args.config or run / "config.yaml", cli.overrides(args))
+    wanted = load_config(args.config or run / "config.yaml", command.overrides(args))
     differing = config_module.differences(saved, wanted, but=MAY_CHANGE)
     if differing:
         raise UserError(f"--resume {run}: the config differs, start a new run instead: {'; '.join(differing)}")
@@ -133,7 +134,7 @@ def make_deterministic(cfg: Config) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python train.py configs/deeplabv3plus_cv.yaml --set optim.lr=3e-4")
+    p = command.parser(__doc__.splitlines()[0], "python train.py configs/deeplabv3plus_cv.yaml --set optim.lr=3e-4")
     p.add_argument("config", nargs="?", help="a YAML file under configs/")
     p.add_argument("--resume", metavar="RUN", help="go on with this run folder from its last checkpoint")
     p.add_argument("--name", help="name of the run folder (default: the config's name)")
@@ -141,4 +142,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.evaluate import evaluate
-from engine.inference import Views
+from engine.analysis.cost import process_bytes
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.views import Views
 from engine.metrics import ConfusionMatrix
-from engine.profile import process_bytes
 from models import build_model
 
 CLASSES, SIZE = 19, (1024, 2048)

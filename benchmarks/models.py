@@ -6,7 +6,7 @@
 Time: batch 1, float32, 256x512, final upsampling included on all sides. A round runs every candidate once, so that a
 machine that slows down slows all of them; the median over rounds counts. Every peer runs in both memory formats and its
 better one counts; ours takes the images as a peer's default does (contiguous). "ours, deployed" is the copy for
-inference of models/deploy.py, on the CPU. `train` is forward, cross-entropy and
+inference of models/inference/deploy.py, on the CPU. `train` is forward, cross-entropy and
 backward, without an optimizer step, the same for all; with two images where the peer cannot train on one.
 Memory: a fresh process for each candidate; how far the process (on CUDA: the allocator) grows over its size after
 construction during two training steps with batch 2 at 512x512.
@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import CLASSES, PEERS, TRAIN_BATCH, Peer, ours_like
-from engine.profile import process_bytes
-from models import deploy
+from engine.analysis.cost import process_bytes
+from models.inference import deploy
 
 Step = Callable[[], None]
 DEPLOYED = "ours, deployed"

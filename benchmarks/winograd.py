@@ -1,4 +1,4 @@
-"""Where F(2x2, 3x3) beats a direct 3x3 convolution: the measurement behind models/winograd.pays.
+"""Where F(2x2, 3x3) beats a direct 3x3 convolution: the measurement behind models/inference/winograd.pays.
 
     python -m benchmarks.winograd [--repeats 9]
 
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.models import medians
-from models import winograd
-from models.deploy import reordered
+from models.inference import winograd
+from models.inference.deploy import reordered
 from models.layers import conv_bn_relu
 
 LAYERS = [  # channels in, out, height, width, dilation

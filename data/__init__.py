@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.ade20k import ade20k
-from data.camvid import camvid
-from data.cityscapes import cityscapes
-from data.copy_paste import build_copy_paste
+from common.errors import UserError, unknown
+from data.augment.copy_paste import build_copy_paste
+from data.augment.transforms import build_transform
 from data.dataset import SegmentationDataset, data_hash
 from data.files import Record
-from data.folder import folder
-from data.kitti import kitti
 from data.labels import LabelTable
-from data.pets import pets
 from data.remap import remap
+from data.sets.ade20k import ade20k
+from data.sets.camvid import camvid
+from data.sets.cityscapes import cityscapes
+from data.sets.folder import folder
+from data.sets.kitti import kitti
+from data.sets.pets import pets
+from data.sets.voc import voc
 from data.splits import SPLITS, draw_sample
-from data.transforms import build_transform
-from data.voc import voc
-from engine.config_keys import Config, DataConfig
-from engine.errors import UserError, unknown
+from engine.config.keys import Config, DataConfig
 
 __all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash", "sampled_names"]
 

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError, unknown
 from data.dataset import SegmentationDataset, data_hash
 from data.files import read_mask
-from engine.errors import UserError, unknown
 
 
 @dataclass(frozen=True)

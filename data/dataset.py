@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.copy_paste import CopyPaste
-from data.draws import pick, sample_rng
+from common.errors import UserError
+from data.augment.copy_paste import CopyPaste
+from data.augment.draws import pick, sample_rng
+from data.augment.transforms import Transform, build_transform, find_preset
 from data.files import Record, image_size, read_image, read_mask, size_mismatch
 from data.labels import LabelTable
-from data.transforms import Transform, build_transform, find_preset
-from engine.errors import UserError
 
 
 class SegmentationDataset(Dataset):

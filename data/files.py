@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from common.errors import UserError
 from data.labels import LabelTable
-from engine.errors import UserError
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 SUFFIXES = (".png", *JPEG_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")

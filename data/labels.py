@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.errors import UserError
+from common.errors import UserError
 
 IGNORE_INDEX = 255
 Colour = tuple[int, int, int]

@@ -17,8 +17,8 @@ import dataclasses
 
 import numpy as np
 
+from common.errors import UserError, unknown
 from data.labels import Colour, LabelTable
-from engine.errors import UserError, unknown
 
 REST, VOID, IGNORE = "rest", "void", "ignore"  # words of the mapping
 BLACK = (0, 0, 0)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
+from common.errors import UserError
+from data.augment.draws import mix_seed
 from data.dataset import SegmentationDataset
-from data.draws import mix_seed
-from engine.errors import UserError
 
 ROLES = ("start", "fold", "select")
 SPLITS = ("train", "val", "test")

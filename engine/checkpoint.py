@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import UserError
+from common.errors import UserError
 
 
 def write_atomically(path: Path, write) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 import torchvision
 
+from common import distributed
+from common.errors import UserError
 from engine import config as config_module
-from engine import distributed
 from engine.checkpoint import write_atomically, write_json
 from engine.config import Config
-from engine.errors import UserError
-from engine.trackers import Tracker, open_tracker, scalars
+from engine.training.trackers import Tracker, open_tracker, scalars
 
 RUNS = Path("runs")
 

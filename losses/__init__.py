@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from engine.errors import UserError, unknown
-from losses.combine import WeightedSum, distils
+from common.errors import UserError, unknown
 from losses.cross_entropy import CrossEntropy
 from losses.dice import Dice
 from losses.distillation import CWD, KD
@@ -20,6 +19,7 @@ from losses.focal import Focal
 from losses.iou import IoU
 from losses.lovasz import Lovasz
 from losses.ssim import SSIM
+from losses.weighted_sum import WeightedSum, distils
 
 __all__ = ["LOSSES", "build_loss", "distils", "loss_options"]
 

@@ -8,9 +8,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from losses.ohem import HardPixels
-from losses.pixels import at_least_float32, class_weight_tensor, following, labelled_pixels
+from losses.regions import at_least_float32, class_weight_tensor, following, labelled_pixels
 
 
 class CrossEntropy(nn.Module):

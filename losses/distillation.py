@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UserError
-from losses.pixels import at_least_float32
+from common.errors import UserError
+from losses.regions import at_least_float32
 
 
 class Distillation(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import UserError
-from losses.pixels import at_least_float32, class_weight_tensor, following, labelled_pixels
+from common.errors import UserError
+from losses.regions import at_least_float32, class_weight_tensor, following, labelled_pixels
 
 
 class Focal(nn.Module):

@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from engine.errors import UserError
-from losses.pixels import at_least_float32, cost_of_classes, mean_over_classes, region_sums
+from common.errors import UserError
+from losses.regions import at_least_float32, cost_of_classes, mean_over_classes, region_sums
 
 
 class IoU(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from losses.pixels import at_least_float32, labelled_pixels
+from losses.regions import at_least_float32, labelled_pixels
 
 
 class Lovasz(nn.Module):

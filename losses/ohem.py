@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from engine.errors import UserError, unknown
+from common.errors import UserError, unknown
 
 
 @dataclass(frozen=True)

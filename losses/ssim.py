@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import UserError
-from losses.pixels import at_least_float32, labelled_pixels
+from common.errors import UserError
+from losses.regions import at_least_float32, labelled_pixels
 
 C1, C2 = 0.01**2, 0.03**2  # the constants of Wang et al., for values between 0 and 1
 

@@ -15,8 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from torch import nn
 
-from engine.errors import UserError, unknown
-from models.deploy import deploy
+from common.errors import UserError, unknown
 from models.encoders.efficientnet import EFFICIENTNET, EfficientNet
 from models.encoders.mix_transformer import MIT, MixTransformer
 from models.encoders.resnet import RESNET, ResNet
@@ -29,6 +28,7 @@ from models.heads.fcn import FCNHead
 from models.heads.fcn_skips import FCNSkipsHead
 from models.heads.pspnet import PSPHead
 from models.heads.unet_decoder import UNetDecoder
+from models.inference.deploy import deploy
 from models.networks.basic_seg_network import BasicSegNetwork
 from models.networks.better_seg_network import BetterSegNetwork
 from models.networks.unet import UNet

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from engine.errors import unknown
+from common.errors import unknown
 
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "nvlabs": {

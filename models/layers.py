@@ -1,7 +1,7 @@
 """One copy of each small block that several models share.
 
 A shape behind a line, here and in all models: `# (B, C, H/4, W/4)`, what the line computes; after an arrow, what comes
-of it. Names keep their meaning within a function. tests/test_shape_comments.py holds every one of them against a run.
+of it. Names keep their meaning within a function. tests/models/test_shape_comments.py holds every one of them against a run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor, add: Tensor | None =
     In inference BatchNorm is a scale and a shift of each channel. Where the map is larger than the weights, as on the
     fine maps, the weights and the bias take them: one pass over the map less. Where it is smaller the map takes them in
     place, and a 1x1 convolution is a plain product of tokens. Compilers fold by themselves, and on CUDA it was
-    never measured: the plain layers there. A deployed copy (models/deploy.py) has done all this beforehand.
+    never measured: the plain layers there. A deployed copy (models/inference/deploy.py) has done all this beforehand.
     """
     if hasattr(conv, "folded"):
         return conv.folded(bn, x, add, relu)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.errors import UserError
 from engine.config import Config
-from engine.errors import UserError
 
 
 def write_image(path: Path, hw: tuple[int, int] = (40, 60), seed: int = 0) -> Path:

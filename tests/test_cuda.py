@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from engine import checkpoint as ckpt
-from engine import jobs
 from engine.config import config_from
-from engine.single_run import train_single
+from engine.training import job
+from engine.training.single_run import train_single
 from models import build_model
+from tests.engine.test_training import run_in, tiny
 from tests.helpers import make_folder
-from tests.test_training import run_in, tiny
 
 pytestmark = pytest.mark.cuda
 
@@ -29,7 +29,7 @@ def test_trains_in_every_precision(tmp_path, folder, amp):
 
 def test_auto_takes_bf16_only_where_it_is_real():
     real = torch.cuda.is_bf16_supported(including_emulation=False)
-    found = jobs.amp_dtype(config_from({}).train, torch.device("cuda"))
+    found = job.amp_dtype(config_from({}).train, torch.device("cuda"))
     assert found == (torch.bfloat16 if real else torch.float16)
 
 

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.commands.test_commands import write_config
 from tests.helpers import make_folder
-from tests.test_commands import write_config
 
 ROOT = Path(__file__).parent.parent
 OURS = {"models", "losses", "data", "engine", "tools", "benchmarks"}
@@ -42,8 +42,8 @@ def test_requirements_name_the_six_and_nothing_else():
 def test_without_matplotlib_a_run_ends_with_its_report_and_one_line(tmp_path):
     root = make_folder(tmp_path / "data", n=8)
     config = write_config(tmp_path / "c.yaml", root, log={"plots": True, "samples": 1})
-    code = "import sys; sys.modules['matplotlib'] = None; import train; from engine import cli; "
-    code += "sys.exit(cli.run(train.main, train.build_parser(), sys.argv[1:]))"
+    code = "import sys; sys.modules['matplotlib'] = None; import train; from common import command; "
+    code += "sys.exit(command.run(train.main, train.build_parser(), sys.argv[1:]))"
     command = [sys.executable, "-c", code, str(config)]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

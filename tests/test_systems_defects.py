@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from data import build_dataset
-from data.transforms import build_transform
+from data.augment.transforms import build_transform
 from engine.config import load_config
-from engine.config_keys import ScheduleConfig
+from engine.config.keys import ScheduleConfig
 from engine.metrics import ConfusionMatrix
-from engine.schedules import factor
+from engine.training.schedules import factor
 from models import build_model
-from tests.test_public_data import draw, frames
+from tests.data.test_public_data import draw, frames
 
 ROOT = Path(__file__).parent.parent
 ROAD = sorted((ROOT / "configs/b_road/full").glob("*.yaml"))

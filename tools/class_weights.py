@@ -15,25 +15,26 @@ from pathlib import Path
 
 import torch
 
+from common import command
+from common.errors import UserError, unknown
 from data import build_dataset
 from data.class_weights import RULES, cache_file, class_weights, count_pixels
 from data.dataset import SegmentationDataset
-from engine import cli, plots
 from engine.checkpoint import write_json
 from engine.config import Config, load_config
-from engine.errors import UserError, unknown
-from engine.plots import figure, rgb
+from engine.evaluation.scoring import limited
+from engine.folds.roles import draw_splits
+from engine.report import plots
+from engine.report.plots import figure, rgb
+from engine.report.tables import format_table
 from engine.run_folder import say
-from engine.scoring import limited
-from engine.study import draw_splits
-from engine.tables import format_table
 
 
 def main(args: argparse.Namespace) -> None:
     for rule in args.rule:
         if rule not in RULES:
             raise unknown("rule for class_weights", rule, RULES)
-    cfg = load_config(args.config, cli.overrides(args))
+    cfg = load_config(args.config, command.overrides(args))
     dataset, which = training_images(cfg, args.fold)
     counts = count_pixels(dataset)
     weights = {rule: class_weights(rule, counts) for rule in args.rule}
@@ -99,7 +100,7 @@ def plot(class_names, palette, shares: Sequence[float], weights: dict[str, list[
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(
+    p = command.parser(
         __doc__.splitlines()[0], "python -m tools.class_weights configs/unet_streets.yaml --plot weights.png"
     )
     p.add_argument("config", help="a YAML file under configs/: its data set, labels and splits")
@@ -111,4 +112,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -15,13 +15,13 @@ import json
 import sys
 from pathlib import Path
 
+from common import command
+from common.errors import UserError
 from engine import checkpoint as ckpt
-from engine import cli
-from engine.errors import UserError
-from engine.paired import compare, protocol_differences, require_same_images
+from engine.evaluation.paired_bootstrap import compare, protocol_differences, require_same_images
+from engine.report.tables import ABSENT_RULE, describe, format_table, pct
+from engine.report.tables import interval as interval_text
 from engine.run_folder import say
-from engine.tables import ABSENT_RULE, describe, format_table, pct
-from engine.tables import interval as interval_text
 
 
 def read_result(path: Path) -> dict:
@@ -95,4 +95,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -11,10 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from common import command
+from common.errors import UserError
 from engine import checkpoint as ckpt
-from engine import cli
 from engine.config import config_from
-from engine.errors import UserError
 from engine.run_folder import say
 from models.checkpoints.convert import ALIASES, container, convert, hub_config
 from models.checkpoints.safetensors import write_safetensors
@@ -63,4 +63,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

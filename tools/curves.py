@@ -9,12 +9,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine import cli, plots
-from engine.comparison_plots import curves
-from engine.errors import UserError
+from common import command
+from common.errors import UserError
+from engine.report import plots
+from engine.report.run_results import latest, read_run
+from engine.report.tables import describe
 from engine.run_folder import open_run, say
-from engine.run_results import latest, read_run
-from engine.tables import describe
+from tools.study.plots import curves
 
 
 def main(args: argparse.Namespace) -> None:
@@ -39,4 +40,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -27,10 +27,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data.transforms import MEAN, STD
-from engine import cli
-from engine.errors import UserError
-from engine.opened import Opened, add_arguments, open_network
+from common import command
+from common.errors import UserError
+from data.augment.transforms import MEAN, STD
+from engine.evaluation.opened import Opened, add_arguments, open_network
 from engine.run_folder import say, warn
 from models.segmenter import SMALLEST
 
@@ -231,7 +231,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python -m tools.export --run runs/RUN --size 512 1024 --format onnx")
+    p = command.parser(__doc__.splitlines()[0], "python -m tools.export --run runs/RUN --size 512 1024 --format onnx")
     add_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's data.size)")
     p.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default 1")
@@ -241,4 +241,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

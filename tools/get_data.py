@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from engine.download import download, md5_of, unpack
-from engine.errors import UserError, unknown
+from common.download import download, md5_of, unpack
+from common.errors import UserError, unknown
 
 
 @dataclass(frozen=True)

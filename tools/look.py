@@ -23,17 +23,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from common import command
+from common.errors import UserError
+from data.augment.transforms import denormalise, normalise
+from data.augment.transforms import resize as resize_pair
 from data.files import read_image
-from data.transforms import denormalise, normalise
-from data.transforms import resize as resize_pair
-from engine import cli
-from engine.attention import Weights, attention
-from engine.errors import UserError
-from engine.inside import stage_maps
-from engine.opened import Opened, add_arguments, open_network
-from engine.pages import colourise
+from engine.analysis.attention_weights import Weights, attention
+from engine.analysis.stage_maps import stage_maps
+from engine.evaluation.opened import Opened, add_arguments, open_network
+from engine.report.contact_sheet import Panel, compact, enlarge, fire, sheet
+from engine.report.picture_pages import colourise
 from engine.run_folder import say
-from engine.sheets import Panel, compact, enlarge, fire, sheet
 from models.heads.aspp import ASPP
 from models.segmenter import SMALLEST
 
@@ -229,7 +229,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python -m tools.look --run runs/RUN --image street.jpg --out look")
+    p = command.parser(__doc__.splitlines()[0], "python -m tools.look --run runs/RUN --image street.jpg --out look")
     add_arguments(p)
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image to look at")
     p.add_argument("--query", type=int, nargs=2, metavar=("Y", "X"), help="pixel of the image; default: its middle")
@@ -239,4 +239,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

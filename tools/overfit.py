@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from engine import cli
+from common import command
+from common.errors import UserError
 from engine.config import Config, config_from, load_config, to_dict
-from engine.errors import UserError
 from engine.metrics import ConfusionMatrix
 from engine.run_folder import say
-from engine.train import NonFiniteLoss
-from engine.trials import Trial, first_training, open_trial, training_images
+from engine.training.train import NonFiniteLoss
 from models.layers import resize
+from tools.lr_find.trial import Trial, first_training, open_trial, training_images
 
 ENOUGH = 0.95  # mIoU over the classes of the batch
 ROOM = 0.02  # logits that can reach hardly more are the reason, too
@@ -244,7 +244,7 @@ def check(cfg: Config, count: int, iterations: int) -> Fit:
 def main(args: argparse.Namespace) -> None:
     if args.images < 1 or args.iterations < 1:
         raise UserError("--images and --iterations must be at least 1")
-    cfg, name = first_training(load_config(args.config, cli.overrides(args)))
+    cfg, name = first_training(load_config(args.config, command.overrides(args)))
     if name != "run":
         say(f"cross-validation: with the keys of its first training ({name})")
     found = check(cfg, args.images, args.iterations)
@@ -252,7 +252,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python -m tools.overfit configs/unet_streets.yaml --images 4")
+    p = command.parser(__doc__.splitlines()[0], "python -m tools.overfit configs/unet_streets.yaml --images 4")
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
     p.add_argument("--images", type=int, default=2, metavar="N", help="images in the batch; default 2")
     p.add_argument("--iterations", type=int, default=400, metavar="N", help="steps at most; default 400")
@@ -260,4 +260,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

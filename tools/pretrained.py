@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from engine import cli
-from engine.errors import UserError
+from common import command
+from common.errors import UserError
 from engine.run_folder import say
 from models.checkpoints.known import KNOWN, Known, locate
 from models.checkpoints.layouts import LAYOUTS
@@ -77,4 +77,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

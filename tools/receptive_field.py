@@ -21,17 +21,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from common import command
+from common.errors import UserError
+from data.augment.transforms import normalise
+from data.augment.transforms import resize as resize_pair
 from data.files import read_image
-from data.transforms import normalise
-from data.transforms import resize as resize_pair
-from engine import cli
-from engine.coerce import coerce_options, parse_override
-from engine.errors import UserError
-from engine.inside import effective, share_within
-from engine.opened import add_arguments, open_network
-from engine.receptive_field import extent, theoretical
+from engine.analysis.receptive_field import extent, theoretical
+from engine.analysis.stage_maps import effective, share_within
+from engine.config.coerce import coerce_options, parse_override
+from engine.evaluation.opened import add_arguments, open_network
+from engine.report.contact_sheet import compact, fire, sheet
 from engine.run_folder import resolve_device, say
-from engine.sheets import compact, fire, sheet
 from models import build_model, list_models, model_options
 from models.segmenter import SMALLEST
 
@@ -165,7 +165,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512")
+    p = command.parser(__doc__.splitlines()[0], "python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512")
     p.add_argument("name", nargs="?", metavar="NAME", help=f"random weights; one of: {', '.join(list_models())}")
     add_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's, or 512 512)")
@@ -178,4 +178,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -17,15 +17,17 @@ from pathlib import Path
 
 import torch
 
+from common import command
+from common.errors import UserError
 from data import build_dataset
-from data.loading import EpochBatchSampler
-from engine import cli, plots, schedules
+from data.loader import EpochBatchSampler
 from engine.config import Config, load_config, stage_config, start_config
-from engine.errors import UserError
-from engine.optim import parameter_groups
+from engine.evaluation.scoring import build_network, limited
+from engine.folds.roles import draw_splits
+from engine.report import plots
 from engine.run_folder import say
-from engine.scoring import build_network, limited
-from engine.study import draw_splits
+from engine.training import schedules
+from engine.training.optim import parameter_groups
 
 LINES = ((0, "-"), (1, (0, (5, 3))), (2, ":"), (3, (0, (1, 1))))  # a style each for lines that may lie on each other
 
@@ -54,7 +56,7 @@ class Group:
 
 
 def groups_of(cfg: Config, num_classes: int) -> list[Group]:
-    """The optimiser's groups as engine/optim makes them. The model has shapes and no numbers."""
+    """The optimiser's groups as engine/training/optim makes them. The model has shapes and no numbers."""
     with torch.device("meta"):
         model = build_network(cfg, num_classes)
     encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else None
@@ -131,7 +133,7 @@ def draw(found: Sequence[Phase], path: Path, note: str) -> Path:
 
 
 def main(args: argparse.Namespace) -> None:
-    cfg = load_config(args.config, cli.overrides(args))
+    cfg = load_config(args.config, command.overrides(args))
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise UserError(f"--out: expected a file in a folder that is there, got {args.out}")
     found = phases(cfg)
@@ -152,11 +154,13 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python -m tools.schedule configs/deeplabv3plus_cv.yaml --out schedule.png")
+    p = command.parser(
+        __doc__.splitlines()[0], "python -m tools.schedule configs/deeplabv3plus_cv.yaml --out schedule.png"
+    )
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
     p.add_argument("--out", type=Path, default=Path("schedule.png"), metavar="FILE", help="default schedule.png")
     return p
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -25,16 +25,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common import command
+from common.errors import UserError
 from data.files import list_images, read_mask, read_raw_mask, require_folder
-from data.folder import read_classes
 from data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, LabelTable
+from data.sets.folder import read_classes
 from engine import checkpoint as ckpt
-from engine import cli
-from engine.errors import UserError
-from engine.evaluate import Score, scores
+from engine.evaluation.evaluate import Score, scores
 from engine.metrics import ABSENT, VOID, ConfusionMatrix
+from engine.report.tables import ABSENT_RULE, scores_table
 from engine.run_folder import say
-from engine.tables import ABSENT_RULE, scores_table
 
 TABLES = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
 ENDINGS = ("_ids", "_pred", "_prediction", "_labelIds", "_labelTrainIds", "_gtFine", "_gtCoarse", "_leftImg8bit")
@@ -190,4 +190,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

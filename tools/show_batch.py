@@ -17,28 +17,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common import command
+from common.errors import UserError
 from data import build_dataset
+from data.augment.transforms import denormalise
 from data.dataset import SegmentationDataset
 from data.files import read_raw_mask
 from data.labels import LabelTable
-from data.loading import build_loader
-from data.transforms import denormalise
-from engine import cli
+from data.loader import build_loader
 from engine.config import Config, load_config
-from engine.cross_validation import fold_job
-from engine.errors import UserError
-from engine.jobs import Job, derive_seed
-from engine.pages import batch_page
+from engine.evaluation.scoring import limited
+from engine.folds.cross_validation import fold_job
+from engine.folds.roles import Study, draw_splits
+from engine.report.picture_pages import batch_page
+from engine.report.tables import format_table
 from engine.run_folder import say
-from engine.scoring import limited
-from engine.study import Study, draw_splits
-from engine.tables import format_table
+from engine.training.job import Job, derive_seed
 
 
 def main(args: argparse.Namespace) -> None:
     if args.images < 1 or args.epoch < 1:
         raise UserError("--images and --epoch count from 1")
-    cfg = load_config(args.config, cli.overrides(args))
+    cfg = load_config(args.config, command.overrides(args))
     job = first_job(cfg)
     keys, images, targets = zip(*samples(job, args.images, args.epoch - 1))
     data = job.train
@@ -134,7 +134,7 @@ def meaning(values: Sequence, labels: LabelTable) -> dict:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = cli.parser(__doc__.splitlines()[0], "python -m tools.show_batch configs/unet_streets.yaml --out batch.png")
+    p = command.parser(__doc__.splitlines()[0], "python -m tools.show_batch configs/unet_streets.yaml --out batch.png")
     p.add_argument("config", help="a YAML file under configs/")
     p.add_argument("--out", default="batch.png", metavar="FILE.png", help="the picture to write (default: batch.png)")
     p.add_argument("--images", type=int, default=8, metavar="N", help="samples to show (default: 8)")
@@ -143,4 +143,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.cli import run
-from engine.coerce import coerce_options, parse_override
-from engine.errors import UserError
-from engine.profile import PUBLIC_FILES, RULES, Count, count
-from engine.walk import Step
+from common.command import run
+from common.errors import UserError
+from engine.analysis.cost import PUBLIC_FILES, RULES, Count, count
+from engine.analysis.operation_trace import Step
+from engine.config.coerce import coerce_options, parse_override
 from models import ENCODERS, build_model, list_models, model_options
 from models.segmenter import SMALLEST
 

@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.errors import UserError
 from data.streets.canvas import EGO, Canvas, disc, lit
 from data.streets.city import City, make_camera, make_city, make_plan
 from data.streets.scene import draw_life
 from data.streets.town import draw_backdrop, draw_ground, draw_lots
 from data.streets.weather import develop, make_weather, paint_sky
-from engine.errors import UserError
 
 VERSION = 1  # part of the cache's name: raise it whenever a pixel changes
 SEED = 7

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.errors import UserError, unknown
+from common.errors import UserError, unknown
+from engine.training.pretrained import CHOSEN_BY_HEAD, NOT_NUMERICS, plain
 from models import MODELS, Pair, build_encoder, encoder_name, encoder_values, option_values
 from models.checkpoints.identify import Identity, Layout, misfit
 from models.checkpoints.layouts import LAYOUTS
-from models.checkpoints.transfer import CHOSEN_BY_HEAD, NOT_NUMERICS, plain
-from models.checkpoints.translate import to_theirs
+from models.checkpoints.rename import to_theirs
 from models.encoders.mix_transformer import MIT, NUM_HEADS, SR_RATIOS
 from models.forms import FORMS
 

@@ -1,6 +1,6 @@
 """Weights by URL: fetched once into torch.hub's folder, checked, and read from there ever after.
 
-The file itself is read by models/checkpoints/read.py: torch.hub.load_state_dict_from_url would unpickle it on arrival.
+The file itself is read by models/checkpoints/container.py: torch.hub.load_state_dict_from_url would unpickle it on arrival.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
+from common.download import CHUNK, download
+from common.errors import UserError
 from engine.checkpoint import file_error
-from engine.download import CHUNK, download
-from engine.errors import UserError
 
 
 def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from models import build_encoder, build_model
-from models.checkpoints.translate import Table, their_names
+from models.checkpoints.rename import Table, their_names
 
 State = dict[str, Tensor]
 

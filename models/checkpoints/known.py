@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from common.errors import UserError
 from engine.checkpoint import file_error
-from engine.errors import UserError
 from models.checkpoints.download import cache_path, fetch
 
 

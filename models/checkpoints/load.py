@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
+from models.checkpoints.container import Container, read
 from models.checkpoints.identify import Identity, identify, is_unused
 from models.checkpoints.known import locate
-from models.checkpoints.read import Container, read
-from models.checkpoints.translate import their_names, to_ours
+from models.checkpoints.rename import their_names, to_ours
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from common.errors import UserError
 from engine.checkpoint import file_error
-from engine.errors import UserError
 from models.checkpoints.safetensors import MAP_FROM
 
 # --- stand-ins ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ ON_HUBS = ("pytorch_model.bin", "model.safetensors")  # what every file is calle
 
 @dataclass(frozen=True)
 class Published:
-    """One score and its protocol, in the words of a result's protocol (engine/scoring.py)."""
+    """One score and its protocol, in the words of a result's protocol (engine/evaluation/scoring.py)."""
 
     miou: float  # percent, to as many digits as published
     source: str

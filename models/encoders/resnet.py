@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import UserError, unknown
+from common.errors import UserError, unknown
 from models.layers import conv_bn, conv_bn_relu, kaiming_fan_out
 
 Dilate = Literal["first_keeps", "whole_stage"]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from models.layers import conv_bn_relu, separable_conv_bn_relu
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # per output stride: the same reach in pixels of the image
@@ -62,7 +62,7 @@ class ASPP(nn.Module):
         y = W [b_0, b_1, .., expand(p)]
     p is constant over the image, so its share of y is constant too: a bias per image, which costs nothing:
         y = W_maps [b_0, b_1, ..] + W_pool p
-    Same parameters, same function (tests/test_deeplab.py). mmseg's projection is a padded 3x3 (project_kernel=3), for
+    Same parameters, same function (tests/models/test_deeplab.py). mmseg's projection is a padded 3x3 (project_kernel=3), for
     which this does not hold along the border: the plain form there. It also puts p first (pool_first=True).
     """
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from models.heads.aspp import ImagePooling
 from models.layers import conv_bn_relu, kaiming_fan_out, resize
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from models.layers import double_conv, kaiming_fan_out
 
 

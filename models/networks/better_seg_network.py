@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.errors import UserError
+from common.errors import UserError
 from models.layers import conv_bn_relu, double_conv, kaiming_fan_out, resize
 from models.segmenter import prepare
 

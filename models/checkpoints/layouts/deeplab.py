@@ -12,7 +12,7 @@ from models.checkpoints.layouts.resnet import (
     mmseg_options,
     names_on,
 )
-from models.checkpoints.translate import Table, under
+from models.checkpoints.rename import Table, under
 
 # --- ASPP -------------------------------------------------------------------------------------------------------------
 

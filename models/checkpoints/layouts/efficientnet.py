@@ -7,7 +7,7 @@ import math
 
 from models.checkpoints.identify import Layout
 from models.checkpoints.layouts.segformer import head_smp
-from models.checkpoints.translate import Table, under
+from models.checkpoints.rename import Table, under
 from models.encoders.efficientnet import B0, EFFICIENTNET
 
 NAMES = tuple(EFFICIENTNET)

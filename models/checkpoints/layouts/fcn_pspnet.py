@@ -13,7 +13,7 @@ from models.checkpoints.layouts.resnet import (
     names_on,
     widths,
 )
-from models.checkpoints.translate import under
+from models.checkpoints.rename import under
 
 # --- FCN --------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models import MODELS
 from models.checkpoints.identify import Layout
-from models.checkpoints.translate import Table
+from models.checkpoints.rename import Table
 from models.encoders.resnet import RESNET
 
 RESNET_NAMES = tuple(RESNET)

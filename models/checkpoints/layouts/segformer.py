@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from models.checkpoints.identify import Layout
-from models.checkpoints.translate import CONV_TO_LINEAR, STACKED, Table, rows, under
+from models.checkpoints.rename import CONV_TO_LINEAR, STACKED, Table, rows, under
 
 # --- Mix Transformer: stage i, block j --------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.checkpoints.identify import Layout
 from models.checkpoints.layouts.segformer import HEAD_MMSEG
-from models.checkpoints.translate import Operation, Table, under
+from models.checkpoints.rename import Operation, Table, under
 
 # A merged token is four tokens: we put their channels one token after the other, (0,0), (1,0), (0,1), (1,1) as (row,
 # column), as the paper's authors do. mmseg cuts 2x2 patches with nn.Unfold: channel by channel, its four tokens row by

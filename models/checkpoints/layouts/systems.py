@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.checkpoints.identify import Layout
-from models.checkpoints.translate import Table
+from models.checkpoints.rename import Table
 
 # --- system B: BetterSegNetwork; its "gn" are BatchNorm ---------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.checkpoints.identify import Layout
 from models.checkpoints.layouts.resnet import RESNET_NAMES, TORCHVISION
-from models.checkpoints.translate import Table, under
+from models.checkpoints.rename import Table, under
 
 # --- milesial, and system D after it: a block is Sequential(conv, BatchNorm, ReLU, conv, BatchNorm, ReLU) -------------
 

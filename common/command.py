@@ -1,0 +1,55 @@
+"""What the commands share: arguments, exit codes, and one line for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import shlex
+import sys
+from collections.abc import Callable
+
+from common.errors import UserError
+from data.loader import clean_message
+
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  # disk full, no permission
+
+
+def parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser with the options every command has, and an example at the end of --help."""
+    p = argparse.ArgumentParser(
+        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a key; repeatable")
+    p.add_argument("--device", metavar="DEVICE", help="auto | cpu | cuda | cuda:N | mps (default: the config's)")
+    return p
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """The --set items, and --device as one of them."""
+    return [*args.set, *([f"device={args.device}"] if args.device else [])]
+
+
+def command_line() -> str:
+    """The command as typed, to be kept with a run."""
+    return shlex.join(["python", *sys.argv])
+
+
+def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
+    """Call main; exit code 0, 2 (a user's mistake, one line on stderr), 130 (Ctrl-C) or 1 (our bug, with traceback)."""
+    args = p.parse_args(argv)
+    try:
+        main(args)
+    except UserError as e:
+        print(f"error: {clean_message(e)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # piped into head
+        return 0
+    except OSError as e:  # the machine's limits, met where nobody thought of them: said like any other mistake
+        if e.errno not in OUTSIDE:
+            raise
+        print(f"error: {e.filename or 'writing'}: {e.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as e:
+        print(f"interrupted{'; ' + str(e) if str(e) else ''}", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,172 @@
+"""Facts about every pair of a data set, read once: what the rules of check_values.py and check_rules.py look at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.errors import UserError
+from data.files import EXIF_ORIENTATION, SIDEWAYS, Record, open_image, read_image, read_raw_mask
+from data.labels import LabelTable
+
+LEVELS = ("error", "warning", "note")
+THUMB = 32  # side of the grey thumbnail that near-duplicates are found by
+MOST_COLOURS = 4096  # of a colour mask, the commonest ones are kept
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault, or one thing worth knowing. error: training or its numbers would be wrong; warning: probably not what
+    was meant; note: a fact. `mend`: the line of the config that mends it, or what to do where no line can."""
+
+    level: str
+    fault: str  # its name in docs/check-data.md
+    text: str
+    mend: str = ""
+    files: tuple[Path, ...] = ()
+
+
+@dataclass
+class Facts:
+    """What one pair holds. `image_problem` and `label_problem` say why a file could not be read; sizes are (H, W)."""
+
+    split: str
+    name: str
+    image: Path
+    label: Path | None
+    image_problem: str = ""
+    label_problem: str = ""
+    image_hw: tuple[int, int] | None = None
+    label_hw: tuple[int, int] | None = None
+    image_mode: str = ""
+    sideways: bool = False  # turned by a quarter by its EXIF entry
+    grey: bool = False  # a colour file with three equal channels, or one channel
+    contrast: float = 0.0  # standard deviation of its grey values, 0..255
+    tones: int = 0  # distinct colours among some thousand pixels: a photograph has many
+    thumb: np.ndarray | None = None  # (THUMB, THUMB) uint8
+    image_digest: str = ""  # of the bytes
+    label_digest: str = ""
+    same: bool = False  # the mask is the image
+    values: Counter = field(default_factory=Counter)  # raw value -> pixels, of a mask with one channel
+    colours: Counter = field(default_factory=Counter)  # (r, g, b) -> pixels, of a mask with three
+    mixed: float = 0.0  # share of the steps along a row that pass through a value between
+    mixtures: tuple[int, ...] = ()  # those values
+    busy: float = 0.0  # share of neighbours in a row that differ: a few % in a mask, most in a photograph
+
+
+def scan(records: Sequence[Record], split: str, workers: int = 4, progress=None) -> list[Facts]:
+    """Facts of every record, in order. Threads: Pillow decodes without holding Python's lock."""
+    with ThreadPoolExecutor(workers) as pool:
+        found = pool.map(lambda r: facts(r, split), records)
+        return list(progress(found) if progress else found)
+
+
+def facts(record: Record, split: str) -> Facts:
+    out = Facts(split, record.name, record.image, record.label)
+    image = _read_image_facts(out)
+    if record.label is not None:
+        _read_label_facts(out, image)
+    return out
+
+
+def _problem(path: Path, read) -> tuple[object, str]:
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            return None, "an empty file (0 bytes)"
+        return read(path), ""
+    except UserError as e:
+        return None, str(e).removeprefix(f"{path}: ")
+    except Exception as e:  # a decoder fed damaged bytes raises whatever it stumbles over
+        return None, f"damaged: {(str(e) or type(e).__name__).splitlines()[0]}"
+
+
+def _read_image_facts(out: Facts) -> np.ndarray | None:
+    image, out.image_problem = _problem(out.image, read_image)
+    if image is None:
+        return None
+    with open_image(out.image) as header:
+        out.image_mode = header.mode
+        out.sideways = header.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+    out.image_hw = image.shape[:2]
+    out.image_digest = hashlib.blake2b(out.image.read_bytes(), digest_size=16).hexdigest()
+    out.thumb = np.asarray(Image.fromarray(image).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX))
+    step = max(1, round((image.shape[0] * image.shape[1] / 4096) ** 0.5))
+    sample = image[::step, ::step].reshape(-1, 3).astype(np.int32)  # (N, 3), N about 4096
+    out.tones = len(np.unique(sample @ np.array([65536, 256, 1])))
+    out.contrast = float(sample.mean(1).std())
+    out.grey = int(np.ptp(sample, axis=1).max()) <= 2
+    return image
+
+
+def _read_label_facts(out: Facts, image: np.ndarray | None) -> None:
+    raw, out.label_problem = _problem(out.label, read_raw_mask)
+    if raw is None:
+        return
+    out.label_hw = raw.shape[:2]
+    out.label_digest = hashlib.blake2b(out.label.read_bytes(), digest_size=16).hexdigest()
+    if image is not None and out.label_hw == out.image_hw and out.tones > 1:
+        out.same = bool((image == (raw if raw.ndim == 3 else raw[..., None])).all())
+    if raw.ndim == 3:
+        out.colours = _colours(raw)
+        return
+    values, counts = _counts(raw)
+    out.values = Counter(dict(zip(values, counts)))
+    out.mixed, out.mixtures = _mixtures(raw)
+    out.busy = float((raw[:, 1:] != raw[:, :-1]).mean()) if raw.shape[1] > 1 else 0.0
+
+
+def _counts(raw: np.ndarray) -> tuple[list[int], list[int]]:
+    if raw.dtype == np.uint8:
+        counts = np.bincount(raw.reshape(-1), minlength=256)
+        values = np.flatnonzero(counts)
+        return values.tolist(), counts[values].tolist()
+    values, counts = np.unique(raw, return_counts=True)
+    return values.tolist(), counts.tolist()
+
+
+def _colours(rgb: np.ndarray) -> Counter:
+    packed = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    values, counts = np.unique(packed, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MOST_COLOURS]
+    return Counter(
+        {(v >> 16, v >> 8 & 255, v & 255): n for v, n in zip(values[order].tolist(), counts[order].tolist())}
+    )
+
+
+def _mixtures(raw: np.ndarray) -> tuple[float, tuple[int, ...]]:
+    """(share of the steps along the rows that pass through a value strictly between their neighbours, those values).
+
+    A mask resized with interpolation has such a pixel at most of its edges; one drawn with hard edges hardly any.
+    """
+    if raw.shape[1] < 3:
+        return 0.0, ()
+    left, middle, right = raw[:, :-2], raw[:, 1:-1], raw[:, 2:]
+    between = (np.minimum(left, right) < middle) & (middle < np.maximum(left, right))
+    steps = int((raw[:, 1:] != raw[:, :-1]).sum())
+    return int(between.sum()) / max(steps, 20), tuple(np.unique(middle[between]).tolist())
+
+
+def classes_of(f: Facts, labels: LabelTable) -> Counter:
+    """Class index (ignore_index: void) -> pixels of one mask; None counts what is in no table."""
+    index = dict.fromkeys(labels.ignore, labels.ignore_index) | labels.ids
+    out: Counter = Counter()
+    for value, n in f.values.items():
+        out[index.get(value)] += n
+    if f.colours:
+        known = colour_table(labels)
+        for colour, n in f.colours.items():
+            out[known.get(colour)] += n
+    return out
+
+
+def colour_table(labels: LabelTable) -> dict[tuple[int, int, int], int]:
+    """Colour in a colour mask -> class index or ignore_index."""
+    classes = labels.colour_ids or {tuple(c): i for i, c in enumerate(labels.palette.tolist())}
+    return dict.fromkeys(labels.ignore_colours, labels.ignore_index) | classes

@@ -1,0 +1,127 @@
+"""Batches: which samples, in which order, on which process; and errors that come back from worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from common.errors import UserError
+from data.augment.draws import mix_seed
+from data.class_weights import count_pixels
+from data.dataset import SegmentationDataset
+from data.rare_class_sampling import RareClasses, rare_classes
+
+
+class EpochBatchSampler(Sampler):
+    """Lists of (epoch, index); when training, shuffled by a function of (seed, epoch) alone.
+
+    With `rare` an epoch is as many draws by class (data/rare_class_sampling.py) instead of every image once, again a function
+    of (seed, epoch). Keys are then (epoch, index, times, class): an image that comes a second time in an epoch looks
+    different from the first, and a crop is tried again until it shows the class it was drawn for.
+
+    The epoch travels with each index, so worker processes that live on over epochs need not be told. Call `set_epoch`
+    before iterating; a resumed run that sets epoch 17 gets exactly the batches of an uninterrupted one.
+
+    Last batch: kept though it is smaller, so every image is seen. The exception: a single left-over image while
+    training with more than one batch is left out of that epoch (batch statistics of one image are not worth a step;
+    the shuffle leaves out another one next time).
+
+    Several processes (`rank` of `world_size`): training images are dealt out like cards and the up to world_size - 1
+    left-overs sit out this epoch, so all ranks have equally many batches and none waits for ever in all-reduce. When
+    not training every image is dealt exactly once, for exact scores: the ranks' batch counts may then differ.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, train: bool, seed: int, rank: int = 0, world_size: int = 1,
+        rare: RareClasses | None = None,
+    ):  # fmt: skip
+        if batch_size < 1:
+            raise UserError(f"train.batch_size: expected at least 1, got {batch_size}")
+        if length < 1:
+            raise UserError("no images to load: the split is empty")
+        if train and length < world_size:
+            raise UserError(f"{length} training image(s) cannot be shared by {world_size} processes")
+        self.length, self.batch_size, self.train, self.seed = length, batch_size, train, seed
+        self.rank, self.world_size, self.rare = rank, world_size, rare
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _share(self) -> int:
+        """How many images this rank gets."""
+        if self.train:
+            return self.length // self.world_size
+        return len(range(self.rank, self.length, self.world_size))
+
+    def __len__(self) -> int:
+        full, rest = divmod(self._share(), self.batch_size)
+        single = self.train and rest == 1 and full > 0
+        return full + (rest > 0 and not single)
+
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        keys = self._keys(self.epoch)
+        mine = keys[self.rank :: self.world_size][: self._share()]
+        for batch in range(len(self)):
+            start = batch * self.batch_size
+            yield mine[start : start + self.batch_size]
+
+    def _keys(self, epoch: int) -> list[tuple[int, ...]]:
+        """The keys of an epoch in order, of all ranks together."""
+        if not self.train:
+            return [(epoch, index) for index in range(self.length)]
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, "order"))
+        if self.rare:
+            return [(epoch, *drawn) for drawn in self.rare.draw(self.length, generator)]
+        return [(epoch, index) for index in torch.randperm(self.length, generator=generator).tolist()]
+
+
+def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor | list[Tensor]]:
+    """Images (B, 3, H, W) and targets (B, H, W); a list of targets where their (native) sizes differ."""
+    images, targets = zip(*samples)
+    equal = len({t.shape for t in targets}) == 1
+    return torch.stack(images), torch.stack(targets) if equal else list(targets)
+
+
+def build_loader(
+    dataset: SegmentationDataset,
+    batch_size: int,
+    train: bool,
+    seed: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    rare_temperature: float | None = None,
+) -> DataLoader:
+    """A loader whose `batch_sampler` is an `EpochBatchSampler`: `loader.batch_sampler.set_epoch(e)` before each epoch.
+
+    The same batches, sample for sample, whatever the number of workers. A data set with a cache is decoded here, once,
+    before workers start, so that forked workers share it. `rare_temperature`: draw training images by class, rare ones
+    more often, instead of each once an epoch; the classes are counted in the images of this data set alone.
+    """
+    rare = None if rare_temperature is None else rare_classes(count_pixels(dataset), rare_temperature)
+    sampler = EpochBatchSampler(len(dataset), batch_size, train, seed, rank, world_size, rare)
+    if workers > 0:
+        dataset.fill_cache()
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),  # else every iterator would draw from the run's own generator
+    )
+
+
+def clean_message(exc: BaseException) -> str:
+    """The one line a user should read. A worker process sends back its error wrapped in a traceback: the line is
+    the last one, after the name of its class."""
+    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    if len(lines) == 1 or "DataLoader worker" not in lines[0]:
+        return lines[0]
+    raised = [line for line in lines if line.startswith(("UserError: ", "common.errors.UserError: "))]
+    return raised[-1].split("UserError: ", 1)[1] if raised else lines[-1].strip()

@@ -1,0 +1,183 @@
+"""Many trained folds to one network: average their weights, and judge every way of doing so on images none has seen.
+
+Averaging works for networks that share a starting point and stayed in one basin (Izmailov et al., SWA, arXiv
+1803.05407; Frankle et al., linear mode connectivity, 1912.05671; Wortsman et al., model soups, 2203.05482). So members
+must carry the hash of the same starting weights. The arithmetic is float64 on the CPU; BatchNorm statistics belong to
+weights that no longer exist, and are estimated anew, as SWA does. docs/averaging.md is the lesson.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from common.errors import UserError
+
+State = dict[str, Tensor]
+CANDIDATES = ("best", "mean", "top3", "greedy", "weighted", "ensemble")
+
+
+# --- arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def average(states: Sequence[State], weights: Sequence[float] | None = None) -> State:
+    """Weighted mean of state dicts (weights sum to 1; default: equal), in float64, cast back to each tensor's type.
+
+    Integer and boolean buffers are counts, not weights: they are not averaged, the largest is kept
+    (`num_batches_tracked`). Raises UserError where keys or shapes differ.
+    """
+    weights = list(weights) if weights is not None else [1 / len(states)] * len(states)
+    if len(weights) != len(states) or abs(sum(weights) - 1) > 1e-9 or min(weights) < 0:
+        raise ValueError(f"weights must be {len(states)} non-negative numbers that sum to 1, got {weights}")
+    first = states[0]
+    for i, state in enumerate(states[1:], 1):
+        if state.keys() != first.keys():
+            odd = sorted(state.keys() ^ first.keys())
+            raise UserError(f"members 0 and {i} cannot be averaged: only one of them has {', '.join(odd[:3])}")
+        for key in first:
+            if state[key].shape != first[key].shape:
+                shapes = f"{tuple(first[key].shape)} and {tuple(state[key].shape)}"
+                raise UserError(f"members 0 and {i} cannot be averaged: {key} has shapes {shapes}")
+    out: State = {}
+    for key, tensor in first.items():
+        if tensor.is_floating_point():
+            out[key] = sum(w * s[key].double() for w, s in zip(weights, states)).to(tensor.dtype)
+        else:
+            out[key] = torch.stack([s[key] for s in states]).amax(0)
+    return out
+
+
+def softmax_weights(select_mious: Sequence[float]) -> list[float]:
+    """Weights proportional to exp(mIoU in points): a fold one point better counts e times as much."""
+    points = [100 * m for m in select_mious]
+    powers = [math.exp(p - max(points)) for p in points]
+    return [p / sum(powers) for p in powers]
+
+
+def distance(a: State, b: State, trained: Sequence[str]) -> float:
+    """Euclidean distance of two networks over the tensors named in `trained` (parameters, not running statistics)."""
+    return math.sqrt(sum((a[k].double() - b[k].double()).square().sum().item() for k in trained))
+
+
+def require_common_start(members: Sequence[dict], allow_unconnected: bool) -> bool:
+    """Members (checkpoints) must have the same classes and the same starting weights. Returns whether they are
+    connected; different starts raise UserError unless allowed (a run made with cv.start=none, for the lesson)."""
+    names = [list(m["class_names"]) for m in members]
+    if any(n != names[0] for n in names):
+        raise UserError("members cannot be averaged: they were trained on different classes")
+    connected = len({m["init_hash"] for m in members}) == 1
+    if not connected and not allow_unconnected:
+        raise UserError("members cannot be averaged: they did not start from the same weights (init_hash differs)")
+    return connected
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, loader: DataLoader, device: torch.device) -> int:
+    """Replace running statistics by the plain mean over the batches of `loader`; returns the number of images.
+
+    Only BatchNorm layers are put in training mode (dropout and drop path stay off), their statistics are reset, and
+    momentum None makes them a cumulative average. float32, whatever the training used. Modes and momenta are put back.
+    A frozen encoder keeps its statistics: they belong to the weights it still has.
+    """
+    frozen = set(model.encoder.modules()) if getattr(model, "frozen", False) else set()
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m not in frozen]
+    if not layers:
+        return 0
+    momenta, was_training, images_seen = [m.momentum for m in layers], model.training, 0
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    for images, _ in loader:
+        model(images.to(device))
+        images_seen += len(images)
+    for layer, momentum in zip(layers, momenta):
+        layer.momentum = momentum
+    model.train(was_training)
+    return images_seen
+
+
+# --- candidates ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Candidate:
+    """One way of making a predictor from the members. More than one state: an ensemble of networks."""
+
+    name: str
+    members: list[int]  # folds
+    weights: list[float]
+    states: list[State]  # what is scored, BatchNorm re-estimated for averages
+    raw: State | None = None  # the average with the members' averaged statistics, to show what re-estimation does
+    notes: list[str] = field(default_factory=list)
+
+
+def parse_name(name: str, folds: int) -> tuple[str, int | None]:
+    """'top2' -> ('top2', 2); K is clamped to the folds: 'top9' of 5 -> ('top9', 5). Unknown or K < 1: UserError."""
+    if name.startswith("top") and name[3:].lstrip("-").isdigit():
+        k = int(name[3:])
+        if k < 1:
+            raise UserError(f"--aggregate {name}: K must be at least 1")
+        return f"top{k}", min(k, folds)
+    if name in ("best", "mean", "greedy", "weighted", "ensemble", "all"):
+        return name, None
+    raise UserError(f"--aggregate {name}: unknown, valid: best, mean, topK (as top3), greedy, weighted, ensemble, all")
+
+
+def make_candidates(
+    states: Sequence[State], select_mious: Sequence[float], refit, score_select, top: str = "top3"
+) -> Iterator[Candidate]:
+    """All candidates of a stage, in the order of the table.
+
+    states, select_mious: by fold. refit(state, members) -> state: re-estimates BatchNorm on images those members
+    trained on. score_select(states) -> mIoU on the images that rank candidates. top: another topK beside top3.
+    """
+    folds = len(states)
+    order = sorted(range(folds), key=lambda i: (-select_mious[i], i))  # best first
+
+    def single(name: str, fold: int) -> Candidate:
+        return Candidate(name, [fold], [1.0], [states[fold]])
+
+    def soup(name: str, members: list[int], weights: list[float] | None = None) -> Candidate:
+        if len(members) == 1:  # nothing was averaged: its own statistics are right
+            return single(name, members[0])
+        members, weights = _sorted_pairs(members, weights)
+        raw = average([states[i] for i in members], weights)
+        return Candidate(name, members, weights, [refit(raw, members)], raw)
+
+    yield single("best", order[0])
+    yield soup("mean", list(range(folds)))
+    for name in dict.fromkeys(["top3", top]):
+        k = int(name[3:])
+        candidate = soup(name, order[:k])
+        if k > folds:
+            candidate.notes.append(f"K clamped to the {folds} folds")
+        yield candidate
+    yield greedy_soup(order, select_mious, soup, score_select)
+    yield soup("weighted", list(range(folds)), softmax_weights(select_mious))
+    yield Candidate("ensemble", list(range(folds)), [1 / folds] * folds, list(states))
+
+
+def greedy_soup(order: list[int], select_mious: Sequence[float], soup, score_select) -> Candidate:
+    """Greedy soup (Wortsman et al., arXiv 2203.05482): best first, keep a member if the average does not get worse."""
+    members, candidate, best = [order[0]], soup("greedy", order[:1]), select_mious[order[0]]
+    for fold in order[1:]:
+        trial = soup("greedy", [*members, fold])
+        miou = score_select(trial.states)
+        if miou >= best:
+            members, candidate, best = [*members, fold], trial, miou
+    return candidate
+
+
+def _sorted_pairs(members: list[int], weights: list[float] | None) -> tuple[list[int], list[float]]:
+    """Members in fold order, so that the same set always gives the same sum to the last bit."""
+    weights = weights or [1 / len(members)] * len(members)
+    pairs = sorted(zip(members, weights))
+    return [m for m, _ in pairs], [w for _, w in pairs]

@@ -1,0 +1,260 @@
+"""Judging a stage: every fold and candidate scored on the images that rank and on those that are reported.
+
+A candidate's average gets BatchNorm statistics of its own before it is scored (engine/folds/aggregate); the row also holds
+the score without that. What is returned here is what stageN/results.json holds and the report is made of. With
+eval.extra every candidate has boundary IoU, AUC and calibration too, taken in the one pass over the reported images.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from common.errors import UserError
+from data.loader import build_loader
+from engine import checkpoint as ckpt
+from engine.analysis.cost import peak_memory
+from engine.evaluation.evaluate import Score, scores
+from engine.evaluation.scoring import build_network, class_frequency, protocol
+from engine.folds import aggregate
+from engine.folds.roles import Study, ranking_split, score_labels
+from engine.metrics import bootstrap_difference
+from engine.training.job import finished
+
+LONG = ("per_image", "roc")  # as long as all other scores of a row together: kept for one candidate
+
+
+def finished_stages(study: Study) -> list[int]:
+    """Stages of which every fold was trained to its end."""
+    folds = range(study.cfg.cv.folds)
+    return [s for s in range(study.stages) if all(finished(study.fold_folder(s, f)) for f in folds)]
+
+
+def load_members(study: Study, stage: int) -> list[dict]:
+    members = []
+    for fold in range(study.cfg.cv.folds):
+        path = study.fold_folder(stage, fold) / f"{study.cfg.cv.member}.pt"
+        if not path.exists():
+            raise UserError(f"{study.run}: stage {stage} is not finished, {path} is missing; go on with --resume")
+        members.append(ckpt.load_ours(path))
+        ckpt.require_classes(members[-1], study.train.class_names, path)
+    return members
+
+
+def batchnorm_images(study: Study, members: Sequence[int]) -> list[int]:
+    """Indices of images that re-estimate BatchNorm for an average: the members' training folds and the start, spread
+    evenly over them, at most cv.bn_images, in full batches; never an image of `select`."""
+    chosen = {i for m in members for i in study.folds[m]["train"]}
+    chosen |= set(study.roles["start"]) if study.cfg.cv.start == "role" else set()
+    chosen -= set(study.roles["select"])
+    pool, wanted = sorted(chosen), min(len(chosen), study.cfg.cv.bn_images)
+    size = batchnorm_batch(study)
+    wanted = wanted // size * size or wanted  # a trial with fewer images than one batch uses what there is
+    return [pool[i * len(pool) // wanted] for i in range(wanted)]
+
+
+def batchnorm_batch(study: Study) -> int:
+    return max(8, study.cfg.train.batch_size)
+
+
+def refit(study: Study, state: aggregate.State, members: Sequence[int]) -> aggregate.State:
+    """The average with BatchNorm statistics of its own."""
+    model = study.model(state)
+    dataset = study.train.subset(batchnorm_images(study, members))
+    loader = build_loader(
+        dataset, batchnorm_batch(study), train=False, seed=study.cfg.seed, workers=study.cfg.train.workers
+    )
+    aggregate.reestimate_batchnorm(model, loader, study.device)
+    return ckpt.cpu_state(model)
+
+
+def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = True, detail: str = "all") -> dict:
+    """Score every fold and candidate of a finished stage; return what results.json holds. Writes aggregate/*.pt;
+    with keep=False only those that are not there yet (eval.py under another protocol than the run's).
+
+    detail: the candidate whose single images and ROC curves are kept ("all": the winner's).
+    """
+    started, cfg = time.perf_counter(), study.cfg
+    members = load_members(study, stage)
+    states = [m["model"] for m in members]
+    labels = score_labels(cfg, stage)
+    aggregate.require_common_start(members, allow_unconnected="unconnected" in labels)
+    select_scores, report_scores = score_folds(study, states)
+    select_mious = [study.miou(s) for s in select_scores]
+
+    rows = judge_candidates(study, stage, members, select_scores, report_scores, top, keep)
+    ranked = max(rows, key=lambda r: r["select_miou"])  # of equals the first
+    shown = ranked["name"] if detail == "all" else detail
+    rows = [r if r["name"] == shown else {k: v for k, v in r.items() if k not in LONG} for r in rows]
+    mean = sum(select_mious) / len(select_mious)
+    sd = math.sqrt(sum((m - mean) ** 2 for m in select_mious) / (len(select_mious) - 1))
+    return {
+        "stage": stage,
+        "stages": study.stages,
+        "class_names": list(study.train.class_names),
+        "palette": [list(map(int, c)) for c in study.train.palette],
+        "protocol": study_protocol(study, stage),
+        "labels": labels,
+        "folds": fold_rows(study, stage, members, select_mious, report_scores),
+        "fold_mean": mean,
+        "fold_sd": sd,
+        "candidates": rows,
+        "winner": ranked["name"],
+        "pairwise_distance": pairwise_distances(study, states),
+        "line": line_between(study, states, select_mious),
+        "class_frequency": class_frequency(study.cfg, used_images(study)),
+        "images": len(study.report),
+        "seconds": time.perf_counter() - started,
+        "peak_memory": peak_memory(study.device),
+    }
+
+
+def judge_candidates(
+    study: Study, stage: int, members: list[dict], select_scores: list[Score], report_scores: list[Score],
+    top: str, keep: bool,
+) -> list[dict]:  # fmt: skip
+    """One row a candidate, in the order of aggregate.make_candidates; writes their files (see aggregate_stage)."""
+    labels, rows, baseline = score_labels(study.cfg, stage), [], None
+    make = aggregate.make_candidates(
+        [m["model"] for m in members], [study.miou(s) for s in select_scores], refit=lambda s, m: refit(study, s, m),
+        score_select=lambda s: study.miou(study.score(s, study.select)), top=top,
+    )  # fmt: skip
+    for candidate in make:
+        if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself: scored above
+            fold = candidate.members[0]
+            on_select, on_report = select_scores[fold], report_scores[fold]
+        else:
+            on_select, on_report = score_both(study, candidate.states, study.cfg.eval.extra)
+        raw = on_report if candidate.raw is None else study.score([candidate.raw], study.report)
+        baseline = baseline or on_report
+        rows.append(candidate_row(study, candidate, on_select, on_report, raw, baseline, labels))
+        if keep or not study.candidate_path(stage, candidate.name).exists():
+            save_candidate(study, stage, candidate, members, rows[-1])
+    return rows
+
+
+def score_folds(study: Study, states: Sequence[aggregate.State]) -> tuple[list[Score], list[Score]]:
+    """Every fold on the ranking and on the reported images. With eval.extra the best one has its extras, as it is the
+    one fold that is a candidate by itself."""
+    extra, folds = study.cfg.eval.extra, range(len(states))
+    if one_split(study):
+        scores_of = [study.score([s], study.report, extra) for s in states]
+        return scores_of, scores_of
+    on_select = [study.score([s], study.select) for s in states]
+    best = max(folds, key=lambda i: study.miou(on_select[i]))
+    return on_select, [study.score([states[i]], study.report, extra and i == best) for i in folds]
+
+
+def score_both(study: Study, states: Sequence[aggregate.State], extra: bool) -> tuple[Score, Score]:
+    """A candidate on the ranking and, with its extras, on the reported images; one pass where these are the same."""
+    on_report = study.score(states, study.report, extra)
+    return (on_report if one_split(study) else study.score(states, study.select)), on_report
+
+
+def one_split(study: Study) -> bool:
+    """Whether the images that rank are those that are reported (contaminated)."""
+    return study.cfg.cv.select == "val" and study.report.split == "val"
+
+
+def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Score, baseline: Score, labels) -> dict:
+    row = {"name": candidate.name, "members": candidate.members, "weights": candidate.weights}
+    row |= {"select_miou": study.miou(select), "miou_raw": study.miou(raw)}
+    found = scores(report, study.train.class_names, study.cfg.eval.absent, study.cfg.eval.exclude)
+    row |= {k: v for k, v in found.items() if k not in ("images", "seconds")}  # the stage's own stand beside the rows
+    groups = list(baseline.groups)
+    difference = None
+    if candidate.name != "best" and len(groups) > 1:
+        difference = bootstrap_difference(
+            *[[s.groups[g] for g in groups] for s in (baseline, report)],
+            seed=study.cfg.seed, exclude=study.exclude, absent=study.cfg.eval.absent,
+        )  # fmt: skip
+    labels = [x for x in labels if x != "unconnected" or candidate.raw is not None]  # only averages need a connection
+    return row | {"bootstrap": difference, "labels": labels, "notes": candidate.notes}
+
+
+def save_candidate(study: Study, stage: int, candidate, members: list[dict], row: dict) -> None:
+    """aggregate/<candidate>.pt: one network, or all of an ensemble, and which members made it."""
+    content = {
+        "model": candidate.states[0],
+        "config": members[0]["config"],
+        "class_names": members[0]["class_names"],
+        "palette": members[0]["palette"],
+        "candidate": candidate.name,
+        "stage": stage,
+        "members": candidate.members,
+        "weights": candidate.weights,
+        "member_hashes": [ckpt.state_hash(members[i]["model"]) for i in candidate.members],
+        "init_hash": members[0]["init_hash"],
+        "select_miou": row["select_miou"],
+        "labels": row["labels"],
+    }
+    if len(candidate.states) > 1:
+        content["ensemble"] = candidate.states
+    ckpt.save(content, study.candidate_path(stage, candidate.name))
+
+
+def fold_rows(study: Study, stage: int, members: list[dict], select_mious, report_scores) -> list[dict]:
+    rows = []
+    for fold, member in enumerate(members):
+        last = ckpt.load_ours(study.fold_folder(stage, fold) / "last.pt")
+        rows.append(
+            {
+                "fold": fold,
+                "best_epoch": last["progress"]["best_epoch"],
+                "val_miou": member["val_miou"],
+                "select_miou": select_mious[fold],
+                "miou": study.miou(report_scores[fold]),
+                "distance_from_start": start_distance(study, stage, member),
+                "seconds": last["info"]["seconds"],
+                "member": str((study.fold_folder(stage, fold) / f"{study.cfg.cv.member}.pt").relative_to(study.run)),
+            }
+        )
+    return rows
+
+
+def trained_names(study: Study) -> list[str]:
+    return [n for n, _ in build_network(study.cfg, study.train.num_classes).named_parameters()]
+
+
+def start_distance(study: Study, stage: int, member: dict) -> float | None:
+    """How far training moved a member from the common start of its stage; None where there is none."""
+    path = study.start_path(stage)
+    if not path.exists():
+        return None
+    return aggregate.distance(member["model"], ckpt.load(path)["model"], trained_names(study))
+
+
+def pairwise_distances(study: Study, states: Sequence[aggregate.State]) -> list[list[float]]:
+    names = trained_names(study)
+    return [[aggregate.distance(a, b, names) if a is not b else 0.0 for b in states] for a in states]
+
+
+def line_between(study: Study, states: Sequence[aggregate.State], select_mious: Sequence[float]) -> dict | None:
+    """mIoU along the straight line between the two best folds, on a few `select` images; BatchNorm is re-estimated at
+    every point, the ends included, so that only the weights differ."""
+    cfg = study.cfg.cv
+    if cfg.line_points < 2:
+        return None
+    a, b = sorted(range(len(states)), key=lambda i: (-select_mious[i], i))[:2]
+    dataset = study.select
+    step = max(1, len(dataset) // cfg.line_images)
+    dataset = dataset.subset(list(range(0, len(dataset), step))[: cfg.line_images])
+    ts = [i / (cfg.line_points - 1) for i in range(cfg.line_points)]
+    mious = []
+    for t in ts:
+        state = refit(study, aggregate.average([states[a], states[b]], [1 - t, t]), [a, b])
+        mious.append(study.miou(study.score([state], dataset)))
+    return {"folds": [a, b], "t": ts, "miou": mious, "images": len(dataset), "split": ranking_split(study.cfg)}
+
+
+def used_images(study: Study):
+    """The training images that this run uses in any role."""
+    return study.train.subset(sorted({i for role in study.roles.values() for i in role}))
+
+
+def study_protocol(study: Study, stage: int) -> dict:
+    """Everything a number depends on beside the weights."""
+    cv = study.cfg.cv
+    roles = {"start": cv.start, "select": cv.select, "member": cv.member, "labels": score_labels(study.cfg, stage)}
+    return protocol(study.cfg, study.report, study.views) | roles

@@ -1,0 +1,122 @@
+"""Cross-validation with roles and stages: who trains on what, who ranks whom, and where each score is honest.
+
+    start  trains the common starting weights          (images of the role `start`)
+    fold   k members, each trained without one fold    (role `fold`, grouped: a city or sequence stays together)
+    select ranks folds and candidates                  (role `select`: no member has seen it)
+    val    the data set's own split, reported          (ranks nothing, unless cv.select=val says so)
+
+After each stage every candidate (engine/folds/aggregate) is scored, and the best single network starts the next stage. The
+results of a stage stand in stageN/results.json, from which the report is made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from common import distributed
+from engine import checkpoint as ckpt
+from engine.config import Config, stage_config, start_config
+from engine.folds.aggregate import State
+from engine.folds.candidates import aggregate_stage
+from engine.folds.roles import Study, open_study, ranking_split
+from engine.run_folder import Log, open_log, say, warn
+from engine.training.job import Job, derive_seed, finished, initial_model
+from engine.training.train import fit
+
+START = "start"
+
+
+def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
+    """Train the start and every fold of every stage, aggregate after each; returns the last stage's results.
+
+    Goes on where a killed run stopped: finished jobs are skipped, the log is cut back to the last checkpoint.
+    """
+    study, log = open_study(cfg, run, device), open_log(run, cfg)
+    describe_roles(study)
+    if distributed.is_main():
+        cut_log(study, log)
+    distributed.from_main(None)
+    init = start_weights(study, log)
+    results: dict = {}
+    for stage in range(study.stages):
+        if init is not None and distributed.is_main():
+            ckpt.save({"model": init}, study.start_path(stage))
+        for fold in range(cfg.cv.folds):
+            job = fold_job(study, stage, fold, init)
+            if not finished(job.folder):
+                fit(job, log, device)
+        results = distributed.from_main(stage_results(study, stage) if distributed.is_main() else None)
+        init = next_start(study, stage, results)
+    log.close()
+    return results
+
+
+def stage_results(study: Study, stage: int) -> dict:
+    """Judge a stage, or read what was found before the run was interrupted in a later one."""
+    path = study.run / f"stage{stage}" / "results.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    say(f"stage {stage}: scoring candidates on {ranking_split(study.cfg)} and {study.report.split}")
+    results = aggregate_stage(study, stage)
+    ckpt.write_json(path, results)
+    return results
+
+
+def fold_job(study: Study, stage: int, fold: int, init: State | None) -> Job:
+    cfg = stage_config(study.cfg, stage)
+    part = study.folds[fold]
+    indices = sorted({*part["train"], *(study.roles["start"] if cfg.cv.replay_start else [])})
+    seed = derive_seed(cfg.seed, "stage", stage, "fold", fold)
+    train = study.augmented.subset(indices, cfg.data.augment, seed)
+    val = study.train.subset(part["val"])
+    return Job(study.fold_folder(stage, fold), cfg, train, val, seed, fold, stage, init)
+
+
+def start_weights(study: Study, log: Log) -> State | None:
+    """The weights all members of stage 0 start from; None: each fold draws its own (cv.start=none)."""
+    cfg = study.cfg
+    if cfg.cv.start == "none":
+        warn("cv.start=none: the members share no training; the average of their weights is expected to collapse")
+        return None
+    if cfg.cv.start == "pretrained":
+        torch.manual_seed(derive_seed(cfg.seed, "start"))  # a newly initialised classifier is the same for all folds
+        return ckpt.cpu_state(initial_model(cfg, study.train))
+    job = start_job(study)
+    if not finished(job.folder):
+        fit(job, log, study.device)
+    # The last weights, not the best: choosing an epoch would need images, and `select` is kept for the candidates.
+    return ckpt.load_ours(job.folder / "last.pt")["model"]
+
+
+def start_job(study: Study) -> Job:
+    cfg = start_config(study.cfg)
+    cfg.train.early_stopping = 0
+    seed = derive_seed(cfg.seed, "start")
+    train = study.augmented.subset(study.roles["start"], cfg.data.augment, seed)
+    return Job(study.run / START, cfg, train, study.select, seed, START, 0)
+
+
+def next_start(study: Study, stage: int, results: dict) -> State:
+    """Weights of the stage's best single network; an ensemble cannot start anything."""
+    single = [c for c in results["candidates"] if c["name"] != "ensemble"]
+    name = max(single, key=lambda c: (c["select_miou"], -results["candidates"].index(c)))["name"]
+    return ckpt.load_ours(study.candidate_path(stage, name))["model"]
+
+
+def cut_log(study: Study, log: Log) -> None:
+    """Drop log rows that came after the newest checkpoint: their epoch will be trained again."""
+    folders = [study.run / START]
+    folders += [study.fold_folder(s, f) for s in range(study.stages) for f in range(study.cfg.cv.folds)]
+    sizes = [ckpt.load_ours(f / "last.pt")["info"]["log_bytes"] for f in folders if (f / "last.pt").exists()]
+    log.cut(max(sizes, default=0))
+
+
+def describe_roles(study: Study) -> None:
+    groups = study.train.groups
+    counts = []
+    for role, indices in study.roles.items():
+        counts.append(f"{role} {len(indices)} in {len({groups[i] for i in indices})} groups")
+    say(f"images: {', '.join(counts)}; {study.report.split} {len(study.report)}; {study.cfg.cv.folds} folds")

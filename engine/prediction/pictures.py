@@ -1,0 +1,113 @@
+"""Predictions as files a person or another program can open: class ids, colours, overlay. Pillow only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from common.errors import UserError
+from data import build_dataset
+from data.augment.geometry import resize as resize_pair
+from data.augment.transforms import denormalise
+from data.files import read_image
+from engine import checkpoint as ckpt
+from engine.config import Config
+from engine.evaluation.scoring import chosen_checkpoint, networks
+from engine.evaluation.views import Views
+from engine.prediction.segmenter import predict_image, predict_tensor
+from engine.report.picture_pages import GAP, legend_strip, samples_page
+from engine.run_folder import say
+
+KINDS = ("ids", "color", "overlay", "side")  # what a prediction can be written as
+SIDE = 1280  # pixels: how wide each half of a side by side picture is at most
+
+
+def save_prediction(
+    pred: np.ndarray, image: np.ndarray, palette: np.ndarray, folder: Path, name: str,
+    kinds: Sequence[str] = KINDS[:3], class_names: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """NAME_ids.png (grey, class index), NAME_color.png (palette), NAME_overlay.png (half and half), NAME_side.png
+    (image and colours side by side, at most 2 x SIDE wide, with the names of the classes there). `kinds`: which."""
+    colour = Image.fromarray(np.asarray(palette, np.uint8)[pred])
+    draw = {  # one after the other: at 8000 x 6000 each is 144 MB
+        "ids": lambda: Image.fromarray(pred),
+        "color": lambda: colour,
+        "overlay": lambda: Image.blend(Image.fromarray(image), colour, 0.5),
+        "side": lambda: side_by_side(image, pred, palette, class_names),
+    }
+    for kind in kinds:
+        path = folder / f"{name}_{kind}.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw[kind]().save(path)
+        except OSError as e:
+            raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+def side_by_side(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """Image and prediction next to each other, and below them the classes that occur, the largest first."""
+    height, width = pred.shape
+    factor = min(1.0, SIDE / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))  # PIL: (W, H)
+    small = np.asarray(Image.fromarray(pred).resize(size, Image.Resampling.NEAREST))
+    halves = [
+        Image.fromarray(image).resize(size, Image.Resampling.BILINEAR),
+        Image.fromarray(np.asarray(palette, np.uint8)[small]),
+    ]
+    share = class_shares(pred, len(palette))
+    there = [i for i in np.argsort(-share, kind="stable") if share[i] > 0]
+    names = [f"{class_names[i] if i < len(class_names) else i} {100 * share[i]:.1f} %" for i in there]
+    total = max(2 * size[0] + GAP, 240)  # a legend needs room, however small the picture is
+    key = legend_strip(np.asarray(palette, np.uint8)[there], names, total)
+    page = Image.new("RGB", (total, size[1] + key.height), "white")
+    for half, x in zip(halves, (0, size[0] + GAP)):
+        page.paste(half, (x, 0))
+    page.paste(key, (0, size[1]))
+    return page
+
+
+def class_shares(pred: np.ndarray, num_classes: int) -> np.ndarray:
+    """Share of each class in the pixels of a prediction (H, W): (C,), fractions."""
+    counts = Image.fromarray(pred).histogram()[:num_classes]  # np.bincount would make 8 bytes of each pixel first
+    return np.array(counts) / max(pred.size, 1)
+
+
+def save_dataset(models: Sequence[nn.Module], cfg: Config, dataset, device, folder: str | Path) -> None:
+    """Predictions for every image of a data set, at the images' own size."""
+    views = Views.of(cfg.eval)
+    for record in dataset.records:
+        image = read_image(record.image)
+        pred = predict_image(models, image, cfg, device, views)
+        save_prediction(pred, image, dataset.palette, Path(folder), record.name)
+    say(f"written: {3 * len(dataset)} pictures in {folder}")
+
+
+def sample_predictions(models: Sequence[nn.Module], cfg: Config, dataset, device, count: int) -> list[tuple]:
+    """(image, target, prediction), uint8, of `count` images spread over a data set, as the network sees them; with
+    eval.native at the target's own size."""
+    chosen = [round(k * (len(dataset) - 1) / max(count - 1, 1)) for k in range(min(count, len(dataset)))]
+    return [sample_of(models, cfg, dataset, device, Views.of(cfg.eval), i) for i in chosen]
+
+
+def sample_of(models: Sequence[nn.Module], cfg: Config, dataset, device, views: Views, i: int) -> tuple:
+    """(image, target, prediction), uint8, of one image of a data set."""
+    tensor, target = dataset[i]
+    pred = predict_tensor(models, tensor[None], cfg, device, views, target.shape)
+    image = resize_pair(denormalise(tensor), None, target.shape)[0].permute(1, 2, 0).numpy()  # (h, w, 3)
+    return image, target.to(torch.uint8).numpy(), pred
+
+
+def write_samples(run: Path, cfg: Config, device: torch.device) -> None:
+    """plots/samples.png: image, target, prediction and error of a few val images, by the run's chosen network."""
+    if not cfg.log.samples:
+        return
+    dataset = build_dataset(cfg, "val", train=False)
+    models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
+    images, targets, preds = zip(*sample_predictions(models, cfg, dataset, device, cfg.log.samples))
+    path = run / "plots" / "samples.png"
+    samples_page(images, targets, preds, dataset.palette, dataset.class_names, path, dataset.ignore_index)

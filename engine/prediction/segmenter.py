@@ -1,0 +1,107 @@
+"""A trained network as a function from a picture to class indices, in bounded memory at any picture size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError, unknown
+from data.augment.geometry import resize as resize_pair
+from data.augment.transforms import normalise
+from engine import checkpoint as ckpt
+from engine.config import config_from
+from engine.evaluation.class_lists import TABLES
+from engine.evaluation.public import open_public
+from engine.evaluation.scoring import networks
+from engine.evaluation.views import Views, amp_dtype, predict_classes
+from engine.run_folder import resolve_device, say
+from models.inference import deploy
+
+LARGEST = 2048 * 2048  # pixels a public network is shown at once, unless data.size asks for more
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A network in use: `segment` maps a picture (H, W, 3) uint8 to class indices (H, W) uint8."""
+
+    segment: Callable[[np.ndarray], np.ndarray]
+    class_names: tuple[str, ...]
+    palette: np.ndarray  # (C, 3) uint8
+
+
+def segmenter_of_ours(path: Path, settings: list[str]) -> Segmenter:
+    """A checkpoint of ours at its config's data.size. settings: SECTION.KEY=VALUE."""
+    checkpoint = ckpt.load_ours(path)
+    cfg = config_from(checkpoint["config"], settings)
+    device = resolve_device(cfg.device)
+    models = [ready(m, cfg, device) for m in networks(checkpoint, cfg, len(checkpoint["class_names"]), device)]
+    return Segmenter(
+        lambda image: predict_image(models, image, cfg, device, Views.of(cfg.eval)),
+        tuple(checkpoint["class_names"]),
+        np.asarray(checkpoint["palette"], np.uint8),
+    )
+
+
+def segmenter_of_public(path: Path, settings: list[str]) -> Segmenter:
+    """A public file at each picture's own size (64 px to LARGEST pixels) unless data.size is among the settings."""
+    cfg = config_from({}, settings)
+    device, resized = resolve_device(cfg.device), any(item.startswith("data.size=") for item in settings)
+    public = open_public(path)
+    say(f"{public.report}\nclass names     {public.note}: {', '.join(public.class_names)}")
+    network = ready(public.network.to(device), cfg, device)
+
+    def segment(image: np.ndarray) -> np.ndarray:
+        size = cfg.data.size if resized else network_size(image.shape[:2])
+        return predict_image([network], image, cfg, device, Views.of(cfg.eval), size)
+
+    return Segmenter(segment, public.class_names, np.asarray(public.palette, np.uint8))
+
+
+def ready(network: nn.Module, cfg, device: torch.device) -> nn.Module:
+    """The network as it is fastest for many pictures. Labels agree with eval.py's but where two classes tie."""
+    return deploy(network) if device.type == "cpu" and amp_dtype(cfg.train, device) is None else network
+
+
+def with_classes(segmenter: Segmenter, name: str) -> Segmenter:
+    """Names and colours of a public data set, or of a classes.yaml, in place of what the file says.
+
+    Raises: UserError for an unknown name, or where the network has another number of classes.
+    """
+    from data.sets.folder import read_classes
+
+    if name in TABLES:
+        table = TABLES[name]
+    elif Path(name).is_file():
+        table = read_classes(Path(name))
+    else:
+        raise unknown("class list (--classes: one of these, or a classes.yaml)", name, TABLES)
+    if table.num_classes != len(segmenter.class_names):
+        raise UserError(f"--classes {name}: {table.num_classes} classes, the network has {len(segmenter.class_names)}")
+    return replace(segmenter, class_names=table.class_names, palette=table.palette)
+
+
+def network_size(size: Sequence[int], largest: int = LARGEST) -> tuple[int, int]:
+    """(H, W) at which a picture is shown to a network without a size of its own: at least 64, at most `largest` px."""
+    factor = min(1.0, (largest / (size[0] * size[1])) ** 0.5)
+    return tuple(max(64, round(n * factor)) for n in size)
+
+
+def predict_image(
+    models: Sequence[nn.Module], image: np.ndarray, cfg, device: torch.device, views: Views, size=None
+) -> np.ndarray:
+    """Class indices (H, W) uint8 of an image (H, W, 3) uint8 at its own size: the network sees it at `size`, by default
+    cfg.data.size, and its scores are resized back."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, H, W)
+    tensor = normalise(resize_pair(pixels, None, size or cfg.data.size)[0])[None]  # (1, 3, h, w)
+    return predict_tensor(models, tensor, cfg, device, views, image.shape[:2])
+
+
+def predict_tensor(models, tensor: Tensor, cfg, device: torch.device, views: Views, size) -> np.ndarray:
+    """The same of a normalised image (1, 3, h, w), at `size` (H, W)."""
+    pred = predict_classes(models, tensor.to(device), views, size, amp_dtype(cfg.train, device))
+    return pred[0].to(torch.uint8).cpu().numpy()

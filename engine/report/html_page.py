@@ -1,0 +1,67 @@
+"""What the pages made for a browser share: the frame with styles and script inside it, tables, swatches, pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+def write_page(path: Path, title: str, body: str, styles: str = "", script: str = "") -> Path:
+    """Write one HTML file that needs no other: report.css and report.js, then `styles` and `script`, stand inside it.
+
+    title is plain text, body HTML. Raises: UserError where the file cannot be written.
+    """
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{(HERE / 'report.css').read_text()}{styles}</style>\n"
+        f"</head>\n<body>\n{body}\n<script>\n{(HERE / 'report.js').read_text()}{script}</script>\n</body>\n</html>\n"
+    )
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror}") from None
+    return path
+
+
+def table(rows: Sequence[Sequence], headers: Sequence[str], kind: str = "") -> str:
+    """Cells are HTML already; (value, html) sorts by value."""
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in headers)
+    body = []
+    for row in rows:
+        cells = [c if isinstance(c, tuple) else (None, c) for c in row]
+        body.append("".join(f"<td>{c}</td>" if v is None else f'<td data-value="{v}">{c}</td>' for v, c in cells))
+    inner = "".join(f"<tr>{cells}</tr>" for cells in body)
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table></div>'
+    )
+
+
+def swatch(colour: Sequence[int]) -> str:
+    return '<span class="swatch" style="background:rgb({},{},{})"></span>'.format(*colour)
+
+
+def legend(class_names: Sequence[str], palette: Sequence[Sequence[int]]) -> str:
+    """The classes' colours with their names."""
+    items = (f'<span class="item">{swatch(c)}{html.escape(n)}</span>' for n, c in zip(class_names, palette))
+    return f'<p class="legend">{"".join(items)}</p>'
+
+
+def buttons(kinds: Sequence[str], pressed: str) -> str:
+    """One button a kind of picture; report.js then shows the pictures of that kind."""
+    words = (
+        f'<button data-kind="{kind}" aria-pressed="{"true" if kind == pressed else "false"}">{kind}</button>'
+        for kind in kinds
+    )
+    return f'<div class="buttons">{"".join(words)}</div>'
+
+
+def data_uri(content: bytes, mime: str) -> str:
+    """A file's content as an address that holds it."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"

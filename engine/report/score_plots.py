@@ -1,0 +1,224 @@
+"""Pictures of scores: classes, candidates, confusion. Frame and colours are those of engine/plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from engine.report.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, figure, percent, rgb
+
+
+def class_iou(
+    class_names: Sequence[str], palette: Sequence[Sequence[int]], scores: Mapping[str, Mapping[str, float | None]],
+    path: Path, note: str = "",
+) -> Path:  # fmt: skip
+    """IoU of each class as bars in the class's colour, best class on top; up to three candidates side by side.
+
+    scores: {candidate: {class: IoU or None}}, the most important candidate first (it gives the order and the numbers).
+    """
+    names, first = list(scores)[:3], next(iter(scores))
+    order = sorted(range(len(class_names)), key=lambda c: _sortable(scores[first].get(class_names[c])), reverse=True)
+    shades, hatches = (1.0, 0.55, 0.25), ("", "////", "....")
+    thick = 0.78 / len(names)
+
+    def draw(fig) -> None:
+        ax = fig.subplots()
+        for k, name in enumerate(names):
+            ys = [row - 0.39 + thick * (k + 0.5) for row in range(len(order))]
+            values = [scores[name].get(class_names[c]) for c in order]
+            colours = [(*rgb(palette[c]), shades[k]) for c in order]
+            ax.barh(ys, [100 * (v or 0) for v in values], thick * 0.92, color=colours, edgecolor=INK,
+                    linewidth=0.6, hatch=hatches[k])  # fmt: skip
+            for y, v in zip(ys, values):
+                text = "absent" if v is None else f"{100 * v:.1f}"
+                ax.text(100 * (v or 0) + 0.8, y, text, va="center", fontsize=8 if k == 0 else 6.5,
+                        color=INK if k == 0 else GREY)  # fmt: skip
+            sample = (0.5, 0.5, 0.5, shades[k])  # the legend's patch: a shade without a class's colour
+            ax.bar([0], [0], color=sample, edgecolor=INK, linewidth=0.6, hatch=hatches[k], label=name)
+        ax.set_yticks(range(len(order)), [class_names[c] for c in order])
+        ax.set(xlim=(0, 106), ylim=(len(order) - 0.4, -0.6), xlabel="IoU [%]")
+        ax.grid(axis="y", visible=False)
+        if len(names) > 1:
+            fig.legend(loc="outside lower center", ncols=3, fontsize=9)
+
+    height = 1.7 + len(order) * (0.24 + 0.1 * len(names))
+    return figure("IoU of each class", note, path, 8.5, height, draw)
+
+
+def _sortable(value: float | None) -> float:
+    return -1.0 if value is None else value
+
+
+def candidates(rows: Sequence[dict], path: Path, note: str = "", split: str = "val") -> Path:
+    """Candidates compared: mIoU on select, on the reported split, and there before BatchNorm was re-estimated; beside
+    it the difference to the best single fold with its 95 % interval. rows: `candidates` of results.json."""
+    ys = list(range(len(rows)))
+    column = lambda key: percent([r.get(key) for r in rows])  # noqa: E731
+
+    def draw(fig) -> None:
+        left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        for y, a, b, c in zip(ys, column("select_miou"), column("miou"), column("miou_raw")):
+            known = [v for v in (a, b, c) if v == v]
+            left.plot([min(known, default=0), max(known, default=0)], [y, y], color=PALE, linewidth=4, zorder=1)
+        marks = [("miou_raw", "x", ORANGE, f"{split}, BatchNorm statistics merely averaged"),
+                 ("select_miou", "D", BLUE, "select (ranks)"), ("miou", "o", GREEN, f"{split} (reported)")]  # fmt: skip
+        for key, marker, colour, label in marks:
+            hollow = {"markerfacecolor": "white"} if marker == "D" else {}
+            left.plot(column(key), ys, marker, color=colour, markersize=8, markeredgewidth=1.8, label=label, **hollow)
+        left.set_yticks(ys, [r["name"] for r in rows])
+        left.set(xlabel="mIoU [%]", ylim=(len(rows) - 0.5, -0.5))
+        left.margins(x=0.08)
+        for y, row in zip(ys, rows):
+            _draw_interval(right, y, row)
+        right.axvline(0, color=INK, linewidth=1)
+        right.set(xlabel=f"{split} mIoU minus best single fold\n[points, 95 % interval]")
+        right.margins(x=0.12)
+        fig.legend(loc="outside lower left", ncols=3, fontsize=9)
+
+    return figure("Candidates compared", note, path, 10.5, 2.3 + 0.42 * len(rows), draw)
+
+
+def _draw_interval(ax, y: int, row: dict) -> None:
+    bootstrap = row.get("bootstrap")
+    if not bootstrap:
+        text = "reference" if row["name"] == "best" else "no interval"
+        ax.annotate(text, (0, y), (6, 0), textcoords="offset points", va="center", fontsize=8, color=GREY)
+        return
+    low, middle, high = (100 * bootstrap[k] for k in ("low", "difference", "high"))
+    colour = GREEN if low > 0 else ORANGE if high < 0 else GREY
+    ax.plot([low, high], [y, y], color=colour, linewidth=3, solid_capstyle="round", alpha=0.55)
+    ax.plot([middle], [y], "o", color=colour, markersize=7)
+
+
+def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, note: str = "") -> Path:
+    """Confusion matrix, each row (target) in percent of its pixels; readable up to 34 classes."""
+    n = len(class_names)
+    size, small = 2.6 + 0.46 * n, 8 if n <= 20 else 7
+
+    def draw(fig) -> None:
+        ax = fig.subplots()
+        image = draw_confusion(ax, matrix, class_names, small)
+        ax.set_xticks(range(n), class_names, rotation=55, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(n), class_names)
+        ax.set(xlabel="predicted class", ylabel="target class")
+        bar = fig.colorbar(image, ax=ax, shrink=0.6, pad=0.02)
+        bar.set_label("% of the target's pixels")
+        bar.outline.set_visible(False)
+
+    return figure("Confusion matrix, rows sum to 100 %", note, path, max(size + 1.6, 7), max(size, 4.5), draw)
+
+
+def draw_confusion(ax, matrix: Sequence[Sequence[int]], class_names: Sequence[str], fontsize: float):
+    """Squares and their numbers in `ax`, without names; returns the image."""
+    n = len(class_names)
+    shares = [[100 * v / sum(row) if sum(row) else float("nan") for v in row] for row in matrix]
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for i, row in enumerate(shares):
+        for j, v in enumerate(row):
+            if v >= 0.5 or (i == j and v == v):
+                colour = "white" if v > 55 else INK
+                ax.text(j, i, f"{v:.0f}", ha="center", va="center", fontsize=fontsize, color=colour)
+        if row[0] != row[0]:
+            ax.text(n / 2 - 0.5, i, "no such pixels", ha="center", va="center", fontsize=fontsize, color=GREY)
+    ax.set_xticks([k - 0.5 for k in range(1, n)], minor=True)
+    ax.set_yticks([k - 0.5 for k in range(1, n)], minor=True)
+    ax.grid(visible=False)
+    ax.grid(which="minor", color="#F0F0F0", linewidth=0.7)
+    ax.tick_params(which="minor", length=0)
+    return image
+
+
+def frequency_iou(
+    frequency: Mapping[str, float], per_class: Mapping[str, float | None], palette: Sequence[Sequence[int]], path: Path,
+    note: str = "",
+) -> Path:  # fmt: skip
+    """IoU of each class against its share of the training pixels (log), the classes by name and colour."""
+    points = [(100 * frequency[n], 100 * v, n, rgb(palette[c])) for c, (n, v) in enumerate(per_class.items())
+              if v is not None and frequency.get(n, 0) > 0]  # fmt: skip
+
+    def draw(fig) -> None:
+        ax = fig.subplots()
+        ax.set_xscale("log")
+        for x, y, _, colour in points:
+            ax.plot([x], [y], "o", color=colour, markersize=9, markeredgecolor=INK, markeredgewidth=0.7)
+        ax.set(xlabel="share of the labelled training pixels [%]", ylabel="IoU [%]", ylim=(-4, 104))
+        ax.margins(x=0.12)
+        low, high = ax.get_xlim()
+        if high < 16 * low:  # at least a decade, so that there are ticks to read
+            low, high = (low * high) ** 0.5 / 4, (low * high) ** 0.5 * 4
+            ax.set_xlim(low, high)
+        between = "25" if high < 1000 * low else ""  # which ticks between the powers of ten get a number
+        ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        ax.xaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in between else "")
+        fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
+        fig.set_layout_engine("none")
+        _place_labels(ax, [p[:3] for p in points])
+
+    return figure("IoU against class frequency", note, path, 8.5, 5.6, draw)
+
+
+def _place_labels(ax, points: list[tuple[float, float, str]]) -> None:
+    """Write each name beside its point, at the nearest place (of 8 directions and 4 distances) that covers no point
+    and no earlier name; a thin line leads to the far ones."""
+    pixels = [ax.transData.transform((x, y)) for x, y, _ in points]
+    taken = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in pixels]  # names keep off the points themselves
+    sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+    places = [(dx * reach, dy * reach) for reach in (9, 16, 26, 40, 60) for dx, dy in sides]  # nearest first
+    for x, y, name in points:
+        clashes = [_clashes(ax, (x, y), name, place, taken) for place in places]
+        place = places[clashes.index(min(clashes))]
+        taken.append(_write(ax, (x, y), name, place, keep=True))
+        if max(map(abs, place)) > 9:
+            ax.annotate("", (x, y), place, textcoords="offset points", zorder=1,
+                        arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6})  # fmt: skip
+
+
+def _write(ax, point, name: str, place: tuple[int, int], keep: bool = False) -> tuple[float, float, float, float]:
+    """Write a name `place` points away from a data point; returns the pixels (x0, y0, x1, y1) that it covers."""
+    sign = [(d > 0) - (d < 0) + 1 for d in place]
+    ha, va = ("right", "center", "left")[sign[0]], ("top", "center", "bottom")[sign[1]]
+    text = ax.annotate(name, point, place, textcoords="offset points", fontsize=8.5, ha=ha, va=va)
+    box = text.get_window_extent(ax.figure.canvas.get_renderer())
+    if not keep:
+        text.remove()
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def _clashes(ax, point, name: str, place: tuple[int, int], taken: list) -> int:
+    """How many taken boxes a name would cover there; being outside of the axes counts more."""
+    x0, y0, x1, y1 = _write(ax, point, name, place)
+    frame = ax.get_window_extent(ax.figure.canvas.get_renderer())
+    outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
+    return 3 * outside + sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
+
+
+def histogram(mious: Sequence[float], width: int = 5) -> list[tuple[float, float, int]]:
+    """(from, to, images) of bins `width` points wide, from the one with the worst image to the one with the best; the
+    last edge of all, 1, belongs to the bin below it."""
+    places = [min(int(100 * m // width), 100 // width - 1) for m in mious]
+    edges = range(min(places), max(places) + 1)
+    return [(k * width / 100, (k + 1) * width / 100, places.count(k)) for k in edges]
+
+
+def per_image(row: Mapping, path: Path, note: str = "") -> Path:
+    """How many images have which mIoU of their own, and the two means that are quoted. row: of results.json."""
+    named = sorted((v, n) for n, v in zip(row["per_image"]["names"], row["per_image"]["miou"]) if v is not None)
+    bins = histogram([v for v, _ in named])
+
+    def draw(fig) -> None:
+        ax = fig.subplots()
+        for low, high, n in bins:
+            ax.bar(50 * (low + high), n, 95 * (high - low), color=BLUE, alpha=0.85)
+        for key, style, label in (
+            ("miou_per_image", "-", "mean of the images"),
+            ("miou", ":", "mIoU of the whole set"),
+        ):
+            if row.get(key) is not None:
+                ax.axvline(100 * row[key], color=INK, linestyle=style, label=f"{label} {100 * row[key]:.1f}")
+        for word, (miou, name) in (("worst", named[0]), ("best", named[-1])):
+            ax.plot([], [], " ", label=f"{word}: {name} {100 * miou:.1f}")
+        ax.set(xlabel="mIoU of the image [%]", ylabel="images")
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        fig.legend(loc="outside lower left", ncols=2, fontsize=9)
+
+    return figure(f"{len(named)} images by their own mIoU", note, path, 8.5, 4.6, draw)

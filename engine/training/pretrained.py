@@ -1,0 +1,289 @@
+"""Weights from elsewhere into a config's own model: `model.pretrained`, a public file or one of ours.
+
+    the same network        -> everything; the classifier too where the classes are the same
+    the same encoder        -> the encoder; the head is new (ImageNet files, or a whole model with another head)
+    anything else           -> an error that says what the file is and what the config builds
+
+The model stays the config's: its options decide eps, padding, dilation and so on, and the report says where its
+publisher's differ. load_public is the other way round: it builds the publisher's network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from engine.evaluation.class_lists import class_names, shared_classes
+from models import build_model, encoder_name, encoder_values, option_values
+from models.checkpoints.container import Container
+from models.checkpoints.identify import identify
+from models.checkpoints.load import class_dims, open_container, shorten, table_text
+from models.checkpoints.normalisation import IMAGENET, describe, normalisation
+from models.checkpoints.rename import to_ours
+
+State = dict[str, Tensor]
+
+# Options that change neither parameters nor logits, or that each head chooses for itself (which maps it is handed)
+NOT_NUMERICS = {"form", "encoder", "aux", "aux_channels", "bn_momentum", "drop_path_rate"}
+CHOSEN_BY_HEAD = {"stem", "stages"}
+NEW_IN_ENCODER = ("encoder.out_norms.",)  # norms that mmseg lays over a Swin's maps: no ImageNet file holds them
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds, under our names. An encoder's begin with "encoder."."""
+
+    title: str  # whose it is: "NVlabs SegFormer"
+    name: str  # a name of models.MODELS, or of ENCODERS
+    options: dict[str, Any]  # under which build_model, or build_encoder, makes that network
+    encoder_only: bool
+    state: State
+    num_classes: int | None = None  # None: an encoder
+    class_names: tuple[str, ...] | None = None  # None: unknown
+    ignored: tuple[str, ...] = ()  # keys of the file that no forward needs
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        if self.encoder_only:
+            return f"{self.title}: the encoder {self.name}"
+        return f"{self.title}: {self.name} for {self.num_classes} classes"
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What went from a file into a model. str() is a table for people."""
+
+    source: str
+    found: str  # what the file is
+    target: str  # what the config builds
+    part: str  # "whole model" or "encoder"
+    loaded: int  # tensors
+    classes: str  # what became of the classifier
+    initialised: tuple[str, ...]  # tensors of the model that the file did not fill
+    ignored: tuple[str, ...] = ()  # keys of the file that were not used
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def __str__(self) -> str:
+        return table_text(
+            [
+                ("pretrained", self.source),
+                ("the file is", self.found),
+                ("the model is", self.target),
+                ("loaded", f"{self.part}, {self.loaded} tensors"),
+                ("classifier", self.classes),
+                ("new", shorten(self.initialised)),
+                ("ignored", shorten(self.ignored)),
+                *[("note", note) for note in self.notes],
+            ]
+        )
+
+
+def transfer(
+    model: nn.Module,
+    source: str | Path | State,
+    classes: Sequence[str],
+    reuse_classes: bool = False,
+    *,
+    name: str,
+    options: dict[str, Any],
+    take: str = "all",
+) -> TransferReport:
+    """Fill a model, build_model(name, len(classes), **options), from a file, as far as the file goes; say how far.
+
+    source: a path, a URL, a known id (models/checkpoints/known.py), or a state dict. reuse_classes: the classifier's
+    rows of classes that the file knows by the same name are copied too. take "encoder": nothing of a whole model but
+    its encoder. Raises: UserError, one line.
+    """
+    found = open_weights(source)
+    try:
+        return _fill(model, found, list(classes), reuse_classes, name, options, _shown(source), take)
+    except UserError as e:
+        raise UserError(f"model.pretrained={_shown(source)}: {e}") from None
+
+
+def open_weights(source: str | Path | State) -> Weights:
+    """Read a file and put its weights under our names. Raises: UserError for what is of no known layout."""
+    container, words = open_container(source)
+    if container.wrapper == "ours":
+        return _ours(container)
+    try:
+        found = identify(container.state, words)
+        with torch.device("meta"):
+            wanted = found.build().state_dict()
+        bare = {k.removeprefix(found.prefix): v for k, v in container.state.items() if k.startswith(found.prefix)}
+        state, surplus = to_ours(bare, found.table, wanted)
+    except UserError as e:
+        raise UserError(f"{_shown(source)}: {e}") from None
+    layout, notes = found.layout, list(container.notes)
+    names, origin = class_names(container.meta, found.num_classes)
+    if names and not layout.encoder:
+        notes.append(f"class names: {origin}")
+    if (wanted := normalisation(layout.form, words)) != IMAGENET:
+        notes.append(f"trained on images normalised otherwise: {describe(wanted)}; here they have ImageNet's")
+    return Weights(
+        title=layout.title,
+        name=found.name,
+        options={"form": layout.form, **found.options},
+        encoder_only=layout.encoder,
+        state={f"encoder.{k}": v for k, v in state.items()} if layout.encoder else state,
+        num_classes=found.num_classes,
+        class_names=names,
+        ignored=(*surplus, *(k for k in container.state if not k.startswith(found.prefix))),
+        notes=tuple(notes),
+    )
+
+
+def _ours(container: Container) -> Weights:
+    """A checkpoint of train.py or eval.py: its names are ours, and it says its classes."""
+    model = dict(container.meta["config"]["model"])
+    options = {k: v for k, v in model.items() if k not in ("name", "pretrained", "take", "freeze", "reuse_classes")}
+    names = tuple(container.meta["class_names"])
+    title = "a checkpoint of this project"
+    return Weights(
+        title, model["name"], options, False, container.state, len(names), names, notes=tuple(container.notes)
+    )
+
+
+def _fill(
+    model: nn.Module,
+    found: Weights,
+    classes: list[str],
+    reuse: bool,
+    name: str,
+    options: dict[str, Any],
+    source: str,
+    take: str,
+) -> TransferReport:
+    own, by_class = model.state_dict(), class_dims(lambda n: build_model(name, n, **options))
+    core = {k: v for k, v in own.items() if not k.startswith("aux_head.")}
+    encoder = {k: v for k, v in core.items() if k.startswith("encoder.")}
+    fault = "it holds an encoder" if found.encoder_only else misfit(core, found.state, by_class)
+    whole = fault is None and take == "all"
+    if not whole:
+        if not encoder or misfit(encoder, found.state, {}) is not None:
+            fault = misfit(encoder or core, found.state, {}) or fault or "it has no encoder apart from its head"
+            raise UserError(
+                f"the file is {found.describe()}; the config builds {name}: {fault}{_advice(found, name, options)}"
+            )
+        if reuse:
+            raise UserError(f"model.reuse_classes: the file is {found.describe()}; it gives no classifier for {name}")
+    taken = {k: found.state[k] for k in (own if whole else encoder) if k in found.state and k not in by_class}
+    if whole:
+        rows, said = _classifier(found, own, by_class, classes, reuse)
+        taken |= rows
+    else:
+        said = "new, as is the whole head"
+    model.load_state_dict({**own, **taken}, strict=True)
+    unused = () if whole else tuple(k for k in found.state if k not in taken)
+    notes = (*found.notes, *_differences(found, name, options, whole))
+    return TransferReport(
+        source=source,
+        found=found.describe(),
+        target=f"{name} for {len(classes)} classes",
+        part="whole model" if whole else "encoder",
+        loaded=len(taken),
+        classes=said,
+        initialised=tuple(k for k in own if k not in taken),
+        ignored=(*found.ignored, *unused),
+        notes=notes,
+    )
+
+
+def misfit(own: State, state: State, by_class: dict[str, tuple[int, ...]]) -> str | None:
+    """The first tensor of ours that the file cannot fill, in words; sizes that count classes may differ."""
+    for key, ours in own.items():
+        if key not in state:
+            if key.startswith(NEW_IN_ENCODER):
+                continue
+            return f"{key} is not in the file"
+        sizes = [[n for d, n in enumerate(t.shape) if d not in by_class.get(key, ())] for t in (ours, state[key])]
+        if sizes[0] != sizes[1] or ours.ndim != state[key].ndim:
+            return f"{key} has shape {tuple(state[key].shape)} in the file, {tuple(ours.shape)} in the model"
+    return None
+
+
+def _classifier(
+    found: Weights, own: State, by_class: dict[str, tuple[int, ...]], classes: list[str], reuse: bool
+) -> tuple[State, str]:
+    """(the tensors that depend on the classes, as far as the file gives them; what was done, in words)."""
+    known = None if found.class_names is None else list(found.class_names)
+    keys = [k for k in by_class if k in found.state]
+    if known == classes or (known is None and found.num_classes == len(classes)):
+        return {k: found.state[k] for k in keys}, "loaded, the classes are the same" + (
+            "" if known else " in number; the file does not name them"
+        )
+    if not reuse:
+        return {}, f"new: other classes; model.reuse_classes=true copies those of the same name ({found.num_classes})"
+    if known is None:
+        raise UserError(f"model.reuse_classes: nothing names the file's {found.num_classes} classes")
+    pairs = shared_classes(classes, known)
+    mine, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    rows = {}
+    for key in keys:
+        rows[key] = own[key].clone()
+        value, dims = found.state[key], by_class[key]
+        to, where = (
+            np.ix_(*[chosen if d in dims else range(n) for d, n in enumerate(value.shape)]) for chosen in (mine, theirs)
+        )
+        rows[key][to] = value[where].to(rows[key].dtype)
+    shared = ", ".join(classes[i] for i in mine) or "none"
+    return (
+        rows if pairs else {},
+        f"rows of {len(pairs)} of {len(classes)} classes by name: {shared}; the others are new",
+    )
+
+
+def _differences(found: Weights, name: str, options: dict[str, Any], whole: bool) -> list[str]:
+    """Options that make the config's network another function than the file's, each with both values."""
+    mine, theirs = _values(found, name, options, whole)
+    different = [k for k in mine if k in theirs and mine[k] != theirs[k]]
+    if not different:
+        return []
+    line = ", ".join(f"{k} {plain(mine[k])} (there {plain(theirs[k])})" for k in different)
+    form, notes = found.options.get("form"), [f"numerics are the config's where the file's differ: {line}"]
+    if form and whole:
+        notes.append(f"model.form={form} would follow the file")
+    return notes
+
+
+def _values(found: Weights, name: str, options: dict[str, Any], whole: bool) -> tuple[dict, dict]:
+    """All options that matter for the logits, (here, there): of the whole network, or of the encoder alone."""
+    if whole:
+        pair = option_values(name, **options), option_values(found.name, **found.options)
+        left_out = NOT_NUMERICS
+    else:
+        mine = encoder_values(encoder_name(name, **options), **option_values(name, **options))
+        if found.encoder_only:
+            theirs = encoder_values(found.name, **found.options)
+        else:
+            inner = encoder_name(found.name, **found.options)
+            theirs = encoder_values(inner, **option_values(found.name, **found.options)) if inner else {}
+        pair, left_out = (mine, theirs), NOT_NUMERICS | CHOSEN_BY_HEAD
+    return tuple({k: v for k, v in side.items() if k not in left_out and "dropout" not in k} for side in pair)
+
+
+def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
+    """Where only options stand between the config's encoder and the file's: which."""
+    inner = found.name if found.encoder_only else encoder_name(found.name, **found.options)
+    if inner is None or inner != encoder_name(name, **options):
+        return ""
+    mine, theirs = _values(found, name, options, whole=False)
+    different = [f"{k}={plain(theirs[k])}" for k in mine if k in theirs and mine[k] != theirs[k]]
+    return f" (the file's encoder has {', '.join(different)})" if different else ""
+
+
+def plain(value: Any) -> str:
+    return (
+        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def _shown(source: str | Path | State) -> str:
+    return "the state dict" if isinstance(source, dict) else str(source)

@@ -1,0 +1,78 @@
+"""The log's rows sent on to TensorBoard or Weights & Biases, where one is installed and asked for (`log.tracker`).
+
+Both are guests: the numbers stand in log.jsonl and log.csv whatever becomes of them, and a tracker that fails in the
+middle of a training is left out with one warning. A resumed run goes on in the same place; the epoch that was cut off
+by a kill may appear twice there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+from engine.config import Config, to_dict
+
+PACKAGES = {
+    "tensorboard": ("torch.utils.tensorboard", "tensorboard"),
+    "wandb": ("wandb", "wandb"),
+}  # module, package
+
+
+@dataclass
+class Tracker:
+    send: Callable[[dict[str, float], int], None]  # values by name, and the epoch they belong to
+    close: Callable[[], None]
+
+
+def open_tracker(cfg: Config, run: Path) -> Tracker | None:
+    """Of `log.tracker`; None for "none". Raises: UserError where it is not installed, or refuses to start."""
+    if cfg.log.tracker == "none":
+        return None
+    return {"tensorboard": _tensorboard, "wandb": _wandb}[cfg.log.tracker](module(cfg.log.tracker), cfg, run)
+
+
+def module(tracker: str):
+    """The package of a tracker. Raises: UserError where it is not installed."""
+    name, package = PACKAGES[tracker]
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"log.tracker: {tracker} is not installed; pip install {package}, or leave it out") from None
+
+
+def scalars(row: dict) -> dict[str, float]:
+    """Numbers of a log row: {"val_miou": ..}, of folds {"stage0/fold1/val_miou": ..}, of their start "start/..."."""
+    fold, stage = row.get("fold"), row.get("stage")
+    place = "" if fold is None else "start/" if fold == "start" else f"stage{stage}/fold{fold}/"
+    left_out = ("epoch", "fold", "stage")
+    return {place + k: v for k, v in row.items() if k not in left_out and isinstance(v, (int, float))}
+
+
+def _tensorboard(tensorboard, cfg: Config, run: Path) -> Tracker:
+    """Event files in the run's folder:  tensorboard --logdir runs"""
+    writer = tensorboard.SummaryWriter(str(run / "tensorboard"))
+
+    def send(values: dict[str, float], epoch: int) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, epoch)
+        writer.flush()
+
+    return Tracker(send, writer.close)
+
+
+def _wandb(wandb, cfg: Config, run: Path) -> Tracker:
+    """Project `segmentation`, the run under its folder's name; WANDB_MODE, WANDB_PROJECT and the like are heeded."""
+    try:
+        there = wandb.init(
+            project=None if "WANDB_PROJECT" in os.environ else "segmentation",
+            name=run.name, id=run.name, resume="allow", dir=str(run), config=to_dict(cfg),
+        )  # fmt: skip
+    except Exception as e:  # no account, no network: its own kinds of errors
+        advice = "`wandb login`, WANDB_MODE=offline, or log.tracker=none"
+        raise UserError(f"log.tracker: wandb does not start ({str(e).splitlines()[0]}); {advice}") from None
+    there.define_metric("*", step_metric="epoch")  # its own step may only grow, and every fold begins at epoch 1
+    return Tracker(lambda values, epoch: there.log({**values, "epoch": epoch}), there.finish)

@@ -1,0 +1,268 @@
+"""Receptive fields: by hand for small nets, and against the support of a gradient that nothing can cancel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import command
+from engine.analysis.axis_reads import bilinear, taps, transposed_taps, windows
+from engine.analysis.receptive_field import extent, theoretical
+from engine.analysis.stage_maps import effective, share_within, stage_maps
+from engine.analysis.stage_maps import taps as named_taps
+from models import build_model
+from models.encoders import swin
+from tests.helpers import write_image
+from tests.models.test_models import FAMILIES
+from tests.tools.test_export_command import write_checkpoint
+from tools import receptive_field as tool
+
+
+class Net(nn.Module):
+    """Parts in a row; each is a stage."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(parts)
+
+    def forward(self, x):
+        for part in self.stages:
+            x = part(x)
+        return {"out": x}
+
+
+def conv(kernel, stride=1, dilation=1):
+    return nn.Conv2d(3, 3, kernel, stride, dilation * (kernel // 2), dilation)
+
+
+def sizes(model, size=(256, 256)) -> list[int]:
+    return [extent(rows)[1] for rows, _ in theoretical(model, size).values()][:-1]
+
+
+@pytest.mark.parametrize(
+    "net, expected",
+    [
+        (Net(conv(3), conv(3), conv(3)), [3, 5, 7]),  # 1 + 2 a layer
+        (Net(conv(7, 2), nn.MaxPool2d(3, 2, 1), conv(3)), [7, 11, 19]),  # ResNet's start: 7, + 2 * 2, + 2 * 4
+        (Net(conv(3), conv(3, dilation=2), conv(3, dilation=4)), [3, 7, 15]),  # 1 + 2 (1 + 2 + 4)
+        (Net(conv(3, 2), conv(1), conv(5, 2)), [3, 3, 11]),  # 3 + 4 * 2
+        (Net(nn.AvgPool2d(4), nn.AvgPool2d(2, 2)), [4, 8]),
+        (Net(nn.Conv2d(3, 3, 2, 2), nn.ConvTranspose2d(3, 3, 2, 2)), [2, 2]),  # one cell of two, back where it was
+        (Net(nn.Conv2d(3, 3, 4, 4), nn.Upsample(scale_factor=4, mode="nearest")), [4, 4]),
+    ],
+)  # fmt: skip
+def test_by_hand(net, expected):
+    assert sizes(net) == expected
+
+
+def test_resnet_by_hand():
+    """The recurrence of Araujo et al.: r += (kernel - 1) * stride so far, over the 3x3 of every block."""
+
+    def recurrence(blocks, convs):
+        r, jump, found = 1 + 6 + 2 * 2, 4, []
+        for stage, n in enumerate(blocks):
+            for block in range(n):
+                for i in range(convs):
+                    r += 2 * jump
+                    jump *= 2 if stage and block == 0 and i == 0 else 1
+            found.append(r)
+        return found
+
+    for name, blocks, convs in [("resnet18", (2, 2, 2, 2), 2), ("resnet50", (3, 4, 6, 3), 1)]:
+        with torch.device("meta"):
+            model = build_model("fcn", 3, encoder=name)
+        found = theoretical(model, (1024, 1024))
+        expected = recurrence(blocks, convs)
+        for axis in (0, 1):
+            assert [extent(found[f"stage {i}"][axis])[1] for i in (1, 2, 3, 4)] == expected
+    assert expected == [35, 91, 267, 427]
+
+
+def test_where_the_field_lies():
+    rows, columns = theoretical(Net(conv(3, 2), conv(3)), (64, 96))["stages 2"]
+    assert extent(rows) == (2 * 16 - 3, 7) and extent(columns) == (2 * 24 - 3, 7)  # around unit (16, 24)
+
+
+def test_holes_of_dilation_are_not_read():
+    rows, _ = theoretical(Net(conv(3, dilation=8)), (64, 64))["stages 1"]
+    assert np.flatnonzero(rows).tolist() == [24, 32, 40]
+
+
+def test_padding_is_not_read():
+    wanted = np.arange(10) == 5
+    assert np.flatnonzero(taps(10, 3, 1, 8, 8)(wanted)).tolist() == [5]  # -3 and 13 are padding
+    wanted = np.arange(5) == 0
+    assert np.flatnonzero(taps(10, 3, 2, 1, 1)(wanted)).tolist() == [0, 1]
+    assert np.flatnonzero(transposed_taps(5, 4, 2, 1, 1)(np.arange(10) == 0)).tolist() == [0]
+
+
+def test_pooled_branches_see_the_whole_image():
+    with torch.device("meta"):
+        model = build_model("deeplabv3_resnet18", 3)
+        psp = build_model("pspnet_resnet18", 3)
+    for m in (model, psp):
+        found = theoretical(m, (512, 512))
+        assert all(mask.all() for mask in found["out"]) and not found["stage 4"][0].all()
+
+
+def test_bilinear_reads_neighbours_with_a_weight():
+    wanted = np.zeros(8, bool)
+    wanted[5] = True  # (5 + .5) / 2 - .5 = 2.25
+    assert np.flatnonzero(bilinear(4, 8, False)(wanted)).tolist() == [2, 3]
+    wanted = np.zeros(7, bool)
+    wanted[4] = True  # 4 * 3 / 6 = 2, and nothing beside it
+    assert np.flatnonzero(bilinear(4, 7, True)(wanted)).tolist() == [2]
+
+
+# --- against gradients ------------------------------------------------------------------------------------------------
+
+
+def make_positive(model: nn.Module) -> nn.Module:
+    """Weights above zero, norms that pass everything: no path cancels another, no ReLU is closed."""
+    model.double().eval()
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            m.weight.data.fill_(1 / m.weight[0].numel())
+            if m.bias is not None:
+                m.bias.data.zero_()
+    return model
+
+
+def support(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{stage: (rows, columns)} that the gradient of the centre unit reaches."""
+    x = torch.ones(1, 3, *size, dtype=torch.double, requires_grad=True)
+    found = {}
+    for name, out in stage_maps(model, x).items():
+        centre = out[0, :, out.shape[2] // 2, out.shape[3] // 2].sum()
+        (gradient,) = torch.autograd.grad(centre, x, retain_graph=True)
+        reached = gradient[0].abs().sum(0).numpy() > 0
+        found[name] = (reached.any(1), reached.any(0))
+    return found
+
+
+SUPPORT = [  # nets without LayerNorm, whose gradient sums to zero
+    "fcn_resnet50", "deeplabv3plus_resnet18", "pspnet_resnet18", "fcn8s_vgg16", "unet", "unet_resnet18",
+    "better_seg_network", "basic_seg_network",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUPPORT)
+def test_equals_the_support_of_the_gradient(name, monkeypatch):
+    """Max pooling passes the gradient to one of its inputs: average pooling reads the same windows and misses none."""
+    monkeypatch.setattr(F, "max_pool2d", lambda x, k, stride=None, padding=0, dilation=1, ceil_mode=False, **_:
+                        F.avg_pool2d(x, k, stride, padding, ceil_mode))  # fmt: skip
+    size = (224, 320)
+    model = make_positive(build_model(name, 3, **FAMILIES[name]))
+    expected, found = support(model, size), theoretical(model, size)
+    assert list(expected) == list(found) and len(found) >= 4
+    for stage in expected:
+        for axis in (0, 1):
+            assert np.array_equal(expected[stage][axis], found[stage][axis]), (stage, axis)
+
+
+@pytest.mark.parametrize("stages, size", [(3, (224, 224)), (4, (200, 260))])
+def test_swin_windows_equal_the_support_of_the_gradient(stages, size):
+    """Swin's LayerNorms are taken out; its attention has no sign that could cancel once q and k are zero."""
+    model = build_model("segformer_swin_t", 3, decoder_dim=8)
+    make_positive(model)
+    for m in model.modules():
+        if isinstance(m, nn.LayerNorm):
+            m.forward = lambda x: x
+        if isinstance(m, swin.WindowAttention):
+            m.qkv.weight.data[: 2 * len(m.qkv.weight) // 3] = 0
+            m.relative_position_bias_table.data.zero_()
+    expected, found = support(model, size), theoretical(model, size)
+    for i in range(1, stages + 1):
+        for axis in (0, 1):
+            assert np.array_equal(expected[f"stage {i}"][axis], found[f"stage {i}"][axis]), (i, axis)
+
+
+def test_a_window_reads_itself_and_nothing_the_roll_brought():
+    wanted = np.zeros(14, bool)
+    wanted[1] = True  # shifted by 3: rolled to 12, in the last window, together with 10..13 and 0..2
+    assert np.flatnonzero(windows(14, 3)(wanted)).tolist() == [0, 1, 2]
+    assert np.flatnonzero(windows(14, 0)(wanted)).tolist() == list(range(7))
+
+
+def test_mix_transformer_sees_everything_from_the_first_stage():
+    found = theoretical(build_model("segformer_b0", 3, decoder_dim=16), (128, 192))
+    assert all(mask.all() for masks in found.values() for mask in masks)
+
+
+# --- effective --------------------------------------------------------------------------------------------------------
+
+
+def test_effective_field_of_a_known_filter():
+    """One 3x3 convolution: the gradient is the kernel, so the field is its root mean square over channels."""
+    torch.manual_seed(0)
+    net = Net(nn.Conv2d(3, 1, 3, padding=1))
+    field = effective([net], [torch.zeros(1, 3, 16, 16)])["stages 1"]
+    kernel = net.stages[0].weight[0].detach().square().sum(0).sqrt().numpy()
+    assert np.allclose(field[7:10, 7:10], kernel / kernel.max(), atol=1e-6)
+    field[7:10, 7:10] = 0
+    assert not field.any()
+
+
+def test_effective_field_thins_out_inside_the_theoretical_one():
+    """Luo et al.: a stack of n 3x3 convolutions of random weights reaches 2 n + 1 pixels, mostly within far fewer."""
+    models = [Net(*[conv(3) for _ in range(20)]) for _ in range(6)]
+    field = effective(models, [torch.randn(1, 3, 64, 64) for _ in models])["stages 20"]
+    assert share_within(field, 1.0, (32, 32)) == 41
+    assert share_within(field, 0.5, (32, 32)) < 18
+    assert field.max() == 1
+
+
+def test_share_within_squares():
+    field = np.zeros((9, 9))
+    field[4, 4], field[4, 6] = 3, 1
+    assert share_within(field, 0.75, (4, 4)) == 1 and share_within(field, 0.76, (4, 4)) == 5
+
+
+def test_layer_norm_does_not_hide_the_gradient():
+    model = build_model("segformer_b0", 3, decoder_dim=16)
+    fields = effective([model], [torch.randn(1, 3, 64, 96)])
+    assert all(np.isfinite(f).all() and f.max() == 1 for f in fields.values())
+    assert (fields["stage 1"] > 0).mean() > 0.9  # all pixels, through the keys
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_named_stages(name):
+    model = build_model(name, 3, **FAMILIES[name])
+    with torch.no_grad():
+        maps = stage_maps(model.eval(), torch.randn(1, 3, 64, 96))
+    assert list(maps)[-1] == "out" and len(maps) >= 3
+    assert [n for n, _, _ in named_taps(model)] == list(maps)[:-1]
+    assert list(theoretical(model, (64, 96))) == list(maps)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def call(*words) -> int:
+    return command.run(tool.main, tool.build_parser(), [str(w) for w in words])
+
+
+def test_command_by_name(tmp_path, capsys):
+    out = tmp_path / "field.png"
+    assert call("unet", "--set", "base_channels=4", "--size", 64, 96, "--images", 2, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "down 4" in said and "140 x 140" in said and out.stat().st_size > 1000
+    state = out.read_bytes()
+    assert call("unet", "--set", "base_channels=4", "--size", 64, 96, "--images", 2, "--out", out) == 0
+    assert out.read_bytes() == state  # seeded
+
+
+def test_command_with_weights_of_a_file_and_an_image(tmp_path, capsys):
+    path, image = write_checkpoint(tmp_path / "best.pt"), write_image(tmp_path / "photo.png", (50, 70))
+    assert call("--checkpoint", path, "--image", image, "--out", tmp_path / "field.png") == 0
+    assert "weights of best.pt, 1 image of 64 x 96" in capsys.readouterr().out
+
+
+def test_command_refuses(tmp_path, capsys):
+    assert call() == 2 and call("unet", "--run", tmp_path) == 2
+    assert call("unett") == 2
+    assert "did you mean 'unet'" in capsys.readouterr().err
+    assert call("unet", "--size", 32, 32) == 2 and call("unet", "--out", tmp_path) == 2

@@ -1,0 +1,105 @@
+"""report.html: one file with everything inside, true to results.json, and alive in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from engine.report.best_and_worst import write_cases
+from engine.report.html_report import write_html
+from engine.training.single_run import train_single
+from tests import fake_run as fake
+from tests.engine.test_training import run_in, tiny
+from tests.helpers import make_folder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished single run on classes whose names are no HTML."""
+    place = tmp_path_factory.mktemp("html")
+    root = make_folder(place / "data", n=7, names=("road & path", "<b>car</b>", "sky"))
+    cfg = tiny(root, "train.epochs=2")
+    run = run_in(place, cfg, "run")
+    train_single(cfg, run, CPU)
+    write_cases(run, cfg, CPU)
+    return run
+
+
+def test_it_is_one_file_and_says_what_the_results_say(run):
+    text = write_html(run).read_text()
+    results = json.loads((run / "results.json").read_text())
+    page = re.sub(r"base64,[^\"]*", "", text)  # pictures spell any four letters by chance
+    assert not re.search(r'(src|href)="(?!data:)', page) and "@import" not in page and "http" not in page.lower()
+    assert "&lt;b&gt;car&lt;/b&gt;" in text and "<b>car</b>" not in text and "road &amp; path" in text
+    assert f"{100 * results['miou']:.2f} %" in text
+    for value in results["per_class"].values():
+        assert f"{100 * value:.2f}" in text
+    total = sum(results["confusion_matrix"][0])
+    assert f"({results['confusion_matrix'][0][1]:,} of {total:,} pixels) predicted as &lt;b&gt;" in text
+    assert text.count("<polyline") == 4 and text.count("<title>epoch") == 2 * 4  # two panels, train and val, two epochs
+
+
+def test_best_median_and_worst_are_told_apart(run):
+    found = json.loads((run / "cases" / "cases.json").read_text())
+    by = {where: [c["miou"] for c in found["cases"] if c["where"] == where] for where in ("best", "median", "worst")}
+    assert [len(v) for v in by.values()] == [2, 2, 2] and found["images"] == 7
+    assert min(by["best"]) >= max(by["median"]) and min(by["median"]) >= max(by["worst"])
+    assert len({c["name"] for c in found["cases"]}) == 6
+    per_image = json.loads((run / "results.json").read_text())["per_image"]
+    scores = dict(zip(per_image["names"], per_image["miou"]))
+    assert all(case["miou"] == pytest.approx(scores[case["name"]]) for case in found["cases"])
+    assert len(list((run / "cases").glob("*_*.*"))) == 6 * 4
+    assert write_html(run).read_text().count('src="data:image/') == 6 * 4
+
+
+def test_probabilities_and_images_of_a_winner_are_drawn(tmp_path):
+    run = fake.cross_validated(tmp_path / "run", folds=3, stages=1, extra=True)
+    text = write_html(run).read_text()
+    top3 = json.loads((run / "stage0/results.json").read_text())["candidates"][2]
+    assert f"<title>road: area {top3['auc']['road']:.3f}</title>" in text
+    assert text.count(": area ") == len(fake.NAMES) - 1  # one class has no curve
+    mious = [v for v in top3["per_image"]["miou"] if v is not None]
+    counts = [int(n) for n in re.findall(r"<title>(\d+) images from \d+ to \d+ %</title>", text)]
+    assert sum(counts) == len(mious) == 39 and f"({100 * min(mious):.2f} %)" in text
+    assert "worst &lt;city&gt;/" in text and "<city>" not in text
+    bars = re.findall(r"confidence ([\d.]+), ([\d.]+) % right, ([\d.]+) % of the pixels", text)
+    assert len(bars) == 13 and sum(float(share) for *_, share in bars) == pytest.approx(100, abs=1)
+    plain = write_html(fake.cross_validated(tmp_path / "plain", folds=3, stages=1)).read_text()
+    assert "Probabilities" not in plain and "one by one" not in plain
+
+
+def test_a_run_without_results_has_a_page_too(run, tmp_path):
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert "Nothing is scored yet" in write_html(tmp_path).read_text()
+
+
+@pytest.mark.browser
+def test_buttons_and_heads_work_in_a_browser(run, tmp_path):
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert chromium, "the browser tests need Chromium"
+    clicks = """<script>
+    document.querySelector('button[data-kind=error]').click();
+    const head = document.querySelectorAll('table.sortable th')[2]; head.click();
+    document.querySelector('table.confusion td').click();
+    document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth;
+    </script></body>"""
+    page = tmp_path / "page.html"
+    page.write_text(write_html(run).read_text().replace("</body>", clicks))
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom"]
+    dom = subprocess.run([*command, f"file://{page}"], capture_output=True, text=True, timeout=120).stdout
+    shown = re.findall(r'<img data-kind="(\w+)"[^>]*?>', re.sub(r'src="data:[^"]*"', "", dom))
+    hidden = re.findall(r'<img data-kind="(\w+)"[^>]*hidden', re.sub(r'src="data:[^"]*"', "", dom))
+    assert len(shown) == 24 and hidden.count("error") == 0 and hidden.count("prediction") == 6
+    assert 'aria-sort="descending"' in dom and 'data-wide="false"' in dom  # nothing sticks out on a phone
+    told = re.search(r'<p id="told">(.*?)</p>', dom)[1]
+    assert "predicted as road &amp; path" in told
+    body = re.search(r'<table class="sortable">.*?</table>', dom, re.S)[0]
+    values = [float(v) for v in re.findall(r'data-value="([\d.e-]+)">[\d.]+<span class="track">', body)]
+    assert len(values) == 3 and values == sorted(values, reverse=True)

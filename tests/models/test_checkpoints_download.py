@@ -1,0 +1,106 @@
+"""Weights by URL: into torch.hub's folder once, checked, local ones left in place; and one line without a network."""
+
+import hashlib
+import http.server
+import socket
+import threading
+
+import pytest
+import torch
+
+from common import download
+from common.errors import UserError
+from models.checkpoints.container import read
+from models.checkpoints.download import cache_path, fetch
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """torch.hub's folder, empty."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(download, "WAIT", 0.0)
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A local web server with one file of weights; it counts what is asked of it."""
+    torch.save({"w": torch.ones(3)}, tmp_path / "served.pth")
+    content = (tmp_path / "served.pth").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        asked: list = []
+        sha256 = hashlib.sha256(content).hexdigest()
+
+        def do_GET(self):
+            self.asked.append(self.path)
+            if "missing" in self.path:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+    Handler.url = f"http://127.0.0.1:{httpd.server_port}"
+    yield Handler
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_fetched_once_and_checked(server, hub):
+    url = f"{server.url}/models/resnet-{server.sha256[:8]}.pth?download=1"
+    for _ in range(2):
+        path = fetch(url, server.sha256[:8].upper())
+        assert path == hub / f"resnet-{server.sha256[:8]}.pth" and read(path).state["w"].tolist() == [1] * 3
+    assert len(server.asked) == 1 and [p.name for p in hub.iterdir()] == [path.name]
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged or another file: its sha256 begins .*; delete it to"):
+        fetch(url, server.sha256[:8])
+    assert fetch(url) == path  # nothing to check it by
+
+
+def test_a_download_with_another_hash_is_not_kept(server, hub):
+    with pytest.raises(UserError, match="not 00000000"):
+        fetch(f"{server.url}/a.pth", "00000000")
+    assert list(hub.iterdir()) == []
+
+
+def test_hub_files_of_one_name_do_not_meet(hub):
+    url = "https://huggingface.co/nvidia/mit-b0/resolve/main/pytorch_model.bin"
+    assert cache_path(url) == hub / "nvidia--mit-b0" / "pytorch_model.bin"
+    assert cache_path("https://example.org/a/..%2Fb%2Fc.pth") == hub / "c.pth"
+    for bad in ("https://example.org", "https://example.org/..", "https://example.org/a/%2e%2e"):
+        with pytest.raises(UserError, match="names no file"):
+            cache_path(bad)
+
+
+def test_local_files_stay_where_they_are(tmp_path, hub):
+    path = tmp_path / "my weights.pth"
+    path.write_bytes(b"x")
+    for given in (path, str(path), path.as_uri()):
+        assert fetch(given, hashlib.sha256(b"x").hexdigest()[:10]) == path
+        with pytest.raises(UserError, match="damaged or another file"):
+            fetch(given, "00")
+    assert not hub.exists() and fetch(tmp_path) == tmp_path  # a hub folder is `read`'s
+    for missing in (tmp_path / "none.pth", (tmp_path / "none.pth").as_uri()):
+        with pytest.raises(UserError, match="none.pth: not found"):
+            fetch(missing)
+
+
+def test_offline_says_what_to_fetch_and_where_to_put_it(server, hub):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/a.pth"  # nobody listens there
+        with pytest.raises(UserError) as error:
+            fetch(url)
+    line = str(error.value)
+    assert line.startswith(f"cannot download {url}: ") and line.endswith(f"put it at {hub / 'a.pth'}")
+    assert "\n" not in line and "run the command again" not in line
+    with pytest.raises(UserError, match="404 Not Found; if this machine is offline"):
+        fetch(f"{server.url}/missing.pth")

@@ -1,0 +1,225 @@
+"""Several finished runs side by side: one row a config, every difference with its interval.
+
+A config may have been trained with several seeds; its row holds the mean over them. The interval of a difference to the
+first row is a paired bootstrap (Efron and Tibshirani, percentile method) that draws both what varies: the groups of
+validation images, and the seeds, the same draw for both rows.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from data import build_dataset
+from data.dataset import SegmentationDataset
+from engine import checkpoint as ckpt
+from engine.analysis.cost import count, parameters
+from engine.config import Config, load_config
+from engine.evaluation.evaluate import Score, excluded, number
+from engine.evaluation.scoring import build_network, chosen_checkpoint, limited, networks, protocol, score_models
+from engine.evaluation.views import Views
+from engine.metrics import miou_difference
+from engine.report.run_results import latest, read_run
+
+RULE = "fvcore"  # of the multiply-adds: the one that published tables use
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, scored again by the networks it kept."""
+
+    run: Path
+    cfg: Config
+    score: Score  # with one confusion matrix a group of validation images
+    log: list[dict]
+    seconds: float  # of training
+    peak_memory: int | None  # bytes
+
+
+@dataclass
+class Entry:
+    """One config of a study, trained once or with several seeds."""
+
+    name: str
+    trained: list[Trained]
+    parameters: int
+    flops: int  # multiply-adds of one image by RULE, at data.size
+    methods: list[str] = field(default_factory=list)  # what is on, for a table of on and off
+    quoted: dict = field(default_factory=dict)  # the original's figures: {"miou": .., "per_class": {..}}
+
+    @property
+    def cfg(self) -> Config:
+        return self.trained[0].cfg
+
+    def excluded(self) -> tuple[int, ...]:
+        """Indices of the classes that its means leave out."""
+        return excluded(self.cfg.eval.exclude, class_names(self)) if self.cfg.eval.exclude else ()
+
+    def miou(self) -> list[float]:
+        """Of each seed, a fraction."""
+        return [t.score.confusion.miou(self.cfg.eval.absent, self.excluded()) for t in self.trained]
+
+    def iou(self) -> list[float | None]:
+        """Of each class, the mean over seeds; None where a class does not occur."""
+        values = torch.stack([t.score.confusion.iou() for t in self.trained]).nanmean(0).tolist()
+        return [None if v != v else v for v in values]
+
+    def extras(self) -> dict:
+        """Means over the seeds: mean_auc, auc (by class), ece, boundary_miou; nothing where they were not taken."""
+        taken = [t.score for t in self.trained if t.score.binned is not None]
+        if len(taken) < len(self.trained):
+            return {}
+        rules, names = (self.cfg.eval.absent, self.excluded()), class_names(self)
+        return {
+            "mean_auc": _mean(s.binned.mean_auc(*rules) for s in taken),
+            "auc": {n: _mean(s.binned.auc()[c].item() for s in taken) for c, n in enumerate(names)},
+            "ece": _mean(s.binned.ece() for s in taken),
+            "boundary_miou": _mean(s.boundary.miou(*rules) for s in taken),
+        }
+
+    def confusion(self) -> list[list[int]]:
+        """(C, C) counts of all seeds together."""
+        return sum(t.score.confusion.matrix for t in self.trained).tolist()
+
+    def probabilities(self) -> dict:
+        """roc and auc (by class), mean_auc of the first seed; empty where no probabilities were binned."""
+        binned = self.trained[0].score.binned
+        return binned.to_json(class_names(self), self.cfg.eval.absent, self.excluded()) if binned is not None else {}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """None where one is not known: a class that one seed's images lack is lacking in all of them."""
+    return number(statistics.fmean(values))
+
+
+def score_run(run: Path, device: torch.device, extra: bool = False) -> Trained:
+    """Score a finished run's best network (of folds: its best candidate) on its validation split, by its protocol.
+    extra: boundary IoU, ROC and calibration too, as with eval.extra in its config."""
+    facts = read_run(run)
+    results = latest(facts)
+    if results is None:
+        raise UserError(f"{run}: not finished; go on with  python train.py --resume {run}")
+    cfg = load_config(run / "config.yaml")
+    dataset = validation(cfg)
+    models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
+    score = score_models(models, cfg, dataset, device, Views.of(cfg.eval), extra or cfg.eval.extra)
+    seconds = sum(row["seconds"] for row in facts["log"])
+    return Trained(run, cfg, score, facts["log"], seconds, results.get("peak_memory"))
+
+
+def validation(cfg: Config) -> SegmentationDataset:
+    return limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
+
+
+def entry(name: str, runs: Sequence[Path], device: torch.device, extra: bool = False, **facts) -> Entry:
+    """A row of the table from the runs of one config; facts: methods, quoted."""
+    trained = [score_run(run, device, extra) for run in runs]
+    cfg, classes = trained[0].cfg, trained[0].score.confusion.num_classes
+    with torch.device("meta"):
+        network = build_network(cfg, classes)
+    return Entry(name, trained, parameters(network), count(network, cfg.data.size, RULE).total(), **facts)
+
+
+def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None, samples: int = 1000) -> dict | None:
+    """Paired bootstrap of the mean IoU of other minus first, over `classes` (None: all but the excluded ones).
+
+    Returns difference, low, high (95 %) as fractions; None where seeds or image groups do not pair.
+    """
+    seeds = [t.cfg.seed for t in first.trained]
+    if seeds != [t.cfg.seed for t in other.trained]:
+        return None
+    groups = list(first.trained[0].score.groups)
+    if len(groups) < 2 or any(list(t.score.groups) != groups for e in (first, other) for t in e.trained):
+        return None
+    sides = [_totals(entry, groups) for entry in (first, other)]  # each (seeds, groups, 3, C)
+    if sides[0].shape != sides[1].shape:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    group_draws = _times(samples, len(groups), generator)  # (samples + 1, groups)
+    seed_draws = _times(samples, len(seeds), generator)  # (samples + 1, seeds)
+    ious = [_iou(torch.einsum("ng,sgkc->nskc", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
+    left_out = first.excluded()
+    names = range(ious[0].shape[-1])
+    kept = torch.tensor([c not in left_out if classes is None else c in classes for c in names])
+    gap = miou_difference(*ious, kept, first.cfg.eval.absent)  # (samples + 1, seeds)
+    gap = (gap * seed_draws).sum(1) / seed_draws.sum(1)
+    low, high = torch.quantile(gap[1:], torch.tensor([0.025, 0.975], dtype=gap.dtype)).tolist()
+    return {"difference": gap[0].item(), "low": low, "high": high}
+
+
+def _totals(entry: Entry, groups: list[str]) -> torch.Tensor:
+    return torch.stack([torch.stack([t.score.groups[g].totals() for g in groups]) for t in entry.trained])
+
+
+def _times(samples: int, n: int, generator: torch.Generator) -> torch.Tensor:
+    """How often each of n is drawn, (samples + 1, n) float64; row 0 is the sample itself, each once."""
+    draws = torch.randint(n, (samples, n), generator=generator)
+    times = torch.zeros(samples, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
+    return torch.cat([torch.ones(1, n, dtype=torch.float64), times])
+
+
+def _iou(totals: torch.Tensor) -> torch.Tensor:
+    """(.., 3, C) -> (.., C)."""
+    tp, target, pred = totals.unbind(-2)
+    return tp / (target + pred - tp)
+
+
+# --- as plain rows ----------------------------------------------------------------------------------------------------
+
+
+def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
+    """One dict a config, with plain values: what the tables and the CSV are made of."""
+    first, names = entries[0], class_names(entries[0])
+    places = [names.index(n) for n in focus]
+    rows = []
+    for above, e in zip([None, *entries], entries):
+        mious, iou = e.miou(), e.iou()
+        gigas, memory = e.flops / 1e9, [t.peak_memory for t in e.trained if t.peak_memory]
+        row = {
+            "config": e.name,
+            "miou": statistics.fmean(mious),
+            "miou_sd": statistics.stdev(mious) if len(mious) > 1 else None,
+            "difference": None if e is first else difference(first, e),
+            "step": None if above is None else difference(above, e),
+            "per_class": dict(zip(class_names(e), iou)),
+            "parameters": e.parameters,
+            "gflops": gigas,
+            "efficiency": 100 * statistics.fmean(mious) / gigas,
+            "seconds": statistics.fmean(t.seconds for t in e.trained),
+            "peak_memory_mib": max(memory) / 2**20 if memory else None,
+            "seeds": [t.cfg.seed for t in e.trained],
+            "runs": [str(t.run) for t in e.trained],
+            "methods": e.methods,
+            "quoted": e.quoted,
+            **e.extras(),
+        }
+        if places and class_names(e) == names:
+            row["focus"] = statistics.fmean(iou[i] or 0.0 for i in places)
+            row["focus_difference"] = None if e is first else difference(first, e, places)
+        rows.append(row)
+    return rows
+
+
+def best_of(families: dict[str, Sequence[str]], entries: Sequence[Entry]) -> dict[str, Entry]:
+    """{family: its entry with the highest mIoU (mean over seeds)}; families without an entry are left out."""
+    members = {family: [e for e in entries if e.name in names] for family, names in families.items()}
+    return {f: max(found, key=lambda e: statistics.fmean(e.miou())) for f, found in members.items() if found}
+
+
+def class_names(e: Entry) -> list[str]:
+    return list(validation(e.cfg).class_names)
+
+
+def protocols(entries: Sequence[Entry]) -> dict:
+    """The protocol all rows share. Raises: UserError where two rows were scored on different data or sizes."""
+    facts = [protocol(e.cfg, validation(e.cfg), Views.of(e.cfg.eval)) for e in entries]
+    for e, fact in zip(entries, facts):
+        for key in ("data", "split", "data_hash"):
+            if fact[key] != facts[0][key]:
+                raise UserError(f"{e.name} and {entries[0].name} were scored on different {key}: {fact[key]}")
+    return facts[0]

@@ -1,0 +1,147 @@
+"""Pictures of several runs in one: curves, ROC, confusion, accuracy against cost. See engine/report/plots for the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.report.plots import GREY, INK, SERIES, figure
+from engine.report.score_plots import draw_confusion
+
+PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU [%]", "train_miou", "val_miou", 100.0))
+
+
+def curves(
+    runs: dict[str, Sequence[dict]], path: Path, note: str = "", title: str = "Training and validation by epoch"
+) -> Path:
+    """Loss and mIoU by epoch of several single runs: {name: rows of log.jsonl}. Training dashed, validation solid."""
+
+    def draw(fig) -> None:
+        for ax, (label, train, val, scale) in zip(fig.subplots(1, 2), PANELS):
+            for k, (name, rows) in enumerate(runs.items()):
+                colour = SERIES[k % len(SERIES)]
+                for key, style in ((train, (0, (4, 2))), (val, "-")):
+                    points = [(r["epoch"], scale * r[key]) for r in rows if r.get(key) is not None]
+                    if points:
+                        label_of = name if key == val and ax.get_subplotspec().is_first_col() else None
+                        marker = "o" if key == val else None
+                        ax.plot(*zip(*points), color=colour, linestyle=style, linewidth=1.6, marker=marker,
+                                markersize=4, label=label_of)  # fmt: skip
+            ax.set(xlabel="epoch", ylabel=label)
+            ax.set_ylim(bottom=0)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        fig.axes[0].plot([], [], color=INK, linestyle=(0, (4, 2)), label="training batches")
+        fig.axes[0].plot([], [], color=INK, label="validation images")
+        fig.legend(loc="outside lower center", ncols=columns, fontsize=9)
+
+    columns = _columns([*runs, "validation images", "training batches"], 10)
+    return figure(title, note, path, 10, 4.4 + 0.22 * -(-(len(runs) + 2) // columns), draw)
+
+
+def rocs(found: dict[str, dict], classes: Sequence[str], path: Path, note: str = "") -> Path:
+    """A panel a class, a line a network: {network: {"roc": {class: curve or None}, "auc": .., "mean_auc": ..}}. The
+    areas stand in the panel's lower right corner, in the lines' order and colours."""
+    wide, high = _grid(len(classes), 6)
+    means = {name: probabilities["mean_auc"] for name, probabilities in found.items()}
+    labels = [name if mean is None else f"{name}, mean area {mean:.3f}" for name, mean in means.items()]
+    width = max(2.5 * wide + 0.6, 7.5)
+    columns = _columns(labels, width)
+
+    def draw(fig) -> None:
+        for ax, name in zip(_panels(fig, len(classes), wide, high), classes):
+            ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+            for k, probabilities in enumerate(found.values()):
+                curve, area = (probabilities[key].get(name) for key in ("roc", "auc"))
+                if curve is not None:
+                    ax.plot(curve["fpr"], curve["tpr"], linewidth=1.4, **_line(k))
+                if len(found) <= 12:  # lines of text in a panel
+                    text, y = ("-" if area is None else f"{area:.3f}"), 0.05 + 0.07 * (len(found) - 1 - k)
+                    ax.text(0.97, y, text, fontsize=8, ha="right", color=_line(k)["color"])
+            ax.set_title(name, fontsize=10)
+            ax.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel("true positive rate", fontsize=9)
+        for ax in fig.axes[max(0, len(classes) - wide) : len(classes)]:
+            ax.set_xlabel("false positive rate", fontsize=9)
+        for k, label in enumerate(labels):
+            fig.axes[0].plot([], [], label=label, **_line(k))
+        fig.legend(loc="outside lower center", ncols=columns, fontsize=9)
+
+    title, height = "ROC, each class against the rest", 2.6 * high + 1.2 + 0.22 * -(-len(found) // columns)
+    return figure(title, note, path, width, height, draw)
+
+
+def confusions(matrices: dict[str, Sequence], class_names: Sequence[str], path: Path, note: str = "") -> Path:
+    """A confusion matrix a network, rows (target) in percent of their pixels: {network: (C, C) counts}."""
+    n = len(class_names)
+    side, names = max(2.0, 0.27 * n), 0.1 + 0.075 * max(map(len, class_names))
+    wide, high = _grid(len(matrices), max(1, min(4, int(16 / side))))
+
+    def draw(fig) -> None:
+        for ax, (name, matrix) in zip(_panels(fig, len(matrices), wide, high), matrices.items()):
+            draw_confusion(ax, matrix, class_names, 8 if n <= 10 else 5.5)
+            ax.set_title(name, fontsize=10)
+            ax.set_xticks(range(n), class_names, rotation=55, ha="right", rotation_mode="anchor", fontsize=8)
+            ax.set_yticks(range(n), class_names, fontsize=8)
+        fig.supxlabel("predicted class", fontsize=10)
+        fig.supylabel("target class", fontsize=10)
+
+    title, width = "Confusion matrices, rows sum to 100 %", side * wide + names + 0.8
+    return figure(title, note, path, max(width, 6.5), (side + 0.35) * high + names + 1.2, draw)
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of a legend fit: a 9 pt letter is about 0.078 inch wide, a line before it 0.7."""
+    return max(1, min(len(labels), int(width / (0.078 * max(map(len, labels)) + 0.7))))
+
+
+def _grid(n: int, at_most: int) -> tuple[int, int]:
+    """(columns, rows) for n panels, rows as even as they can be."""
+    rows = -(-n // at_most)
+    return -(-n // rows), rows
+
+
+def _panels(fig, n: int, wide: int, high: int) -> list:
+    """n axes that share both scales; the lowest of each column has the numbers, also where the last row is not full."""
+    panels = list(fig.subplots(high, wide, sharex=True, sharey=True, squeeze=False).flat)
+    for ax in panels[n:]:
+        ax.axis("off")
+    for ax in panels[max(0, n - wide) : n]:
+        ax.tick_params(labelbottom=True)
+    return panels[:n]
+
+
+def _line(k: int) -> dict:
+    """Colours, and the same again with other dashes."""
+    return {"color": SERIES[k % len(SERIES)], "linestyle": ("-", (0, (5, 2)), (0, (1, 1)))[k // len(SERIES) % 3]}
+
+
+def scatter(points: dict[str, tuple[float, float]], path: Path, note: str = "", rule: str = "") -> Path:
+    """mIoU (a fraction) against GFLOPs: {name: (gflops, miou)}; names that would lie on each other are moved apart."""
+
+    def draw(fig) -> None:
+        ax = fig.subplots()
+        for k, (gflops, miou) in enumerate(points.values()):
+            ax.plot(gflops, 100 * miou, "o", color=SERIES[k % len(SERIES)], markersize=8, markeredgecolor="white")
+        costs = [g for g, _ in points.values()]
+        if max(costs) > 8 * min(costs):
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        ax.set(xlabel=f"GFLOPs of one image ({rule})", ylabel="mIoU [%]")
+        ax.margins(0.18, 0.14)
+        _write_names(fig, ax, points)
+
+    return figure("Accuracy against cost", note, path, 7.5, 5, draw)
+
+
+def _write_names(fig, ax, points: dict[str, tuple[float, float]]) -> None:
+    """Each name right of its point, or as far below it as keeps it off the names already written."""
+    fig.draw_without_rendering()
+    taken: list[tuple[float, float]] = []
+    for name, (gflops, miou) in sorted(points.items(), key=lambda item: -item[1][1]):
+        x, y = ax.transData.transform((gflops, 100 * miou))
+        while any(abs(y - b) < 16 and abs(x - a) < 180 for a, b in taken):  # pixels: one line of text
+            y -= 4
+        taken.append((x, y))
+        dx, dy = 9, (y - ax.transData.transform((gflops, 100 * miou))[1]) * 72 / fig.dpi
+        ax.annotate(name, (gflops, 100 * miou), (dx, dy), textcoords="offset points", fontsize=9, va="center")
