@@ -13,15 +13,19 @@ import time
 from pathlib import Path
 
 from common import command
+from common.console import say
+from common.device import resolve_device
 from common.errors import UserError
 from data import build_dataset
+from data.dataset import limited
 from engine import checkpoint as ckpt
 from engine.config import Config, config_from, load_config, to_dict
 from engine.evaluation import published
 from engine.evaluation.class_lists import shared_classes
-from engine.evaluation.evaluate import scores
-from engine.evaluation.public import open_public
-from engine.evaluation.scoring import chosen_checkpoint, limited, networks, protocol, score_models
+from engine.evaluation.evaluate import score_models
+from engine.evaluation.networks import chosen_checkpoint, networks, open_public
+from engine.evaluation.protocol import protocol
+from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
 from engine.folds.aggregate import parse_name
 from engine.folds.candidates import LONG, aggregate_stage, finished_stages
@@ -30,7 +34,7 @@ from engine.metrics import VOID
 from engine.prediction import pictures
 from engine.report.report import candidates_table, class_table
 from engine.report.tables import scores_table
-from engine.run_folder import lock, newest_run, open_run, resolve_device, say
+from engine.run_folder import lock, newest_run, open_run
 from models.checkpoints.known import locate
 
 # what a candidate's row has beside its scores

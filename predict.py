@@ -15,15 +15,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from engine import checkpoint as ckpt
-from engine.evaluation.scoring import chosen_checkpoint
+from engine.evaluation.networks import chosen_checkpoint
 from engine.folds.aggregate import parse_name
 from engine.prediction.inputs import find_inputs
 from engine.prediction.output_folder import Writer, pictures
 from engine.prediction.pictures import KINDS
 from engine.prediction.segmenter import segmenter_of_ours, segmenter_of_public, with_classes
-from engine.run_folder import newest_run, open_run, say
+from engine.run_folder import newest_run, open_run
 from models.checkpoints.known import locate
 
 

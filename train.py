@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 
 from common import command, distributed
+from common.console import say
+from common.device import resolve_device
 from common.errors import UserError
 from data import build_dataset
 from data.augment.transforms import build_transform
@@ -24,16 +26,16 @@ from data.check.pairs import check_pairs
 from data.check.quick import quick_check
 from engine import config as config_module
 from engine.config import Config, load_config, stage_config, start_config
-from engine.evaluation.evaluate import excluded
-from engine.evaluation.scoring import build_network
+from engine.evaluation.networks import build_network
+from engine.evaluation.scores import excluded
 from engine.evaluation.views import amp_dtype
 from engine.folds.cross_validation import cross_validate
 from engine.folds.roles import draw_splits
-from engine.prediction.pictures import write_samples
 from engine.report.best_and_worst import write_cases
 from engine.report.html_report import write_html
 from engine.report.report import candidates_table, write_report
-from engine.run_folder import lock, make_run, open_run, resolve_device, say, warn_of_changes
+from engine.report.samples import write_samples
+from engine.run_folder import lock, make_run, open_run, warn_of_changes
 from engine.training import trackers
 from engine.training.class_weighting import placeholder_specs
 from engine.training.job import load_pretrained

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.analysis.cost import process_bytes
+from common.memory import process_bytes
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.views import Views
 from engine.metrics import ConfusionMatrix

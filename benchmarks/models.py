@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import CLASSES, PEERS, TRAIN_BATCH, Peer, ours_like
-from engine.analysis.cost import process_bytes
+from common.memory import process_bytes
 from models.inference import deploy
 
 Step = Callable[[], None]

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 
 from common.errors import UserError
-from data.loader import clean_message
 
 OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  # disk full, no permission
 
@@ -53,3 +52,19 @@ def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, 
         print(f"interrupted{'; ' + str(e) if str(e) else ''}", file=sys.stderr)
         return 130
     return 0
+
+
+def clean_message(exc: BaseException) -> str:
+    """The one line a user should read. A worker process sends back its error wrapped in a traceback: the line is
+    the last one, after the name of its class."""
+    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    if len(lines) == 1 or "DataLoader worker" not in lines[0]:
+        return lines[0]
+    raised = [line for line in lines if line.startswith(("UserError: ", "common.errors.UserError: "))]
+    return raised[-1].split("UserError: ", 1)[1] if raised else lines[-1].strip()
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """--run and --checkpoint."""
+    p.add_argument("--run", metavar="RUN", help="run folder (default: the newest under runs/)")
+    p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")

@@ -22,12 +22,11 @@ from data.sets.kitti import kitti
 from data.sets.pets import pets
 from data.sets.voc import voc
 from data.splits import SPLITS, draw_sample
-from engine.config.keys import Config, DataConfig
 
 __all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash", "sampled_names"]
 
 
-def _streets(data: DataConfig, split: str):
+def _streets(data, split: str):
     from data import streets  # only here: the generator is not needed to read other data
 
     return cityscapes(streets.ensure(Path(data.root) if data.root else None), split, "labelIds")
@@ -45,23 +44,23 @@ DATASETS = {
 }
 
 
-def _label_files(data: DataConfig) -> str:
+def _label_files(data) -> str:
     """Which Cityscapes label files `data.labels` asks for; a mapping of classes leaves the choice to the files."""
     return data.labels if isinstance(data.labels, str) else "auto"
 
 
-def _root(data: DataConfig) -> Path:
+def _root(data) -> Path:
     if not data.root:
         raise UserError(f"data.root is not set: where is '{data.name}'? e.g. --set data.root=path/to/{data.name}")
     return Path(data.root).expanduser()
 
 
-def _is_sampled(data: DataConfig, split: str) -> bool:
+def _is_sampled(data, split: str) -> bool:
     """Whether `data.sample` draws this split; where its count is 0 the data set's own split stands."""
     return bool(data.sample) and split in SPLITS and data.sample[SPLITS.index(split)] > 0
 
 
-def _records(data: DataConfig, split: str) -> tuple[list[Record], LabelTable]:
+def _records(data, split: str) -> tuple[list[Record], LabelTable]:
     """The data set's own split, or the part of its training split that `data.sample` draws."""
     if not _is_sampled(data, split):
         return DATASETS[data.name](data, split)
@@ -69,13 +68,13 @@ def _records(data: DataConfig, split: str) -> tuple[list[Record], LabelTable]:
     return [records[i] for i in _sample(data, records)[split]], labels
 
 
-def _sample(data: DataConfig, records: list[Record]) -> dict[str, list[int]]:
+def _sample(data, records: list[Record]) -> dict[str, list[int]]:
     names = [r.name for r in records]
     groups = [r.group for r in records] if data.sample_by == "group" else names
     return draw_sample(names, groups, data.sample, data.sample_seed)
 
 
-def sampled_names(data: DataConfig) -> dict[str, list[str]]:
+def sampled_names(data) -> dict[str, list[str]]:
     """{val, test: image names} as `data.sample` draws them, for splits.json; empty without it."""
     if not data.sample:
         return {}
@@ -84,7 +83,7 @@ def sampled_names(data: DataConfig) -> dict[str, list[str]]:
     return {s: [records[i].name for i in drawn[s]] for s in ("val", "test") if _is_sampled(data, s)}
 
 
-def build_dataset(cfg: Config, split: str, train: bool) -> SegmentationDataset:
+def build_dataset(cfg, split: str, train: bool) -> SegmentationDataset:
     """The data set of a config. `train`: with `data.augment` and `data.crop`; else only resized to `data.size`.
 
     With `eval.native` and not `train`, targets keep their own size while images are resized to `data.size`.

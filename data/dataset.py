@@ -181,3 +181,8 @@ def data_hash(dataset: SegmentationDataset) -> str:
         [r.name, r.group, r.image.stat().st_size, r.label.stat().st_size if r.label else None] for r in dataset.records
     ]
     return hashlib.sha256(json.dumps([table, files]).encode()).hexdigest()
+
+
+def limited(dataset, limit: int):
+    """The first n images, for trials; 0: all."""
+    return dataset.subset(range(min(limit, len(dataset)))) if limit else dataset

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from common.errors import UserError
-from data.augment.draws import mix_seed
+from common.seeds import mix_seed
 from data.class_weights import count_pixels
 from data.dataset import SegmentationDataset
 from data.rare_class_sampling import RareClasses, rare_classes
@@ -115,13 +115,3 @@ def build_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # else every iterator would draw from the run's own generator
     )
-
-
-def clean_message(exc: BaseException) -> str:
-    """The one line a user should read. A worker process sends back its error wrapped in a traceback: the line is
-    the last one, after the name of its class."""
-    lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
-    if len(lines) == 1 or "DataLoader worker" not in lines[0]:
-        return lines[0]
-    raised = [line for line in lines if line.startswith(("UserError: ", "common.errors.UserError: "))]
-    return raised[-1].split("UserError: ", 1)[1] if raised else lines[-1].strip()

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from data.augment.draws import mix_seed
+from common.seeds import mix_seed
 from data.dataset import SegmentationDataset
 
 ROLES = ("start", "fold", "select")

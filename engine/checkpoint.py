@@ -7,43 +7,13 @@ differ between them (seconds, the length of the log, the path) stands under "inf
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from common.errors import UserError
-
-
-def write_atomically(path: Path, write) -> None:
-    """Call write(file) on a temporary neighbour, flush it to the disk, rename: a killed process leaves the old file."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as e:  # torch.save reports a full disk as RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = getattr(e, "strerror", None) or str(e).splitlines()[0]
-        raise UserError(f"cannot write {path}: {reason}") from e
-    except BaseException:  # Ctrl-C in the middle of a write
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=1, allow_nan=False)
-    write_atomically(path, lambda f: f.write(text.encode()))
+from common.files import write_atomically
 
 
 def save(checkpoint: dict, path: Path) -> None:
@@ -117,9 +87,3 @@ def state_hash(state: dict[str, torch.Tensor]) -> str:
 def cpu_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the weights on the CPU in plain (contiguous) layout, which no later step changes."""
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}
-
-
-def file_error(path: str | Path, problem: str) -> UserError:
-    """The one line for a file of weights that cannot be used, whatever the file itself put into `problem`."""
-    line = "".join(c if c.isprintable() else " " for c in problem)
-    return UserError(f"checkpoint {path}: {' '.join(line.split())[:300]}")

@@ -9,7 +9,7 @@ differ in it: torchvision leaves them out ("nan"), some count 0 ("zero") or 1 ("
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 
@@ -129,63 +129,3 @@ class ConfusionMatrix:
         """IoU weighted by each class's share of the labelled pixels (FCN, arXiv 1411.4038, section 5)."""
         _, target, _ = self.totals()
         return ((target / target.sum()) * self.iou().nan_to_num(0.0)).sum().item() if target.sum() else float("nan")
-
-
-def bootstrap_ious(
-    a: Sequence[ConfusionMatrix], b: Sequence[ConfusionMatrix], samples: int = 1000, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """IoU of both sides in every draw of a paired bootstrap, each (samples + 1, C) float64; row 0: nothing redrawn.
-
-    a, b: one confusion matrix a group (city, sequence block or image), in the same order. Groups are drawn with
-    replacement, the same draw for both sides. Memory: 3 C numbers a group.
-    """
-    groups = len(a)
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(groups, (samples, groups), generator=generator)  # (S, G)
-    times = torch.zeros(samples, groups, dtype=torch.float64).scatter_add_(
-        1, draws, torch.ones(samples, groups, dtype=torch.float64)
-    )
-    times = torch.cat([torch.ones(1, groups, dtype=torch.float64), times])
-
-    def ious(side: Sequence[ConfusionMatrix]) -> torch.Tensor:
-        tp, target, pred = torch.einsum("sg,gkc->ksc", times, torch.stack([m.totals() for m in side]))  # (S+1, C) each
-        return tp / (target + pred - tp)
-
-    return ious(a), ious(b)
-
-
-def interval(draws: torch.Tensor) -> dict[str, float]:
-    """Percentile interval of bootstrap draws (S + 1,) whose first entry is the sample itself; nan draws are left out
-    (a class that a draw holds nowhere has no difference)."""
-    rest = draws[1:][~draws[1:].isnan()]
-    low, high = (
-        torch.quantile(rest, torch.tensor([0.025, 0.975], dtype=rest.dtype)).tolist() if len(rest) else [NAN] * 2
-    )
-    return {"difference": draws[0].item(), "low": low, "high": high}
-
-
-def bootstrap_difference(
-    a: Sequence[ConfusionMatrix],
-    b: Sequence[ConfusionMatrix],
-    samples: int = 1000,
-    seed: int = 0,
-    exclude: Collection[int] = (),
-    absent: str = "nan",
-) -> dict[str, float]:
-    """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
-
-    exclude, absent: as in ConfusionMatrix.miou; of absent classes see miou_difference.
-    Returns difference, low, high (95 %), as fractions. a, b, samples, seed: see bootstrap_ious.
-    """
-    return interval(miou_difference(*bootstrap_ious(a, b, samples, seed), a[0]._kept(exclude), absent))
-
-
-def miou_difference(iou_a: torch.Tensor, iou_b: torch.Tensor, kept: torch.Tensor, absent: str = "nan") -> torch.Tensor:
-    """(.., C), (.., C) -> (..): mean of b - a over the `kept` classes, (C,) bool.
-
-    absent: a class that a side has nowhere counts 0 (zero) or 1 (one) there, and the mean runs over all kept classes.
-    nan: the mean runs over the classes that either side has, one set for both, and the side without one scores 0 in it.
-    """
-    fill = 1.0 if absent == "one" else 0.0
-    counted = kept & ~(iou_a.isnan() & iou_b.isnan()) if absent == "nan" else kept.expand(iou_a.shape)
-    return ((iou_b.nan_to_num(fill) - iou_a.nan_to_num(fill)) * counted).sum(-1) / counted.sum(-1)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 import torchvision
 
-from common import distributed
+from common.console import warn
+from common.device import resolve_device
 from common.errors import UserError
+from common.files import write_atomically, write_json
 from engine import config as config_module
-from engine.checkpoint import write_atomically, write_json
 from engine.config import Config
-from engine.training.trackers import Tracker, open_tracker, scalars
 
 RUNS = Path("runs")
 
@@ -73,60 +71,6 @@ def lock(run: Path):
     return handle
 
 
-class Log:
-    """log.jsonl: one JSON object an epoch, flushed to the disk before the checkpoint that counts on it; log.csv: the
-    same rows for spreadsheets; and a tracker, if one is given."""
-
-    def __init__(self, path: Path, tracker: Tracker | None = None) -> None:
-        self.path, self.tracker = path, tracker
-
-    def append(self, row: dict) -> None:
-        try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            self.write_csv()
-        except OSError as e:
-            raise UserError(f"cannot write {self.path}: {e.strerror}") from None
-        self.track(row)
-
-    def write_csv(self) -> None:
-        """Anew each time: a later stage's loss may have other terms, and a resumed run fewer rows."""
-        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-        with open(self.path.with_suffix(".csv"), "w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def track(self, row: dict) -> None:
-        if self.tracker is None:
-            return
-        try:
-            self.tracker.send(scalars(row), row["epoch"])
-        except Exception as e:  # a guest's trouble must not end hours of training
-            warn(f"log.tracker left out from here on: {e}")
-            self.tracker = None
-
-    def close(self) -> None:
-        if self.tracker is not None:
-            self.tracker.close()
-
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def cut(self, size: int) -> None:
-        """Forget what came after the last checkpoint."""
-        if self.size() > size:
-            with open(self.path, "r+b") as file:
-                file.truncate(size)
-
-
-def open_log(run: Path, cfg: Config) -> Log:
-    """The run's log; with its tracker in the process that writes."""
-    return Log(run / "log.jsonl", open_tracker(cfg, run) if distributed.is_main() else None)
-
-
 def environment(cfg: Config, command: str) -> dict:
     """What a reader needs to judge or repeat the run."""
     device = resolve_device(cfg.device)
@@ -164,33 +108,3 @@ def git_commit() -> str | None:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def resolve_device(name: str) -> torch.device:
-    """auto | cpu | cuda | cuda:N | mps -> a device that is there, or UserError."""
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device '{name}': valid: auto, cpu, cuda, cuda:N, mps") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        count = torch.cuda.device_count()
-        raise UserError(f"device {name} is not there: torch sees {count} CUDA devices; try --device auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device mps is not there; try --device auto")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UserError(f"unknown device '{name}': valid: auto, cpu, cuda, cuda:N, mps")
-    return device
-
-
-def say(text: str) -> None:
-    """A line for the user, once; flushed, so that a log file is complete when a process is killed."""
-    if distributed.is_main():
-        print(text, flush=True)
-
-
-def warn(text: str) -> None:
-    if distributed.is_main():
-        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import resize
+from models.tensors import resize
 
 SMALLEST = 64  # pixels: below this the coarsest map of a stride-32 encoder has nothing left to see
 

@@ -16,18 +16,17 @@ from pathlib import Path
 import torch
 
 from common import command
+from common.console import say
 from common.errors import UserError, unknown
+from common.files import write_json
 from data import build_dataset
 from data.class_weights import RULES, cache_file, class_weights, count_pixels
-from data.dataset import SegmentationDataset
-from engine.checkpoint import write_json
+from data.dataset import SegmentationDataset, limited
 from engine.config import Config, load_config
-from engine.evaluation.scoring import limited
 from engine.folds.roles import draw_splits
 from engine.report import plots
 from engine.report.plots import figure, rgb
 from engine.report.tables import format_table
-from engine.run_folder import say
 
 
 def main(args: argparse.Namespace) -> None:

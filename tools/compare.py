@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from engine import checkpoint as ckpt
-from engine.evaluation.paired_bootstrap import compare, protocol_differences, require_same_images
-from engine.report.tables import ABSENT_RULE, describe, format_table, pct
+from engine.evaluation.paired_bootstrap import compare, require_same_images
+from engine.evaluation.protocol import ABSENT_RULE, describe, protocol_differences
+from engine.report.tables import format_table, pct
 from engine.report.tables import interval as interval_text
-from engine.run_folder import say
 
 
 def read_result(path: Path) -> dict:

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from engine import checkpoint as ckpt
 from engine.config import config_from
-from engine.run_folder import say
 from models.checkpoints.convert import ALIASES, container, convert, hub_config
 from models.checkpoints.safetensors import write_safetensors
 from models.forms import FORMS

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 from common import command
+from common.console import say
 from common.errors import UserError
+from engine.evaluation.protocol import describe
 from engine.report import plots
 from engine.report.run_results import latest, read_run
-from engine.report.tables import describe
-from engine.run_folder import open_run, say
+from engine.run_folder import open_run
 from tools.study.plots import curves
 
 

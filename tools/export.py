@@ -28,10 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from common import command
+from common.command import add_arguments
+from common.console import say, warn
 from common.errors import UserError
-from data.augment.transforms import MEAN, STD
-from engine.evaluation.opened import Opened, add_arguments, open_network
-from engine.run_folder import say, warn
+from common.imagenet import MEAN, STD
+from engine.evaluation.networks import Opened, open_network
 from models.segmenter import SMALLEST
 
 KEY = "segmentation"  # the name of the JSON text inside the file

@@ -24,16 +24,17 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from common import command
+from common.command import add_arguments
+from common.console import say
+from common.drawing import colourise
 from common.errors import UserError
 from data.augment.transforms import denormalise, normalise
 from data.augment.transforms import resize as resize_pair
 from data.files import read_image
 from engine.analysis.attention_weights import Weights, attention
 from engine.analysis.stage_maps import stage_maps
-from engine.evaluation.opened import Opened, add_arguments, open_network
+from engine.evaluation.networks import Opened, open_network
 from engine.report.contact_sheet import Panel, compact, enlarge, fire, sheet
-from engine.report.picture_pages import colourise
-from engine.run_folder import say
 from models.heads.aspp import ASPP
 from models.segmenter import SMALLEST
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from engine.config import Config, config_from, load_config, to_dict
 from engine.metrics import ConfusionMatrix
-from engine.run_folder import say
 from engine.training.train import NonFiniteLoss
-from models.layers import resize
+from models.tensors import resize
 from tools.lr_find.trial import Trial, first_training, open_trial, training_images
 
 ENOUGH = 0.95  # mIoU over the classes of the batch

@@ -12,8 +12,8 @@ import argparse
 import sys
 
 from common import command
+from common.console import say
 from common.errors import UserError
-from engine.run_folder import say
 from models.checkpoints.known import KNOWN, Known, locate
 from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.load import load_public

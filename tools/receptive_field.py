@@ -22,6 +22,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from common import command
+from common.command import add_arguments
+from common.console import say
+from common.device import resolve_device
 from common.errors import UserError
 from data.augment.transforms import normalise
 from data.augment.transforms import resize as resize_pair
@@ -29,9 +32,8 @@ from data.files import read_image
 from engine.analysis.receptive_field import extent, theoretical
 from engine.analysis.stage_maps import effective, share_within
 from engine.config.coerce import coerce_options, parse_override
-from engine.evaluation.opened import add_arguments, open_network
+from engine.evaluation.networks import open_network
 from engine.report.contact_sheet import compact, fire, sheet
-from engine.run_folder import resolve_device, say
 from models import build_model, list_models, model_options
 from models.segmenter import SMALLEST
 

@@ -18,14 +18,15 @@ from pathlib import Path
 import torch
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from data import build_dataset
+from data.dataset import limited
 from data.loader import EpochBatchSampler
 from engine.config import Config, load_config, stage_config, start_config
-from engine.evaluation.scoring import build_network, limited
+from engine.evaluation.networks import build_network
 from engine.folds.roles import draw_splits
 from engine.report import plots
-from engine.run_folder import say
 from engine.training import schedules
 from engine.training.optim import parameter_groups
 

@@ -26,15 +26,16 @@ import numpy as np
 import torch
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from data.files import list_images, read_mask, read_raw_mask, require_folder
 from data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, LabelTable
 from data.sets.folder import read_classes
 from engine import checkpoint as ckpt
-from engine.evaluation.evaluate import Score, scores
+from engine.evaluation.protocol import ABSENT_RULE
+from engine.evaluation.scores import Score, scores
 from engine.metrics import ABSENT, VOID, ConfusionMatrix
-from engine.report.tables import ABSENT_RULE, scores_table
-from engine.run_folder import say
+from engine.report.tables import scores_table
 
 TABLES = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
 ENDINGS = ("_ids", "_pred", "_prediction", "_labelIds", "_labelTrainIds", "_gtFine", "_gtCoarse", "_leftImg8bit")

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from common import command
+from common.console import say
 from common.errors import UserError
+from common.seeds import derive_seed
 from data import build_dataset
 from data.augment.transforms import denormalise
-from data.dataset import SegmentationDataset
+from data.dataset import SegmentationDataset, limited
 from data.files import read_raw_mask
 from data.labels import LabelTable
 from data.loader import build_loader
 from engine.config import Config, load_config
-from engine.evaluation.scoring import limited
 from engine.folds.cross_validation import fold_job
 from engine.folds.roles import Study, draw_splits
 from engine.report.picture_pages import batch_page
 from engine.report.tables import format_table
-from engine.run_folder import say
-from engine.training.job import Job, derive_seed
+from engine.training.job import Job
 
 
 def main(args: argparse.Namespace) -> None:

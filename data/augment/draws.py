@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
 
+from common.seeds import mix_seed
+
 T = TypeVar("T")
-
-
-def mix_seed(*parts: int | str) -> int:
-    """A 63-bit seed from several numbers. Hashed, not added: (seed 1, epoch 0) must not equal (seed 0, epoch 1)."""
-    digest = hashlib.blake2b(":".join(str(p) for p in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 @contextlib.contextmanager

@@ -15,12 +15,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from common.errors import unknown
+from common.imagenet import MEAN, STD
 from data.augment.draws import pick
 from data.augment.geometry import Pair, pad, resize, scaled_crop
 from data.augment.presets import AUGMENTS, Preset
-
-MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, of images in 0..1: what pretrained encoders expect
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

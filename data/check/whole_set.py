@@ -15,7 +15,6 @@ from data.files import JPEG_SUFFIXES, SUFFIXES, Record
 from data.labels import CAMVID, LabelTable
 from data.remap import remap
 from data.sets.folder import read_classes
-from engine.config.keys import Config
 
 SPLITS = ("train", "val", "test")
 SIDES = {"folder": ("images/{}", "labels/{}"), "camvid": ("{}", "{}annot")}  # where pairs can be found one by one
@@ -45,7 +44,7 @@ class Checked:
         return sorted(named.items(), key=gravity)
 
 
-def check_config(cfg: Config, splits: Sequence[str] = SPLITS, limit: int = 0, workers: int = 4, progress=None):
+def check_config(cfg, splits: Sequence[str] = SPLITS, limit: int = 0, workers: int = 4, progress=None):
     """Checked: every pair of every split, read in full. limit: the first n pairs of a split, 0: all.
 
     Raises: UserError where there is nothing to look at: no such data set, no classes.yaml, no split with an image.
@@ -84,7 +83,7 @@ def judged(found: list[Facts], labels: LabelTable, findings: Sequence[Finding] =
     return Checked(found, labels, sorted(everything, key=lambda f: LEVELS.index(f.level)))
 
 
-def _one_by_one(cfg: Config, split: str, error: UserError) -> tuple[list[Record], LabelTable | None, list[Finding]]:
+def _one_by_one(cfg, split: str, error: UserError) -> tuple[list[Record], LabelTable | None, list[Finding]]:
     """The complete pairs of a split that `build_dataset` refuses, and what its files lack; ([], None, []) where the
     layout gives no pairs, or the fault is another one."""
     if cfg.data.name not in SIDES or cfg.data.sample or not cfg.data.root:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from models.encoders.mix_transformer import EfficientSelfAttention
 from models.encoders.swin import WINDOW, WindowAttention, neighbours, roll, windows_of
-from models.layers import map_of, tokens_of
+from models.tensors import map_of, tokens_of
 
 Token = tuple[int, int]  # row, column on the map of tokens
 

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -124,20 +123,6 @@ PUBLIC_FILES: dict[tuple[str, str], PublicFile] = {  # (model, form)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def process_bytes(field: str) -> int:
-    """VmRSS: resident now; VmHWM: its peak. (getrusage's ru_maxrss would begin at the size of the parent process.)"""
-    line = next(line for line in open("/proc/self/status") if line.startswith(field))
-    return 1024 * int(line.split()[1])
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Bytes this process held at most so far: on a GPU what torch allocated there, else of main memory as Linux counts
-    it, all of Python and the data included; None where nothing counts."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return process_bytes("VmHWM") if Path("/proc/self/status").exists() else None
 
 
 # --- seconds ----------------------------------------------------------------------------------------------------------

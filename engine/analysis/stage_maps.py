@@ -61,7 +61,7 @@ def _tell(hear: Callable, name: str, out: object) -> None:
 def stage_maps(model: nn.Module, images: Tensor, inner: nn.Module | None = None) -> dict[str, Tensor]:
     """The maps of all stages for images (B, 3, H, W), {name: (B, C, h, w)}, and "out": the logits.
 
-    inner: the part of `model` whose stages are meant, where it is wrapped (engine/evaluation/opened.Opened).
+    inner: the part of `model` whose stages are meant, where it is wrapped (engine/evaluation/networks.Opened).
     """
     found: dict[str, Tensor] = {}
     with listen(inner or model, found.__setitem__):

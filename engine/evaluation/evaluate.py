@@ -4,54 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.errors import UserError, unknown
-from engine.evaluation.boundary_iou import BoundaryIoU
-from engine.evaluation.calibration import BinnedScores
-from engine.evaluation.per_image import PerImage, image_mious
-from engine.evaluation.score_strips import classes, row_softmax, strips
-from engine.evaluation.views import WHOLE, Views, autocast, predict_scores, resize
+from data.loader import build_loader
+from engine.config import Config
+from engine.evaluation.score_strips import classes
+from engine.evaluation.scores import Score
+from engine.evaluation.views import WHOLE, Views, amp_dtype, autocast, predict_scores, resize
 from engine.metrics import ConfusionMatrix
-
-
-@dataclass
-class Score:
-    """What evaluation gives: the matrix of everything, one a group (for the bootstrap), one an image, the mean loss."""
-
-    confusion: ConfusionMatrix
-    per_image: PerImage = field(default_factory=PerImage)
-    groups: dict[str, ConfusionMatrix] = field(default_factory=dict)
-    loss: float | None = None
-    images: int = 0
-    seconds: float = 0.0
-    binned: BinnedScores | None = None  # with `extra`: for ROC, AUC, calibration
-    boundary: BoundaryIoU | None = None  # with `extra`
-
-    def add_image(self, name: str, group: str, pred: torch.Tensor, target: torch.Tensor) -> None:
-        """Count one image, in the sum and by itself."""
-        total = self.confusion
-        matrix = ConfusionMatrix(total.num_classes, total.ignore_index, total.void_rule)
-        matrix.update(pred, target)
-        total.merge(matrix)
-        self.per_image.add(name, group, matrix)
-
-    def add_extra(self, scores: torch.Tensor, logits: bool, pred: torch.Tensor, target: torch.Tensor) -> None:
-        """Bin a batch's scores (B, C, h, w), logits or probabilities, at the target's size; count its boundaries."""
-        total = self.confusion
-        self.binned = self.binned or BinnedScores(total.num_classes, total.ignore_index)
-        for top, bottom, part in strips(scores, target.shape[-2:]):
-            self.binned.update(row_softmax(part) if logits else part, target[:, top:bottom])
-        for one_pred, one_target in zip(pred, target):
-            self.add_boundary(one_pred, one_target)
-
-    def add_boundary(self, pred: torch.Tensor, target: torch.Tensor) -> None:
-        self.boundary = self.boundary or BoundaryIoU(self.confusion.num_classes, self.confusion.ignore_index)
-        self.boundary.update(pred, target)
 
 
 @torch.inference_mode()
@@ -110,58 +73,23 @@ def evaluate(
     return score
 
 
-def excluded(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the classes that `eval.exclude` leaves out of the means. Raises: UserError for an unknown name."""
-    for name in names:
-        if name not in class_names:
-            raise unknown("class in eval.exclude", name, class_names)
-    if set(names) >= set(class_names):
-        raise UserError("eval.exclude: every class is excluded: nothing is left for the mean")
-    return tuple(class_names.index(name) for name in dict.fromkeys(names))
+def score_models(
+    models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, views: Views = WHOLE, extra: bool = False
+) -> Score:
+    """Score one model or an ensemble, with one confusion matrix an image and a group of the data set. extra: boundary
+    IoU, ROC and calibration too, which take a multiple of the argmax's time."""
+    size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
+    loader = build_loader(dataset, size, train=False, workers=cfg.train.workers)
+    return evaluate(
+        models, loader, dataset.num_classes, device, ignore_index=dataset.ignore_index,
+        void=cfg.eval.void, amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups, names=dataset.names,
+        extra=extra,
+    )  # fmt: skip
 
 
-def number(x: float) -> float | None:
-    """nan, which JSON does not have, as None."""
-    return None if x != x else x
-
-
-def metrics(
-    confusion: ConfusionMatrix, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()
-) -> dict:
-    """Every score of a confusion matrix as plain JSON values (nan becomes null).
-
-    exclude: names of classes that miou, mean_accuracy and dice leave out of their means. They are still pixels: the
-    accuracy and frequency-weighted IoU count them, and mistaking another class for them costs that class. The
-    matrix has two more parts where they are not empty: `no_class`, pixels of each class predicted as none, and
-    `void_predictions`, predictions on void pixels that count as errors.
-    """
-    left_out = excluded(exclude, list(class_names))
-    result = {
-        "miou": number(confusion.miou(absent, left_out)),
-        "pixel_accuracy": number(confusion.pixel_accuracy()),
-        "mean_accuracy": number(confusion.mean_accuracy(left_out)),
-        "dice": number(confusion.mean_dice(left_out)),
-        "fw_iou": number(confusion.frequency_weighted_iou()),
-        "per_class": {n: number(v) for n, v in zip(class_names, confusion.iou().tolist())},
-        "confusion_matrix": confusion.matrix.tolist(),
-    }
-    for key, part in (("no_class", confusion.counts[:, -1]), ("void_predictions", confusion.void)):
-        if part.any():
-            result[key] = part.tolist()
-    return result
-
-
-def scores(score: Score, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()) -> dict:
-    """The scores of a whole set and of its images, as eval.py and tools/score.py write them."""
-    left_out = excluded(exclude, list(class_names))
-    of_images = image_mious(score.per_image.matrices(score.confusion), left_out)  # (N,)
-    result = metrics(score.confusion, class_names, absent, exclude)
-    result["miou_per_image"] = number(of_images.nanmean().item())
-    if score.boundary:
-        per_class = [number(v) for v in score.boundary.iou().tolist()]
-        result["boundary_miou"] = number(score.boundary.miou(absent, left_out))
-        result["boundary_iou"] = dict(zip(class_names, per_class))
-    if score.binned:
-        result |= score.binned.to_json(class_names, absent, left_out)
-    per_image = score.per_image.to_json() | {"miou": [number(v) for v in of_images.tolist()]}
-    return result | {"per_image": per_image, "images": score.images, "seconds": score.seconds}
+def class_frequency(cfg: Config, dataset) -> dict[str, float]:
+    """Share of each class in the labelled pixels of a data set."""
+    counts = torch.zeros(dataset.num_classes, dtype=torch.int64)
+    for _, target in build_loader(dataset, 1, train=False, workers=cfg.train.workers):
+        counts += torch.bincount(target[target != dataset.ignore_index].view(-1), minlength=len(counts))
+    return dict(zip(dataset.class_names, (counts.double() / counts.sum().clamp(min=1)).tolist()))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.evaluation.protocol import describe
 from engine.evaluation.views import Views
-from engine.report.tables import describe
 from models.checkpoints.load import Report
 from models.checkpoints.published import Published, whose, with_numbers
 

@@ -12,14 +12,16 @@ import time
 from collections.abc import Sequence
 
 from common.errors import UserError
-from data.loader import build_loader
+from common.memory import peak_memory
 from engine import checkpoint as ckpt
-from engine.analysis.cost import peak_memory
-from engine.evaluation.evaluate import Score, scores
-from engine.evaluation.scoring import build_network, class_frequency, protocol
+from engine.evaluation.evaluate import class_frequency
+from engine.evaluation.paired_bootstrap import bootstrap_difference
+from engine.evaluation.protocol import protocol
+from engine.evaluation.scores import Score, scores
 from engine.folds import aggregate
-from engine.folds.roles import Study, ranking_split, score_labels
-from engine.metrics import bootstrap_difference
+from engine.folds.batchnorm import refit
+from engine.folds.diagnostics import line_between, pairwise_distances, start_distance
+from engine.folds.roles import Study, score_labels
 from engine.training.job import finished
 
 LONG = ("per_image", "roc")  # as long as all other scores of a row together: kept for one candidate
@@ -40,33 +42,6 @@ def load_members(study: Study, stage: int) -> list[dict]:
         members.append(ckpt.load_ours(path))
         ckpt.require_classes(members[-1], study.train.class_names, path)
     return members
-
-
-def batchnorm_images(study: Study, members: Sequence[int]) -> list[int]:
-    """Indices of images that re-estimate BatchNorm for an average: the members' training folds and the start, spread
-    evenly over them, at most cv.bn_images, in full batches; never an image of `select`."""
-    chosen = {i for m in members for i in study.folds[m]["train"]}
-    chosen |= set(study.roles["start"]) if study.cfg.cv.start == "role" else set()
-    chosen -= set(study.roles["select"])
-    pool, wanted = sorted(chosen), min(len(chosen), study.cfg.cv.bn_images)
-    size = batchnorm_batch(study)
-    wanted = wanted // size * size or wanted  # a trial with fewer images than one batch uses what there is
-    return [pool[i * len(pool) // wanted] for i in range(wanted)]
-
-
-def batchnorm_batch(study: Study) -> int:
-    return max(8, study.cfg.train.batch_size)
-
-
-def refit(study: Study, state: aggregate.State, members: Sequence[int]) -> aggregate.State:
-    """The average with BatchNorm statistics of its own."""
-    model = study.model(state)
-    dataset = study.train.subset(batchnorm_images(study, members))
-    loader = build_loader(
-        dataset, batchnorm_batch(study), train=False, seed=study.cfg.seed, workers=study.cfg.train.workers
-    )
-    aggregate.reestimate_batchnorm(model, loader, study.device)
-    return ckpt.cpu_state(model)
 
 
 def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = True, detail: str = "all") -> dict:
@@ -211,41 +186,6 @@ def fold_rows(study: Study, stage: int, members: list[dict], select_mious, repor
             }
         )
     return rows
-
-
-def trained_names(study: Study) -> list[str]:
-    return [n for n, _ in build_network(study.cfg, study.train.num_classes).named_parameters()]
-
-
-def start_distance(study: Study, stage: int, member: dict) -> float | None:
-    """How far training moved a member from the common start of its stage; None where there is none."""
-    path = study.start_path(stage)
-    if not path.exists():
-        return None
-    return aggregate.distance(member["model"], ckpt.load(path)["model"], trained_names(study))
-
-
-def pairwise_distances(study: Study, states: Sequence[aggregate.State]) -> list[list[float]]:
-    names = trained_names(study)
-    return [[aggregate.distance(a, b, names) if a is not b else 0.0 for b in states] for a in states]
-
-
-def line_between(study: Study, states: Sequence[aggregate.State], select_mious: Sequence[float]) -> dict | None:
-    """mIoU along the straight line between the two best folds, on a few `select` images; BatchNorm is re-estimated at
-    every point, the ends included, so that only the weights differ."""
-    cfg = study.cfg.cv
-    if cfg.line_points < 2:
-        return None
-    a, b = sorted(range(len(states)), key=lambda i: (-select_mious[i], i))[:2]
-    dataset = study.select
-    step = max(1, len(dataset) // cfg.line_images)
-    dataset = dataset.subset(list(range(0, len(dataset), step))[: cfg.line_images])
-    ts = [i / (cfg.line_points - 1) for i in range(cfg.line_points)]
-    mious = []
-    for t in ts:
-        state = refit(study, aggregate.average([states[a], states[b]], [1 - t, t]), [a, b])
-        mious.append(study.miou(study.score([state], dataset)))
-    return {"folds": [a, b], "t": ts, "miou": mious, "images": len(dataset), "split": ranking_split(study.cfg)}
 
 
 def used_images(study: Study):

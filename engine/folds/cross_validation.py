@@ -17,13 +17,15 @@ from pathlib import Path
 import torch
 
 from common import distributed
+from common.console import say, warn
+from common.seeds import derive_seed
 from engine import checkpoint as ckpt
 from engine.config import Config, stage_config, start_config
 from engine.folds.aggregate import State
 from engine.folds.candidates import aggregate_stage
 from engine.folds.roles import Study, open_study, ranking_split
-from engine.run_folder import Log, open_log, say, warn
-from engine.training.job import Job, derive_seed, finished, initial_model
+from engine.training.job import Job, finished, initial_model
+from engine.training.log import Log, open_log
 from engine.training.train import fit
 
 START = "start"

@@ -14,11 +14,12 @@ import torch
 
 from common import distributed
 from data import build_dataset, sampled_names
-from data.dataset import SegmentationDataset
+from data.dataset import SegmentationDataset, limited
 from data.splits import Splits, make_splits
 from engine.config import Config
-from engine.evaluation.evaluate import Score, excluded
-from engine.evaluation.scoring import candidate_path, limited, network, score_models
+from engine.evaluation.evaluate import score_models
+from engine.evaluation.networks import candidate_path, network
+from engine.evaluation.scores import Score, excluded
 from engine.evaluation.views import Views
 from engine.folds.aggregate import State
 from engine.metrics import ConfusionMatrix

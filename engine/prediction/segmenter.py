@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.console import say
+from common.device import resolve_device
 from common.errors import UserError, unknown
 from data.augment.geometry import resize as resize_pair
 from data.augment.transforms import normalise
 from engine import checkpoint as ckpt
 from engine.config import config_from
 from engine.evaluation.class_lists import TABLES
-from engine.evaluation.public import open_public
-from engine.evaluation.scoring import networks
+from engine.evaluation.networks import networks, open_public
 from engine.evaluation.views import Views, amp_dtype, predict_classes
-from engine.run_folder import resolve_device, say
 from models.inference import deploy
 
 LARGEST = 2048 * 2048  # pixels a public network is shown at once, unless data.size asks for more

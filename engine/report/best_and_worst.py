@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from common.drawing import colourise
 from data import build_dataset
+from data.dataset import limited
 from engine import checkpoint as ckpt
 from engine.config import Config
-from engine.evaluation.evaluate import excluded
-from engine.evaluation.scoring import chosen_checkpoint, limited, networks
+from engine.evaluation.networks import chosen_checkpoint, networks
+from engine.evaluation.scores import excluded
 from engine.evaluation.views import Views
 from engine.metrics import ConfusionMatrix
-from engine.prediction.pictures import sample_of
-from engine.report.picture_pages import IGNORED, colourise, error_map
+from engine.report.picture_pages import IGNORED, error_map
+from engine.report.samples import sample_of
 
 AT_MOST = 200  # images looked at, spread over the validation split
 WIDTH = 640  # pixels of a picture, at most

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from engine.report.picture_pages import GAP, GREY, INK, font
+from common.drawing import GAP, GREY, INK, font
 
 FIRE = ((0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164))  # dark to bright
 LINE = 15  # pixels of a line of a caption

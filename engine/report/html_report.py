@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from engine.evaluation.protocol import describe
 from engine.report import report_charts, svg
 from engine.report.html_page import buttons, data_uri, legend, write_page
 from engine.report.html_page import swatch as _swatch
@@ -19,7 +20,7 @@ from engine.report.html_page import table as _table
 from engine.report.plots import SERIES, timeline
 from engine.report.report import headline
 from engine.report.run_results import best_row, latest, read_run, shown_candidates
-from engine.report.tables import BY_CLASS, MORE, SUMMARY, candidate_headers, candidate_rows, describe, pct
+from engine.report.tables import BY_CLASS, MORE, SUMMARY, candidate_headers, candidate_rows, pct
 
 PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU, %", "train_miou", "val_miou", 100.0))
 KINDS = {"image": "image.jpg", "target": "target.png", "prediction": "prediction.png", "error": "error.png"}

@@ -6,22 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from common.drawing import GAP, GREY, INK, LINE, TITLE, colourise, font, legend_strip
 
 WRONG = (213, 94, 0)  # vermilion: distinct from grey for colour-blind readers
 IGNORED = (0, 0, 0)
 IGNORED_IN_BATCH = (255, 255, 255)
-INK, GREY = (34, 34, 34), (102, 102, 102)
 COLUMNS = ("image", "target (black: ignored)", "prediction", "error (orange: wrong)")
-GAP, TITLE, LINE = 8, 26, 20  # pixels
-
-
-def font(size: int):
-    """Pillow's built-in typeface; before 10.1 it came in one size."""
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:
-        return ImageFont.load_default()
 
 
 def error_map(image: np.ndarray, target: np.ndarray, pred: np.ndarray, ignore_index: int = 255) -> np.ndarray:
@@ -31,13 +23,6 @@ def error_map(image: np.ndarray, target: np.ndarray, pred: np.ndarray, ignore_in
     out[pred != target] = WRONG
     out[target == ignore_index] = IGNORED
     return out
-
-
-def colourise(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Class indices (H, W) -> colours (H, W, 3); whatever is no class is black."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = palette
-    return table[ids.astype(np.uint8)]
 
 
 def samples_page(
@@ -121,23 +106,6 @@ def _row(image, target, pred, palette: np.ndarray, width: int, ignore_index: int
     text = f"{100 * (pred == target)[known].mean():.1f} % of the labelled pixels right" if known.any() else "no labels"
     ImageDraw.Draw(row).text((GAP + 3 * (width + GAP), height + 2), text, fill=GREY, font=font(12))
     return row
-
-
-def legend_strip(palette: np.ndarray, class_names: Sequence[str], width: int) -> Image.Image:
-    """Colour swatches with names, wrapped to the page's width."""
-    letters, places, x, y = font(13), [], GAP, 4
-    for name in class_names:
-        wide = 18 + letters.getlength(name) + 18
-        if x + wide > width and x > GAP:
-            x, y = GAP, y + LINE
-        places.append((x, y))
-        x += wide
-    out = Image.new("RGB", (width, y + LINE + 4), "white")
-    draw = ImageDraw.Draw(out)
-    for (x, y), name, colour in zip(places, class_names, palette.tolist()):
-        draw.rectangle((x, y + 2, x + 12, y + 14), fill=tuple(colour), outline=GREY)
-        draw.text((x + 18, y), name, fill=INK, font=letters)
-    return out
 
 
 def predictions_page(

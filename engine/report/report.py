@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
+from engine.evaluation.protocol import describe
 from engine.report.report_plots import draw_plots, pictures
 from engine.report.run_results import best_row, latest, read_run, section, shown_candidates, winners
 from engine.report.tables import (
@@ -21,7 +22,6 @@ from engine.report.tables import (
     candidate_rows,
     candidates_table,
     class_table,
-    describe,
     format_table,
     markdown_table,
     pct,

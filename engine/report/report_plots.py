@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.evaluation.protocol import describe
 from engine.report import plots, probability_plots, score_plots
 from engine.report.run_results import best_row, latest, section, shown_candidates, winners
-from engine.report.tables import all_labels, describe
+from engine.report.tables import all_labels
 
 CAPTIONS = {
     "curves": "Training left, validation right; one colour a fold, the dot is its best epoch. A validation curve that "

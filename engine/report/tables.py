@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-ABSENT_RULE = {
-    "nan": "absent classes are left out of the mean",
-    "zero": "absent classes count 0",
-    "one": "absent classes count 1",
-}
+from engine.evaluation.protocol import describe
 
 
 def pct(value: float | None) -> str:
@@ -58,28 +54,6 @@ def markdown_table(rows: Sequence[Sequence], headers: Sequence[str]) -> str:
     lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells]
     lines.insert(1, "|" + "|".join(" ---: " if right else " --- " for right in numeric) + "|")
     return "\n".join(lines)
-
-
-def describe(protocol: dict) -> str:
-    """One line with everything a score depends on beside the weights."""
-    size = "x".join(str(v) for v in protocol.get("size") or ())
-    scored = "scored at the labels' own size" if protocol.get("native") else f"scored at {size} (H x W)"
-    parts = [f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
-    if protocol.get("sample"):
-        counts = "/".join(str(n or "own") for n in protocol["sample"])
-        parts += [f"splits {counts} drawn from train by {protocol['sample_by']}, seed {protocol['sample_seed']}"]
-    parts += [f"{protocol['images']} images"] if protocol.get("images") else []
-    parts += [f"network input {size}, {scored}" if protocol.get("native") else scored]
-    scales = protocol.get("scales") or [1.0]
-    parts += [f"test-time scales {', '.join(f'{s:g}' for s in scales)}"] if list(scales) != [1.0] else []
-    parts += ["mirrored image averaged in"] if protocol.get("flip") else []
-    parts += ["sliding window {}x{}".format(*protocol["window"])] if protocol.get("window") else []
-    parts += ["stride {}x{}".format(*protocol["stride"])] if protocol.get("stride") else []
-    parts += ["background ignored"] if protocol.get("background") == "ignore" else []
-    parts += ["windows blended by a Gaussian"] if protocol.get("blend") == "gaussian" else []
-    parts += ["void pixels count as errors"] if protocol.get("void") == "error" else []
-    parts += [f"means without {', '.join(protocol['exclude'])}"] if protocol.get("exclude") else []
-    return ", ".join([*parts, ABSENT_RULE.get(protocol.get("absent"), f"absent rule {protocol.get('absent')}")])
 
 
 CANDIDATE_HEADERS = ("candidate", "members", "select mIoU", "{split} mIoU", "raw", "diff to best fold [95 %]")

@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 
 from common import distributed
+from common.console import say
 from common.errors import UserError
+from common.files import write_json
 from data.class_weights import class_weights, count_pixels, is_rule
 from data.dataset import SegmentationDataset, data_hash
-from engine.checkpoint import write_json
 from engine.config import loss_spec
 from engine.config.keys import LossConfig
-from engine.run_folder import say
 
 FILE = "class_weights.json"
 

@@ -6,7 +6,6 @@ a kill: samples depend on (seed, epoch, index) alone, and everything else that c
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,12 +15,13 @@ from torch.utils.data import DataLoader
 
 from common import distributed
 from common.errors import UserError
+from common.seeds import derive_seed
 from data.dataset import SegmentationDataset
 from data.loader import build_loader
 from engine import checkpoint as ckpt
 from engine import config as config_module
 from engine.config import Config
-from engine.evaluation.scoring import build_network
+from engine.evaluation.networks import build_network
 from engine.evaluation.views import amp_dtype
 from engine.training import schedules
 from engine.training.class_weighting import resolved_specs
@@ -185,9 +185,3 @@ def rng_states(device: torch.device) -> dict:
 def finished(folder: Path) -> bool:
     """Whether a job's last.pt says that its training came to its end."""
     return (folder / "last.pt").exists() and ckpt.load_ours(folder / "last.pt")["progress"]["finished"]
-
-
-def derive_seed(seed: int, *what: object) -> int:
-    """A 63-bit seed for one purpose: sha256 of the words, so that neighbouring seeds share nothing."""
-    digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -21,18 +21,17 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from engine.evaluation.class_lists import class_names, shared_classes
-from models import build_model, encoder_name, encoder_values, option_values
+from models import build_model
+from models.build import encoder_name, encoder_values, option_values
 from models.checkpoints.container import Container
 from models.checkpoints.identify import identify
 from models.checkpoints.load import class_dims, open_container, shorten, table_text
 from models.checkpoints.normalisation import IMAGENET, describe, normalisation
+from models.checkpoints.numerics import CHOSEN_BY_HEAD, NOT_NUMERICS, plain
 from models.checkpoints.rename import to_ours
 
 State = dict[str, Tensor]
 
-# Options that change neither parameters nor logits, or that each head chooses for itself (which maps it is handed)
-NOT_NUMERICS = {"form", "encoder", "aux", "aux_channels", "bn_momentum", "drop_path_rate"}
-CHOSEN_BY_HEAD = {"stem", "stages"}
 NEW_IN_ENCODER = ("encoder.out_norms.",)  # norms that mmseg lays over a Swin's maps: no ImageNet file holds them
 
 
@@ -277,12 +276,6 @@ def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
     mine, theirs = _values(found, name, options, whole=False)
     different = [f"{k}={plain(theirs[k])}" for k in mine if k in theirs and mine[k] != theirs[k]]
     return f" (the file's encoder has {', '.join(different)})" if different else ""
-
-
-def plain(value: Any) -> str:
-    return (
-        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
-    )
 
 
 def _shown(source: str | Path | State) -> str:

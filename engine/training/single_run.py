@@ -10,17 +10,21 @@ from pathlib import Path
 import torch
 
 from common import distributed
+from common.console import say
+from common.memory import peak_memory
+from common.seeds import derive_seed
 from data import build_dataset, sampled_names
-from data.dataset import SegmentationDataset
+from data.dataset import SegmentationDataset, limited
 from data.splits import Splits, make_splits
 from engine import checkpoint as ckpt
-from engine.analysis.cost import peak_memory
 from engine.config import Config
-from engine.evaluation.evaluate import scores
-from engine.evaluation.scoring import class_frequency, limited, networks, protocol, score_models
+from engine.evaluation.evaluate import class_frequency, score_models
+from engine.evaluation.networks import networks
+from engine.evaluation.protocol import protocol
+from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
-from engine.run_folder import open_log, say
-from engine.training.job import Job, derive_seed, finished
+from engine.training.job import Job, finished
+from engine.training.log import open_log
 from engine.training.train import fit
 
 

@@ -8,8 +8,7 @@ from torch import nn
 from common.errors import UserError
 from engine import checkpoint as ckpt
 from engine.config import config_from
-from engine.evaluation.public import open_public
-from engine.evaluation.scoring import networks
+from engine.evaluation.networks import networks, open_public
 from models.checkpoints.known import locate
 
 

@@ -11,14 +11,16 @@ from torch import nn
 from tqdm import tqdm
 
 from common import distributed
+from common.console import say
 from common.errors import UserError
 from engine import checkpoint as ckpt
-from engine.evaluation.evaluate import evaluate, excluded
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.scores import excluded
 from engine.evaluation.views import autocast
 from engine.metrics import ConfusionMatrix
-from engine.run_folder import Log, say
 from engine.training import schedules
 from engine.training.job import Job, Parts, Progress, build_parts, member_checkpoint, restore, rng_states
+from engine.training.log import Log
 from engine.training.optim import set_lr
 
 

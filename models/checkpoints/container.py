@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.checkpoint import file_error
+from common.files import file_error
 from models.checkpoints.pickles import load_pickle
 from models.checkpoints.safetensors import MAX_HEADER, parse_header, read_safetensors
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError, unknown
-from engine.training.pretrained import CHOSEN_BY_HEAD, NOT_NUMERICS, plain
-from models import MODELS, Pair, build_encoder, encoder_name, encoder_values, option_values
-from models.checkpoints.identify import Identity, Layout, misfit
+from models.build import MODELS, Pair, build_encoder, encoder_name, encoder_values, option_values
+from models.checkpoints.identify import Identity, misfit
+from models.checkpoints.layout import Layout
 from models.checkpoints.layouts import LAYOUTS
+from models.checkpoints.numerics import CHOSEN_BY_HEAD, NOT_NUMERICS, plain
 from models.checkpoints.rename import to_theirs
 from models.encoders.mix_transformer import MIT, NUM_HEADS, SR_RATIOS
 from models.forms import FORMS

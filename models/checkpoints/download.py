@@ -14,7 +14,7 @@ import torch
 
 from common.download import CHUNK, download
 from common.errors import UserError
-from engine.checkpoint import file_error
+from common.files import file_error
 
 
 def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:

@@ -8,35 +8,16 @@ built without memory (on the meta device) and compared key by key.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.errors import UserError
-from models import build_encoder, build_model
+from models.build import build_encoder, build_model
+from models.checkpoints.layout import Layout, State
 from models.checkpoints.rename import Table, their_names
-
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One kind of file. Keys are theirs, without the prefix that a file may put before all of them."""
-
-    title: str  # for people: "NVlabs SegFormer"
-    form: str  # a row of models.forms.FORMS: the numerics that go with the file
-    marks: tuple[str, ...]  # keys that tell this layout from all others
-    names: tuple[str, ...]  # models (or encoders) it may be, the likeliest first
-    table: Table | Callable[[str], Table]  # their names <-> ours; may depend on which of `names` it is
-    encoder: bool = False  # the file holds an encoder, with or without an ImageNet classifier
-    classifier: str | None = None  # key of the classifier's weight: its rows are the classes
-    options: Callable[[State], dict[str, Any]] = lambda state: {}  # what shapes tell beyond the name, e.g. widths
-    unused: tuple[str, ...] = ()  # regular expressions: keys that these files hold and no forward of ours needs
-    doubt: str | None = None  # where the same keys can mean two networks: what was assumed, and the option that settles
-    hint: str | None = None  # regular expression on the file's own words (name, config): needed where keys do not tell
 
 
 @dataclass(frozen=True)

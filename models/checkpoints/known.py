@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.errors import UserError
-from engine.checkpoint import file_error
+from common.files import file_error
 from models.checkpoints.download import cache_path, fetch
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from data.augment.transforms import MEAN, STD
+from common.imagenet import MEAN, STD
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, of red, green, blue
 

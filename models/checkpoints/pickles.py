@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 import torch
 
 from common.errors import UserError
-from engine.checkpoint import file_error
+from common.files import file_error
 from models.checkpoints.safetensors import MAP_FROM
 
 # --- stand-ins ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from engine.checkpoint import file_error, write_atomically
+from common.files import file_error, write_atomically
 
 MAX_HEADER = 100_000_000  # bytes, the package's limit: the largest real headers have a few million
 MAP_FROM = 1 << 30  # bytes: larger files are mapped, and only what is used of them is read (see `file_bytes`)

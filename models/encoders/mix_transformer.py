@@ -18,7 +18,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import DropPath, add_into, drop_path_rates, kaiming_fan_out, map_of, tokens_of, truncated_normal
+from models.layers import DropPath, drop_path_rates, kaiming_fan_out, truncated_normal
+from models.tensors import add_into, map_of, tokens_of
 
 
 class OverlapPatchEmbed(nn.Module):

@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import DropPath, add_into, drop_path_rates, map_of, tokens_of, truncated_normal
+from models.layers import DropPath, drop_path_rates, truncated_normal
+from models.tensors import add_into, map_of, tokens_of
 
 WINDOW = 7  # tokens a side
 Shift = Literal["always", "fitting", "built"]

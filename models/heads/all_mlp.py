@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import conv_bn_relu, full_precision, kaiming_fan_out, map_of, resize, tokens_of, truncated_normal
+from models.layers import conv_bn_relu, kaiming_fan_out, truncated_normal
+from models.tensors import full_precision, map_of, resize, tokens_of
 
 
 class AllMLPHead(nn.Module):

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from models.heads.aspp import ASPP, conv3x3, rates_for
-from models.layers import conv_bn_relu, kaiming_fan_out, resize
+from models.layers import conv_bn_relu, kaiming_fan_out
+from models.tensors import resize
 
 
 class DeepLabV3Head(nn.Module):

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from models.layers import resize
+from models.tensors import resize
 
 
 def bilinear_kernel() -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from models.heads.aspp import ImagePooling
-from models.layers import conv_bn_relu, kaiming_fan_out, resize
+from models.layers import conv_bn_relu, kaiming_fan_out
+from models.tensors import resize
 
 
 def average_cells(x: Tensor, bins: int) -> Tensor:

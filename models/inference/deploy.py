@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from models.inference import winograd
-from models.layers import add_relu, full_precision, scale_and_shift
+from models.layers import add_relu, scale_and_shift
+from models.tensors import full_precision
 
 
 class Deployed(nn.Module):

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import map_of
+from models.tensors import map_of
 
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 SCRATCH = 1 << 21  # numbers in the transformed patches of a few rows of tiles (8 MiB in float32), to stay in the caches

@@ -17,8 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import kaiming_fan_out, resize
+from models.layers import kaiming_fan_out
 from models.segmenter import prepare
+from models.tensors import resize
 
 STAGES = ((1, 1), (2,), (4,), (8,))  # convolutions of each stage: their widths (x base_channels); then a 2x2 pooling
 DEEPEST = 32  # width (x base_channels) at 1/16

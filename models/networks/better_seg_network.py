@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from models.layers import conv_bn_relu, double_conv, kaiming_fan_out, resize
+from models.layers import conv_bn_relu, double_conv, kaiming_fan_out
 from models.segmenter import prepare
+from models.tensors import resize
 
 STAGES = (  # convolutions, width (x base_channels), dilation, dropout (x the option's rate)
     (2, 1, 1, 0),

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import conv_bn_relu, double_conv, kaiming_fan_out, resize
+from models.layers import conv_bn_relu, double_conv, kaiming_fan_out
 from models.segmenter import prepare
+from models.tensors import resize
 
 Way = Literal["transposed", "bilinear", "bilinear_conv"]
 Order = Literal["skip_first", "up_first"]

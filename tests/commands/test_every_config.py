@@ -12,7 +12,7 @@ import torch
 from data import build_dataset
 from engine import checkpoint as ckpt
 from engine.config import Config, config_from, load_config, to_dict
-from engine.evaluation.scoring import build_network
+from engine.evaluation.networks import build_network
 from engine.training.single_run import train_single
 from tests.data.test_public_data import draw, frames, make_pets
 from tests.engine.test_training import run_in

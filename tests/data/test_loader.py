@@ -6,10 +6,12 @@ import re
 import pytest
 import torch
 
+from common.command import clean_message
 from common.errors import UserError
+from common.seeds import mix_seed
 from data import build_dataset, data_hash
-from data.augment.draws import mix_seed, sample_rng
-from data.loader import EpochBatchSampler, build_loader, clean_message
+from data.augment.draws import sample_rng
+from data.loader import EpochBatchSampler, build_loader
 from tests.helpers import config, make_folder, refuses, write_image, write_mask
 
 # --- randomness, cache, loading ---------------------------------------------------------------------------------------

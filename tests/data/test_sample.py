@@ -11,12 +11,13 @@ from data import build_dataset, sampled_names
 from data.splits import Splits, draw_sample
 from engine import checkpoint as ckpt
 from engine.config import config_from, dump
-from engine.evaluation.evaluate import excluded, metrics
+from engine.evaluation.protocol import describe
+from engine.evaluation.scores import excluded, metrics
 from engine.folds.roles import open_study
 from engine.metrics import ConfusionMatrix
-from engine.prediction.pictures import write_samples
 from engine.report.report import write_report
-from engine.report.tables import class_table, describe
+from engine.report.samples import write_samples
+from engine.report.tables import class_table
 from engine.training.single_run import train_single
 from tests.helpers import config, make_camvid, make_folder, refuses, write_image, write_mask
 

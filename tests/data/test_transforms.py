@@ -6,10 +6,11 @@ import torch
 from torchvision import tv_tensors
 
 from common.errors import UserError
+from common.imagenet import MEAN
 from data.augment import colour, geometry
 from data.augment.draws import sample_rng
 from data.augment.presets import AUGMENTS
-from data.augment.transforms import MEAN, build_transform, denormalise
+from data.augment.transforms import build_transform, denormalise
 
 SIZE = (64, 96)
 

@@ -11,9 +11,10 @@ from common.errors import UserError
 from engine import checkpoint as ckpt
 from engine.config import config_from, dump
 from engine.folds import cross_validation as cv
-from engine.folds.candidates import aggregate_stage, batchnorm_images
+from engine.folds.batchnorm import batchnorm_images
+from engine.folds.candidates import aggregate_stage
 from engine.folds.roles import open_study
-from engine.run_folder import Log
+from engine.training.log import Log
 from engine.training.train import fit
 from tests.engine.test_training import CPU, ROOT, command, equal_runs, run_in, struck
 from tests.helpers import write_image, write_mask

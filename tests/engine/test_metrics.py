@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.metrics import ConfusionMatrix, bootstrap_difference
+from engine.evaluation.paired_bootstrap import bootstrap_difference
+from engine.metrics import ConfusionMatrix
 
 
 def from_counts(rows) -> ConfusionMatrix:

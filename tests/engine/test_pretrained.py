@@ -15,7 +15,7 @@ from data.labels import CITYSCAPES
 from engine import checkpoint as ckpt
 from engine.config import config_from, load_config, to_dict
 from engine.evaluation.class_lists import class_names, palette, shared_classes
-from engine.evaluation.scoring import build_network
+from engine.evaluation.networks import build_network
 from engine.folds.aggregate import reestimate_batchnorm
 from engine.folds.cross_validation import cross_validate
 from engine.training import train as train_loop

@@ -11,8 +11,8 @@ import pytest
 
 import train
 from common import command
-from engine.run_folder import Log
 from engine.training import trackers
+from engine.training.log import Log
 from tests.commands.test_commands import write_config
 from tests.helpers import make_folder
 

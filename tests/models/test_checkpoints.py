@@ -7,7 +7,8 @@ import torch
 
 from common.errors import UserError
 from models import build_encoder, build_model
-from models.checkpoints.identify import Identity, Layout, identify
+from models.checkpoints.identify import Identity, identify
+from models.checkpoints.layout import Layout
 from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.layouts.segformer import SEGFORMER_NVLABS
 from models.checkpoints.load import load_public

@@ -20,7 +20,8 @@ from models.checkpoints.layouts.swin import MERGED
 from models.encoders.efficientnet import EFFICIENTNET, same_padding
 from models.encoders.swin import PatchMerging, WindowAttention
 from models.heads.fcn_skips import Up, bilinear_kernel
-from models.layers import kaiming_fan_out, resize
+from models.layers import kaiming_fan_out
+from models.tensors import resize
 from tests.model_helpers import assert_close, parameters, perturb_norms
 
 SIZES = [(64, 96), (97, 65)]

@@ -12,8 +12,9 @@ from torch import nn
 
 from common.errors import UserError
 from models import MODELS, build_encoder, build_model, list_models, model_options
-from models.layers import conv_bn_relu, kaiming_fan_out, resize, separable_conv_bn_relu
+from models.layers import conv_bn_relu, kaiming_fan_out, separable_conv_bn_relu
 from models.networks.unet import UNet
+from models.tensors import resize
 from tests.model_helpers import parameters
 
 SMALL_PLUS = dict(separable=True, aspp_channels=32, decoder_channels=32, low_level_channels=16, dropout=0.0)

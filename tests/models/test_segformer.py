@@ -16,7 +16,8 @@ from models.checkpoints.layouts.segformer import SEGFORMER_HUGGINGFACE_5, SEGFOR
 from models.checkpoints.rename import to_ours, to_theirs
 from models.encoders.mix_transformer import Block, EfficientSelfAttention
 from models.heads.all_mlp import AllMLPHead
-from models.layers import DropPath, add_into, drop_path_rates, map_of, tokens_of
+from models.layers import DropPath, drop_path_rates
+from models.tensors import add_into, map_of, tokens_of
 from tests.model_helpers import assert_close, perturb_norms
 
 

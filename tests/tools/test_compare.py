@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from common import command
-from engine.evaluation.evaluate import Score, scores
-from engine.evaluation.paired_bootstrap import compare, group_matrices
+from engine.evaluation.paired_bootstrap import bootstrap_difference, compare, group_matrices
 from engine.evaluation.per_image import PerImage, pack, unpack
-from engine.metrics import ConfusionMatrix, bootstrap_difference
+from engine.evaluation.scores import Score, scores
+from engine.metrics import ConfusionMatrix
 from tools import compare as compare_command
 
 NAMES = ["a", "b", "c", "d"]  # d occurs nowhere

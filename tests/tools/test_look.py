@@ -18,7 +18,7 @@ from engine.analysis.attention_weights import (
     shown_blocks,
     window_weights,
 )
-from engine.evaluation.opened import Opened
+from engine.evaluation.networks import Opened
 from models import build_model
 from models.encoders.mix_transformer import EfficientSelfAttention
 from models.encoders.swin import WINDOW, WindowAttention

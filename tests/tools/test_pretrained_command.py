@@ -20,7 +20,7 @@ from data import build_dataset
 from data.augment.transforms import normalise
 from data.labels import CITYSCAPES
 from engine.config import load_config
-from engine.evaluation.public import AsPublished, open_public
+from engine.evaluation.networks import AsPublished, open_public
 from models import ENCODERS, MODELS, build_model, load_public
 from models.checkpoints import known as known_files
 from models.checkpoints.known import KNOWN, locate

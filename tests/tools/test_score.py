@@ -10,7 +10,7 @@ import eval as eval_command
 from common import command
 from engine import checkpoint as ckpt
 from engine.config import config_from, to_dict
-from engine.evaluation.scoring import build_network
+from engine.evaluation.networks import build_network
 from tests.commands.test_commands import write_config
 from tests.helpers import make_cityscapes, make_folder, write_mask
 from tools import score as score_command

@@ -13,7 +13,8 @@ from PIL import Image
 
 import eval as eval_command
 from engine.config import Config
-from engine.metrics import ConfusionMatrix, bootstrap_difference
+from engine.evaluation.paired_bootstrap import bootstrap_difference
+from engine.metrics import ConfusionMatrix
 from tests.commands.test_commands import write_config
 from tests.helpers import make_folder
 from tools import curves as curves_command

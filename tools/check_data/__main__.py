@@ -14,12 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from data.check.scan import LEVELS, classes_of, colour_table
 from data.check.value_rules import totals
 from data.check.whole_set import SPLITS, Checked, check_config
 from engine.config import load_config
-from engine.run_folder import say
 from tools.check_data.pages import frequency_plot, palette_page
 
 FILES = 10  # of the worst ones, and of each finding

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.console import say
 from common.errors import UserError
 from data.check.whole_set import Checked
 from data.files import read_image, read_mask
 from data.labels import LabelTable
 from engine.report import plots
 from engine.report.picture_pages import predictions_page
-from engine.run_folder import say
 
 SHOWN = 6  # pairs on the palette page
 

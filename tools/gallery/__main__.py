@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from engine import checkpoint as ckpt
 from engine.config import load_config
-from engine.report.tables import describe, format_table, interval, pct
-from engine.run_folder import say
+from engine.evaluation.protocol import describe
+from engine.report.tables import format_table, interval, pct
 from tools.gallery.gallery import (
     Side,
     choose,

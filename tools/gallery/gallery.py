@@ -17,21 +17,22 @@ import torch
 from PIL import Image
 from torch import nn
 
+from common.device import resolve_device
 from common.errors import UserError
 from data import build_dataset
-from data.dataset import SegmentationDataset
+from data.dataset import SegmentationDataset, limited
 from engine import checkpoint as ckpt
 from engine.config import Config, config_from, to_dict
 from engine.evaluation.class_lists import shared_classes
-from engine.evaluation.evaluate import scores
-from engine.evaluation.paired_bootstrap import compare, protocol_differences, require_same_images
-from engine.evaluation.public import open_public
-from engine.evaluation.scoring import chosen_checkpoint, limited, networks, protocol, score_models
+from engine.evaluation.evaluate import score_models
+from engine.evaluation.networks import chosen_checkpoint, networks, open_public
+from engine.evaluation.paired_bootstrap import compare, require_same_images
+from engine.evaluation.protocol import protocol, protocol_differences
+from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
-from engine.prediction.pictures import sample_of
 from engine.report.best_and_worst import shown_parts
 from engine.report.html_page import data_uri
-from engine.run_folder import resolve_device
+from engine.report.samples import sample_of
 from models.checkpoints.known import locate
 
 STAMP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")  # what run_folder.make_run puts behind the name

@@ -6,8 +6,9 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.evaluation.protocol import describe
 from engine.report.html_page import HERE, buttons, legend, swatch, table, write_page
-from engine.report.tables import MORE, SUMMARY, describe, interval, pct
+from engine.report.tables import MORE, SUMMARY, interval, pct
 
 AT_MOST = 6  # columns of pictures on a wide screen; more go on below
 KINDS = ("prediction", "error")

@@ -21,10 +21,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common import command
+from common.console import say
 from common.errors import UserError
 from engine.config import load_config
 from engine.report import plots
-from engine.run_folder import say
 from engine.training.train import NonFiniteLoss
 from tools.lr_find.trial import Trial, endless, first_training, open_trial, training_images
 

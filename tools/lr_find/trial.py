@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.device import resolve_device
+from common.seeds import derive_seed
 from data import build_dataset
-from data.dataset import SegmentationDataset
+from data.dataset import SegmentationDataset, limited
 from engine.config import Config, stage_config, start_config
-from engine.evaluation.scoring import limited
 from engine.evaluation.views import autocast
 from engine.metrics import ConfusionMatrix
-from engine.run_folder import resolve_device
-from engine.training.job import Job, Parts, Progress, build_parts, derive_seed
+from engine.training.job import Job, Parts, Progress, build_parts
 from engine.training.train import train_one_epoch
 
 

@@ -23,16 +23,19 @@ import sys
 from pathlib import Path
 
 from common import command
+from common.console import say
+from common.device import resolve_device
 from common.errors import UserError, unknown
 from engine import checkpoint as ckpt
 from engine.config import differences, load_config
-from engine.evaluation.scoring import chosen_checkpoint, networks
-from engine.prediction.pictures import sample_predictions
+from engine.evaluation.networks import chosen_checkpoint, networks
+from engine.evaluation.protocol import describe
 from engine.report import plots
 from engine.report.picture_pages import predictions_page
 from engine.report.run_results import latest, read_run
-from engine.report.tables import describe, format_table
-from engine.run_folder import RUNS, resolve_device, say
+from engine.report.samples import sample_predictions
+from engine.report.tables import format_table
+from engine.run_folder import RUNS
 from tools.study.comparison import RULE, Entry, best_of, class_names, entry, protocols, summary, validation
 from tools.study.plots import confusions, curves, rocs, scatter
 from tools.study.tables import PICTURES, extras_table, main_table, markdown, write_csv

@@ -16,14 +16,16 @@ import torch
 
 from common.errors import UserError
 from data import build_dataset
-from data.dataset import SegmentationDataset
+from data.dataset import SegmentationDataset, limited
 from engine import checkpoint as ckpt
 from engine.analysis.cost import count, parameters
 from engine.config import Config, load_config
-from engine.evaluation.evaluate import Score, excluded, number
-from engine.evaluation.scoring import build_network, chosen_checkpoint, limited, networks, protocol, score_models
+from engine.evaluation.evaluate import score_models
+from engine.evaluation.networks import build_network, chosen_checkpoint, networks
+from engine.evaluation.paired_bootstrap import miou_difference
+from engine.evaluation.protocol import protocol
+from engine.evaluation.scores import Score, excluded, number
 from engine.evaluation.views import Views
-from engine.metrics import miou_difference
 from engine.report.run_results import latest, read_run
 
 RULE = "fvcore"  # of the multiply-adds: the one that published tables use

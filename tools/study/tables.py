@@ -6,7 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.report.tables import MORE, describe, interval, markdown_table, pct
+from engine.evaluation.protocol import describe
+from engine.report.tables import MORE, interval, markdown_table, pct
 from tools.study.comparison import RULE
 
 EXTRAS = ("mean_auc", "ece", "boundary_miou")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.checkpoints.identify import Layout
+from models.checkpoints.layout import Layout
 from models.checkpoints.layouts.resnet import (
     AUXILIARY,
     MMSEG,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from models.checkpoints.identify import Layout
+from models.checkpoints.layout import Layout
 from models.checkpoints.layouts.segformer import head_smp
 from models.checkpoints.rename import Table, under
 from models.encoders.efficientnet import B0, EFFICIENTNET

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from models import MODELS
-from models.checkpoints.identify import Layout
+from models.build import MODELS
+from models.checkpoints.layout import Layout
 from models.checkpoints.rename import Table
 from models.encoders.resnet import RESNET
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from models.checkpoints.identify import Layout
+from models.checkpoints.layout import Layout
 from models.checkpoints.rename import CONV_TO_LINEAR, STACKED, Table, rows, under
 
 # --- Mix Transformer: stage i, block j --------------------------------------------------------------------------------

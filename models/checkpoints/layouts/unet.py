@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from models.checkpoints.identify import Layout
+from models.checkpoints.layout import Layout
 from models.checkpoints.layouts.resnet import RESNET_NAMES, TORCHVISION
 from models.checkpoints.rename import Table, under
 
