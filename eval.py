@@ -16,6 +16,7 @@ from common import command
 from common.console import say
 from common.device import resolve_device
 from common.errors import UserError
+from common.files import write_json
 from data import build_dataset
 from data.dataset import limited
 from engine import checkpoint as ckpt
@@ -45,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     args.run = open_run(args.run) if args.run else None
     result = score_aggregate(args) if args.aggregate else score_checkpoint_file(args)
     if args.json:
-        ckpt.write_json(Path(args.json), result)
+        write_json(Path(args.json), result)
         say(f"written: {args.json}")
 
 

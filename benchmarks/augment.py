@@ -17,11 +17,11 @@ from functools import partial
 import torch
 from torchvision import tv_tensors
 
+from common.tables import format_table
 from data.augment.copy_paste import CopyPaste
 from data.augment.draws import sample_rng
 from data.augment.presets import AUGMENTS
 from data.augment.transforms import build_transform
-from engine.report.tables import format_table
 
 SAMPLES = 20  # per preset and round
 

@@ -129,3 +129,8 @@ class ConfusionMatrix:
         """IoU weighted by each class's share of the labelled pixels (FCN, arXiv 1411.4038, section 5)."""
         _, target, _ = self.totals()
         return ((target / target.sum()) * self.iou().nan_to_num(0.0)).sum().item() if target.sum() else float("nan")
+
+
+def none_if_nan(x: float | None) -> float | None:
+    """nan, which JSON does not have, as None."""
+    return None if x is None or x != x else x

@@ -19,6 +19,7 @@ from common import command
 from common.console import say
 from common.errors import UserError, unknown
 from common.files import write_json
+from common.tables import format_table
 from data import build_dataset
 from data.class_weights import RULES, cache_file, class_weights, count_pixels
 from data.dataset import SegmentationDataset, limited
@@ -26,7 +27,6 @@ from engine.config import Config, load_config
 from engine.folds.roles import draw_splits
 from engine.report import plots
 from engine.report.plots import figure, rgb
-from engine.report.tables import format_table
 
 
 def main(args: argparse.Namespace) -> None:

@@ -18,11 +18,12 @@ from pathlib import Path
 from common import command
 from common.console import say
 from common.errors import UserError
-from engine import checkpoint as ckpt
+from common.files import write_json
+from common.tables import format_table
 from engine.evaluation.paired_bootstrap import compare, require_same_images
 from engine.evaluation.protocol import ABSENT_RULE, describe, protocol_differences
-from engine.report.tables import format_table, pct
 from engine.report.tables import interval as interval_text
+from engine.report.tables import pct
 
 
 def read_result(path: Path) -> dict:
@@ -75,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     say(format_table(rows, ["", "A", "B", "B - A [95 %]"]))
     if args.json:
-        ckpt.write_json(Path(args.json), found | {"a": args.a, "b": args.b, "protocol_differs": differences})
+        write_json(Path(args.json), found | {"a": args.a, "b": args.b, "protocol_differs": differences})
         say(f"written: {args.json}")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from common import command
 from common.console import say
 from common.errors import UserError
+from common.files import write_json
 from engine import checkpoint as ckpt
 from engine.config import config_from
 from models.checkpoints.convert import ALIASES, container, convert, hub_config
@@ -41,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     else:
         config = hub_config(found, names)  # before anything is written: it may refuse
         write_safetensors(out / "model.safetensors", found.state, {"format": "pt"})
-        ckpt.write_json(out / "config.json", config)
+        write_json(out / "config.json", config)
     say(f"{found.layout.title}: {found.name}, {len(found.state)} tensors -> {out}")
     for note in found.notes:
         say(f"note: {note}")

@@ -28,10 +28,10 @@ import torch
 from common import command
 from common.console import say
 from common.errors import UserError
+from common.files import write_json
 from data.files import list_images, read_mask, read_raw_mask, require_folder
 from data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, LabelTable
 from data.sets.folder import read_classes
-from engine import checkpoint as ckpt
 from engine.evaluation.protocol import ABSENT_RULE
 from engine.evaluation.scores import Score, scores
 from engine.metrics import ABSENT, VOID, ConfusionMatrix
@@ -171,7 +171,7 @@ def main(args: argparse.Namespace) -> None:
         hint = "; do they hold raw ids? then --raw" if not args.raw and share > 0.2 and labels is CITYSCAPES else ""
         say(f"{100 * share:.2f} % of the labelled pixels are predicted as no class and count as errors{hint}")
     if args.json:
-        ckpt.write_json(Path(args.json), result)
+        write_json(Path(args.json), result)
         say(f"written: {args.json}")
 
 

@@ -21,6 +21,7 @@ from common import command
 from common.console import say
 from common.errors import UserError
 from common.seeds import derive_seed
+from common.tables import format_table
 from data import build_dataset
 from data.augment.transforms import denormalise
 from data.dataset import SegmentationDataset, limited
@@ -31,7 +32,6 @@ from engine.config import Config, load_config
 from engine.folds.cross_validation import fold_job
 from engine.folds.roles import Study, draw_splits
 from engine.report.picture_pages import batch_page
-from engine.report.tables import format_table
 from engine.training.job import Job
 
 

@@ -12,8 +12,8 @@ import torch
 
 from common.errors import UserError
 from engine.evaluation.per_image import PerImage
-from engine.evaluation.scores import excluded, number
-from engine.metrics import ConfusionMatrix
+from engine.evaluation.scores import excluded
+from engine.metrics import ConfusionMatrix, none_if_nan
 
 
 def require_same_images(a: dict, b: dict, names: tuple[str, str]) -> None:
@@ -60,7 +60,7 @@ def compare(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int 
 
 
 def _plain(found: dict) -> dict | None:
-    found = {k: number(v) for k, v in found.items()}
+    found = {k: none_if_nan(v) for k, v in found.items()}
     return found if None not in found.values() else None
 
 

@@ -12,7 +12,7 @@ from engine.evaluation.boundary_iou import BoundaryIoU
 from engine.evaluation.calibration import BinnedScores
 from engine.evaluation.per_image import PerImage, image_mious
 from engine.evaluation.score_strips import row_softmax, strips
-from engine.metrics import ConfusionMatrix
+from engine.metrics import ConfusionMatrix, none_if_nan
 
 
 @dataclass
@@ -60,11 +60,6 @@ def excluded(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...
     return tuple(class_names.index(name) for name in dict.fromkeys(names))
 
 
-def number(x: float) -> float | None:
-    """nan, which JSON does not have, as None."""
-    return None if x != x else x
-
-
 def metrics(
     confusion: ConfusionMatrix, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()
 ) -> dict:
@@ -77,12 +72,12 @@ def metrics(
     """
     left_out = excluded(exclude, list(class_names))
     result = {
-        "miou": number(confusion.miou(absent, left_out)),
-        "pixel_accuracy": number(confusion.pixel_accuracy()),
-        "mean_accuracy": number(confusion.mean_accuracy(left_out)),
-        "dice": number(confusion.mean_dice(left_out)),
-        "fw_iou": number(confusion.frequency_weighted_iou()),
-        "per_class": {n: number(v) for n, v in zip(class_names, confusion.iou().tolist())},
+        "miou": none_if_nan(confusion.miou(absent, left_out)),
+        "pixel_accuracy": none_if_nan(confusion.pixel_accuracy()),
+        "mean_accuracy": none_if_nan(confusion.mean_accuracy(left_out)),
+        "dice": none_if_nan(confusion.mean_dice(left_out)),
+        "fw_iou": none_if_nan(confusion.frequency_weighted_iou()),
+        "per_class": {n: none_if_nan(v) for n, v in zip(class_names, confusion.iou().tolist())},
         "confusion_matrix": confusion.matrix.tolist(),
     }
     for key, part in (("no_class", confusion.counts[:, -1]), ("void_predictions", confusion.void)):
@@ -96,12 +91,12 @@ def scores(score: Score, class_names: Sequence[str], absent: str = "nan", exclud
     left_out = excluded(exclude, list(class_names))
     of_images = image_mious(score.per_image.matrices(score.confusion), left_out)  # (N,)
     result = metrics(score.confusion, class_names, absent, exclude)
-    result["miou_per_image"] = number(of_images.nanmean().item())
+    result["miou_per_image"] = none_if_nan(of_images.nanmean().item())
     if score.boundary:
-        per_class = [number(v) for v in score.boundary.iou().tolist()]
-        result["boundary_miou"] = number(score.boundary.miou(absent, left_out))
+        per_class = [none_if_nan(v) for v in score.boundary.iou().tolist()]
+        result["boundary_miou"] = none_if_nan(score.boundary.miou(absent, left_out))
         result["boundary_iou"] = dict(zip(class_names, per_class))
     if score.binned:
         result |= score.binned.to_json(class_names, absent, left_out)
-    per_image = score.per_image.to_json() | {"miou": [number(v) for v in of_images.tolist()]}
+    per_image = score.per_image.to_json() | {"miou": [none_if_nan(v) for v in of_images.tolist()]}
     return result | {"per_image": per_image, "images": score.images, "seconds": score.seconds}

@@ -18,6 +18,7 @@ import torch
 
 from common import distributed
 from common.console import say, warn
+from common.files import write_json
 from common.seeds import derive_seed
 from engine import checkpoint as ckpt
 from engine.config import Config, stage_config, start_config
@@ -63,7 +64,7 @@ def stage_results(study: Study, stage: int) -> dict:
         return json.loads(path.read_text())
     say(f"stage {stage}: scoring candidates on {ranking_split(study.cfg)} and {study.report.split}")
     results = aggregate_stage(study, stage)
-    ckpt.write_json(path, results)
+    write_json(path, results)
     return results
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from common.drawing import colourise
+from common.files import write_json
 from data import build_dataset
 from data.dataset import limited
 from engine import checkpoint as ckpt
@@ -45,7 +46,7 @@ def write_cases(run: Path, cfg: Config, device: torch.device, each: int = 2) -> 
     for where, i in _chosen(mious, each):
         _save(run / "cases", len(rows), dataset, sample_of(models, cfg, dataset, device, views, i))
         rows.append({"where": where, "name": dataset.names[i], "miou": mious[i]})
-    ckpt.write_json(run / "cases" / "cases.json", {"images": len(mious), "cases": rows})
+    write_json(run / "cases" / "cases.json", {"images": len(mious), "cases": rows})
 
 
 def _chosen(mious: dict[int, float], each: int) -> list[tuple[str, int]]:

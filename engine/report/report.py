@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
+from common.tables import format_table, markdown_table
 from engine.evaluation.protocol import describe
 from engine.report.report_plots import draw_plots, pictures
 from engine.report.run_results import best_row, latest, read_run, section, shown_candidates, winners
@@ -22,8 +23,6 @@ from engine.report.tables import (
     candidate_rows,
     candidates_table,
     class_table,
-    format_table,
-    markdown_table,
     pct,
 )
 

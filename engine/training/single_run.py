@@ -11,6 +11,7 @@ import torch
 
 from common import distributed
 from common.console import say
+from common.files import write_json
 from common.memory import peak_memory
 from common.seeds import derive_seed
 from data import build_dataset, sampled_names
@@ -69,6 +70,6 @@ def score_best(cfg: Config, run: Path, val: SegmentationDataset, device: torch.d
         "seconds": ckpt.load_ours(run / "last.pt")["info"]["seconds"],
         "peak_memory": peak_memory(device),
     }
-    ckpt.write_json(run / "results.json", results)
+    write_json(run / "results.json", results)
     say(f"{cfg.train.keep} epoch {best['epoch']}: val mIoU {100 * results['miou']:.2f} %")
     return results

@@ -17,7 +17,7 @@ from engine import checkpoint as ckpt
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.scores import excluded
 from engine.evaluation.views import autocast
-from engine.metrics import ConfusionMatrix
+from engine.metrics import ConfusionMatrix, none_if_nan
 from engine.training import schedules
 from engine.training.job import Job, Parts, Progress, build_parts, member_checkpoint, restore, rng_states
 from engine.training.log import Log
@@ -152,7 +152,7 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
     means = {k: sum(share[0][k] for share in shares) / len(shares) for k in means}  # shares are equally many images
     confusion.counts = sum(share[1] for share in shares)
     row["train_loss"], left_out = means.pop("loss"), excluded(cfg.eval.exclude, job.train.class_names)
-    row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": _none_if_nan(confusion.miou(exclude=left_out))}
+    row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": none_if_nan(confusion.miou(exclude=left_out))}
     rate = sum(share[2] for share in shares) / (time.perf_counter() - started)
     return row | {"val_loss": None, "val_miou": None, "val_fw_iou": None, "seconds": None, "images/s": round(rate, 1)}
 
@@ -164,8 +164,8 @@ def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
         ignore_index=job.val.ignore_index, void=job.cfg.eval.void, amp=parts.amp, criterion=parts.criterion,
     )  # fmt: skip
     miou = score.confusion.miou(job.cfg.eval.absent, excluded(job.cfg.eval.exclude, job.val.class_names))
-    row |= {"val_loss": _none_if_nan(score.loss), "val_miou": _none_if_nan(miou)}
-    row["val_fw_iou"] = _none_if_nan(score.confusion.frequency_weighted_iou())
+    row |= {"val_loss": none_if_nan(score.loss), "val_miou": none_if_nan(miou)}
+    row["val_fw_iou"] = none_if_nan(score.confusion.frequency_weighted_iou())
     progress.val_iou = score.confusion.iou().tolist()
     progress.plateau.step(score.loss, job.cfg.schedule.patience)
     if miou > progress.best_miou:
@@ -182,7 +182,3 @@ def describe(job: Job, row: dict, improved: bool) -> str:
         f"loss {row['train_loss']:.4f}  train mIoU {percent(row['train_miou'])}  val mIoU {percent(row['val_miou'])}"
         f"{' *' if improved else '  '} {row['seconds']:6.1f} s  {row['images/s']:6.1f} images/s"
     )
-
-
-def _none_if_nan(x: float | None) -> float | None:
-    return None if x is None or x != x else x

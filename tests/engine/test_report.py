@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from common.tables import markdown_table
 from engine.evaluation.protocol import describe
 from engine.report.report import candidates_table, class_table, format_table, write_report
-from engine.report.tables import markdown_table
 from tests import fake_run as fake
 
 ROOT = Path(__file__).parents[2]

@@ -15,11 +15,11 @@ from PIL import Image
 from common.errors import UserError
 from engine import checkpoint as ckpt
 from engine import config as config_module
-from engine import run_folder
 from engine.config import config_from
 from engine.metrics import ConfusionMatrix
 from engine.report.report import write_report
 from engine.training import job, train
+from engine.training.log import Log
 from engine.training.single_run import train_single
 from tests.helpers import make_folder
 
@@ -110,7 +110,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, folder, monkeypatch, 
         elif dies == "after best.pt":
             m.setattr(ckpt, "save", after(ckpt.save, 3))
         else:
-            m.setattr(run_folder.Log, "append", after(run_folder.Log.append, 2))
+            m.setattr(Log, "append", after(Log.append, 2))
         with pytest.raises(Killed):
             train_single(cfg, broken, CPU)
     assert torch.load(broken / "last.pt", weights_only=True)["progress"]["epoch"] == 1

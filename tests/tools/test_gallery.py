@@ -14,13 +14,14 @@ import torch
 
 import eval as eval_command
 from common import command
-from engine import checkpoint as ckpt
+from common.files import write_json
 from engine.evaluation.paired_bootstrap import compare
 from engine.training.single_run import train_single
 from models import build_model
 from models.checkpoints.convert import convert
 from tests.engine.test_training import run_in, tiny
 from tests.helpers import make_folder
+from tools.gallery import __main__ as gallery_command
 from tools.gallery import gallery as gallery_module
 from tools.gallery.gallery import Side, choose, name_of, spread, told_apart
 
@@ -47,7 +48,7 @@ def place(tmp_path_factory) -> Path:
     shutil.copytree(place / "b-20260101-130000", folds)
     (folds / "aggregate").mkdir()
     (folds / "best.pt").rename(folds / "aggregate" / "top3.pt")
-    ckpt.write_json(folds / "stage0" / "results.json", {"stage": 0, "stages": 1, "winner": "top3"})
+    write_json(folds / "stage0" / "results.json", {"stage": 0, "stages": 1, "winner": "top3"})
     (folds / "results.json").unlink()
     torch.manual_seed(0)
     model = build_model("segformer_b0", 3, form="nvlabs")
@@ -97,7 +98,9 @@ def run(place: Path, *words) -> tuple[int, Page | None]:
     out = place / "gallery.html"
     out.unlink(missing_ok=True)
     code = command.run(
-        command.main, command.build_parser(), [*words, "--out", str(out), "--json", str(place / "g.json")]
+        gallery_command.main,
+        gallery_command.build_parser(),
+        [*words, "--out", str(out), "--json", str(place / "g.json")],
     )
     return code, Page(out.read_text()) if out.exists() else None
 

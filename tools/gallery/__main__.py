@@ -18,10 +18,11 @@ from pathlib import Path
 from common import command
 from common.console import say
 from common.errors import UserError
-from engine import checkpoint as ckpt
+from common.files import write_json
+from common.tables import format_table
 from engine.config import load_config
 from engine.evaluation.protocol import describe
-from engine.report.tables import format_table, interval, pct
+from engine.report.tables import interval, pct
 from tools.gallery.gallery import (
     Side,
     choose,
@@ -69,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     say(f"written: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if args.json:
         rows = [{"label": n, **r, "difference": g} for n, r, g in zip(names, results, [None, *gaps])]
-        ckpt.write_json(Path(args.json), {"networks": rows, "shown": [sides[0].dataset.names[i] for i in chosen]})
+        write_json(Path(args.json), {"networks": rows, "shown": [sides[0].dataset.names[i] for i in chosen]})
         say(f"written: {args.json}")
 
 

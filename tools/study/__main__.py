@@ -26,6 +26,8 @@ from common import command
 from common.console import say
 from common.device import resolve_device
 from common.errors import UserError, unknown
+from common.files import write_json
+from common.tables import format_table
 from engine import checkpoint as ckpt
 from engine.config import differences, load_config
 from engine.evaluation.networks import chosen_checkpoint, networks
@@ -34,7 +36,6 @@ from engine.report import plots
 from engine.report.picture_pages import predictions_page
 from engine.report.run_results import latest, read_run
 from engine.report.samples import sample_predictions
-from engine.report.tables import format_table
 from engine.run_folder import RUNS
 from tools.study.comparison import RULE, Entry, best_of, class_names, entry, protocols, summary, validation
 from tools.study.plots import confusions, curves, rocs, scatter
@@ -144,7 +145,7 @@ def write(out: Path, facts: dict, entries: list[Entry], args: argparse.Namespace
     out.mkdir(parents=True, exist_ok=True)
     protocol = protocols(entries)
     rows = summary(entries, facts["focus"])
-    ckpt.write_json(out / "study.json", {"title": facts["title"], "protocol": protocol, "rows": rows})
+    write_json(out / "study.json", {"title": facts["title"], "protocol": protocol, "rows": rows})
     write_csv(out / "table.csv", rows)
     say(format_table(*main_table(rows, facts)))
     if any("mean_auc" in r for r in rows):

@@ -24,8 +24,9 @@ from engine.evaluation.evaluate import score_models
 from engine.evaluation.networks import build_network, chosen_checkpoint, networks
 from engine.evaluation.paired_bootstrap import miou_difference
 from engine.evaluation.protocol import protocol
-from engine.evaluation.scores import Score, excluded, number
+from engine.evaluation.scores import Score, excluded
 from engine.evaluation.views import Views
+from engine.metrics import none_if_nan
 from engine.report.run_results import latest, read_run
 
 RULE = "fvcore"  # of the multiply-adds: the one that published tables use
@@ -96,7 +97,7 @@ class Entry:
 
 def _mean(values: Iterable[float]) -> float | None:
     """None where one is not known: a class that one seed's images lack is lacking in all of them."""
-    return number(statistics.fmean(values))
+    return none_if_nan(statistics.fmean(values))
 
 
 def score_run(run: Path, device: torch.device, extra: bool = False) -> Trained:

@@ -6,8 +6,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.tables import markdown_table
 from engine.evaluation.protocol import describe
-from engine.report.tables import MORE, interval, markdown_table, pct
+from engine.report.tables import MORE, interval, pct
 from tools.study.comparison import RULE
 
 EXTRAS = ("mean_auc", "ece", "boundary_miou")
