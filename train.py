@@ -24,22 +24,23 @@ from data import build_dataset
 from data.augment.transforms import build_transform
 from data.check.pairs import check_pairs
 from data.check.quick import quick_check
+from data.dataset import limited
+from engine import checkpoint as ckpt
 from engine import config as config_module
 from engine.config import Config, load_config, stage_config, start_config
-from engine.evaluation.networks import build_network
+from engine.evaluation.networks import chosen_checkpoint, networks
 from engine.evaluation.scores import excluded
 from engine.evaluation.views import amp_dtype
-from engine.folds.cross_validation import cross_validate
+from engine.folds.cross_validation import cross_validate, start_seed
 from engine.folds.roles import draw_splits
-from engine.report.best_and_worst import write_cases
 from engine.report.html_report import write_html
 from engine.report.report import candidates_table, write_report
-from engine.report.samples import write_samples
+from engine.report.samples import write_pictures
 from engine.run_folder import lock, make_run, open_run, warn_of_changes
 from engine.training import trackers
 from engine.training.class_weighting import placeholder_specs
-from engine.training.job import load_pretrained
-from engine.training.single_run import train_single
+from engine.training.job import Prepared, first_network
+from engine.training.single_run import single_seed, train_single
 from engine.training.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.known import locate
@@ -53,28 +54,31 @@ def main(args: argparse.Namespace) -> None:
     for item in args.set:
         say(f"set {item}")
     device = distributed.own_device(resolve_device(cfg.device))
-    facts = check_before(cfg)
+    prepared = check_before(cfg, device)
     if run is None:
+        pretrained = prepared.network.pretrained
+        facts = {"pretrained": asdict(pretrained)} if pretrained else {}
         run = distributed.from_main(make_run(cfg, command.command_line(), **facts) if distributed.is_main() else None)
     handle = lock(run) if distributed.is_main() else None  # noqa: F841  held until the process ends
     say(f"run: {run}  device: {device}  threads: {torch.get_num_threads()}")
     make_deterministic(cfg)
     try:
-        train_and_report(cfg, run, device)
+        train_and_report(cfg, run, device, prepared)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
     distributed.stop()
 
 
-def train_and_report(cfg: Config, run: Path, device: torch.device) -> None:
+def train_and_report(cfg: Config, run: Path, device: torch.device, prepared: Prepared) -> None:
     started = time.perf_counter()
-    results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device)
+    results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device, prepared)
     if not distributed.is_main():
         return
+    models = [prepared.network.model]
     if cfg.cv.folds:
         say(candidates_table(results))
-    write_samples(run, cfg, device)
-    write_cases(run, cfg, device)
+        models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, prepared.val.num_classes, device)
+    write_pictures(run, cfg, models, limited(prepared.val, cfg.data.limit), device, results)
     write_html(run)
     say(f"report: {write_report(run)}, report.html  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
@@ -98,10 +102,10 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
     return saved, run
 
 
-def check_before(cfg: Config) -> dict:
+def check_before(cfg: Config, device: torch.device) -> Prepared:
     """Tell what is wrong with data, splits, model or loss in seconds, before a run folder exists.
 
-    Returns facts for environment.json: what was loaded from model.pretrained.
+    Returns what it built to find out; the training uses it.
     """
     train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
     for dataset in (train, val):
@@ -111,21 +115,22 @@ def check_before(cfg: Config) -> dict:
         say(quick_check([train, val]))
     if cfg.cv.folds:
         draw_splits(cfg, train)
+    teachers: dict = {}
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
         for spec in placeholder_specs(c.loss, train.num_classes):
             build_loss(spec, train.num_classes, train.ignore_index)
-        load_teacher(c.loss.teacher, train, torch.device("cpu"))
+        if c.loss.teacher and c.loss.teacher not in teachers:
+            teachers[c.loss.teacher] = load_teacher(c.loss.teacher, train, device)
         build_transform(c.data.augment, c.data.size, crop=c.data.crop)
-    amp_dtype(cfg.train, resolve_device(cfg.device))
+    amp_dtype(cfg.train, device)
     if cfg.log.tracker != "none":
         trackers.module(cfg.log.tracker)
     if cfg.model.pretrained:  # one process downloads what is to be downloaded
         distributed.from_main(str(locate(cfg.model.pretrained)) if distributed.is_main() else None)
-    pretrained = load_pretrained(build_network(cfg, train.num_classes), cfg, train)
-    if pretrained is None:
-        return {}
-    say(str(pretrained))
-    return {"pretrained": asdict(pretrained)}
+    network = first_network(cfg, train, start_seed(cfg) if cfg.cv.folds else single_seed(cfg))
+    if network.pretrained:
+        say(str(network.pretrained))
+    return Prepared(train, val, network, teachers)
 
 
 def make_deterministic(cfg: Config) -> None:

@@ -43,11 +43,33 @@ class Job:
     fold: int | str | None = None  # k, "start", or None for a single run
     stage: int | None = None
     init: dict | None = None  # weights to start from; None: by the seed, or model.pretrained
+    built: FirstNetwork | None = None  # the network, where it was built before the run
+    teachers: dict[str, nn.Module] = field(default_factory=dict)  # loss.teacher -> network, opened before the run
 
     def title(self) -> str:
         if self.fold is None:
             return "run"
         return "start" if self.fold == "start" else f"stage {self.stage} fold {self.fold}"
+
+
+@dataclass
+class FirstNetwork:
+    """The network of a run's first training, built before the run folder exists: a wrong option or file stops there."""
+
+    model: nn.Module
+    seed: int  # of the job that trains it
+    rng: torch.Tensor  # the CPU generator's state once it was built: the training draws on from there
+    pretrained: TransferReport | None  # what became of model.pretrained
+
+
+@dataclass
+class Prepared:
+    """What train.py built to check a config, for the training to use."""
+
+    train: SegmentationDataset  # with augmentation
+    val: SegmentationDataset
+    network: FirstNetwork
+    teachers: dict[str, nn.Module] = field(default_factory=dict)  # loss.teacher -> network, on the device
 
 
 @dataclass
@@ -84,8 +106,7 @@ class Parts:
 
 def build_parts(job: Job, device: torch.device) -> Parts:
     cfg, data = job.cfg, job.train
-    torch.manual_seed(derive_seed(job.seed, "model"))
-    model = initial_model(cfg, data, job.init).to(device)
+    model = seeded_model(job).to(device)
     amp = amp_dtype(cfg.train, device)
     val_size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
     main, aux = resolved_specs(cfg.loss, data, job.folder)
@@ -94,7 +115,7 @@ def build_parts(job: Job, device: torch.device) -> Parts:
         trained=distributed.wrap(model, device),
         criterion=build_loss(main, data.num_classes, data.ignore_index).to(device),
         aux_criterion=build_loss(aux, data.num_classes, data.ignore_index).to(device),
-        teacher=load_teacher(cfg.loss.teacher, data, device),
+        teacher=job.teachers.get(cfg.loss.teacher) or load_teacher(cfg.loss.teacher, data, device),
         optimizer=build_optimizer(model, cfg.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         loader=build_loader(
@@ -112,6 +133,24 @@ def build_parts(job: Job, device: torch.device) -> Parts:
         amp=amp,
         init_hash=ckpt.state_hash(ckpt.cpu_state(model)),
     )
+
+
+def first_network(cfg: Config, dataset, seed: int) -> FirstNetwork:
+    """The network of the job with this seed, as `build_parts` would build it."""
+    torch.manual_seed(derive_seed(seed, "model"))
+    model = build_network(cfg, dataset.num_classes)
+    report = load_pretrained(model, cfg, dataset)
+    return FirstNetwork(model, seed, torch.get_rng_state(), report)
+
+
+def seeded_model(job: Job) -> nn.Module:
+    """The job's network before its first step. The random states afterwards are a function of its seed."""
+    torch.manual_seed(derive_seed(job.seed, "model"))
+    if job.built is None or job.init is not None:
+        return initial_model(job.cfg, job.train, job.init)
+    assert job.built.seed == job.seed
+    torch.set_rng_state(job.built.rng)
+    return job.built.model
 
 
 def initial_model(cfg: Config, dataset, init: dict | None = None) -> nn.Module:

@@ -45,4 +45,6 @@ def test_a_run_of_6c594c2_goes_on_to_the_same_weights_and_scores(tmp_path, monke
     for row in json.loads(Path("scores.json").read_text())["candidates"]:
         found = [row["select_miou"], row["miou"], row["miou_raw"]]
         assert all(map(close, found, expected["candidates"][row["name"]])), row["name"]
-    assert command.run(eval_command.main, eval_command.build_parser(), ["--checkpoint", str(run / "start/best.pt")]) == 0
+    assert (
+        command.run(eval_command.main, eval_command.build_parser(), ["--checkpoint", str(run / "start/best.pt")]) == 0
+    )

@@ -10,9 +10,9 @@ import subprocess
 import pytest
 import torch
 
-from engine.report.best_and_worst import write_cases
 from engine.report.html_report import write_html
-from engine.training.single_run import train_single
+from engine.report.samples import write_pictures
+from engine.training.single_run import prepare, train_single
 from tests import fake_run as fake
 from tests.engine.test_training import run_in, tiny
 from tests.helpers import make_folder
@@ -27,8 +27,9 @@ def run(tmp_path_factory):
     root = make_folder(place / "data", n=7, names=("road & path", "<b>car</b>", "sky"))
     cfg = tiny(root, "train.epochs=2")
     run = run_in(place, cfg, "run")
-    train_single(cfg, run, CPU)
-    write_cases(run, cfg, CPU)
+    prepared = prepare(cfg)
+    results = train_single(cfg, run, CPU, prepared)
+    write_pictures(run, cfg, [prepared.network.model], prepared.val, CPU, results)
     return run
 
 
