@@ -85,5 +85,6 @@ def score_best(cfg: Config, run: Path, train: SegmentationDataset, val: Segmenta
         "peak_memory": peak_memory(device),
     }
     write_json(run / "results.json", results)
-    say(f"{cfg.train.keep} epoch {best['epoch']}: val mIoU {100 * results['miou']:.2f} %")
+    miou = "undefined" if results["miou"] is None else f"{100 * results['miou']:.2f} %"
+    say(f"{cfg.train.keep} epoch {best['epoch']}: val mIoU {miou}")
     return results

@@ -168,6 +168,9 @@ def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
     row["val_fw_iou"] = none_if_nan(score.confusion.frequency_weighted_iou())
     progress.val_iou = score.confusion.iou().tolist()
     progress.plateau.step(score.loss, job.cfg.schedule.patience)
+    if math.isnan(miou) and progress.best_miou < 0:  # no epoch has a score yet: the latest one is kept
+        progress.best_epoch, progress.waited = progress.epoch, 0
+        return True
     if miou > progress.best_miou:
         progress.best_miou, progress.best_epoch, progress.waited = miou, progress.epoch, 0
         return True
