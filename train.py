@@ -50,7 +50,7 @@ MAY_CHANGE = ("train.workers", "device", "name", "log.tracker")  # what a resume
 
 def main(args: argparse.Namespace) -> None:
     distributed.start()
-    cfg, run = prepare(args)
+    cfg, run = config_and_run(args)
     for item in args.set:
         say(f"set {item}")
     device = distributed.own_device(resolve_device(cfg.device))
@@ -83,8 +83,8 @@ def train_and_report(cfg: Config, run: Path, device: torch.device, prepared: Pre
     say(f"report: {write_report(run)}, report.html  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
 
-def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
-    """The config, and the run to go on with, if any; a resumed run keeps its own config."""
+def config_and_run(args: argparse.Namespace) -> tuple[Config, Path | None]:
+    """The config, and the run to resume, if any. A resumed run keeps its own config."""
     if args.name:
         args.set.append(f"name={args.name}")
     if not args.resume:
@@ -103,9 +103,9 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
 
 
 def check_before(cfg: Config, device: torch.device) -> Prepared:
-    """Tell what is wrong with data, splits, model or loss in seconds, before a run folder exists.
+    """Find what is wrong with data, splits, model or loss within seconds, before a run folder exists.
 
-    Returns what it built to find out; the training uses it.
+    Returns what it built on the way; training uses the same objects.
     """
     train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
     for dataset in (train, val):
@@ -125,7 +125,7 @@ def check_before(cfg: Config, device: torch.device) -> Prepared:
     amp_dtype(cfg.train, device)
     if cfg.log.tracker != "none":
         trackers.module(cfg.log.tracker)
-    if cfg.model.pretrained:  # one process downloads what is to be downloaded
+    if cfg.model.pretrained:  # only one process downloads
         distributed.from_main(str(locate(cfg.model.pretrained)) if distributed.is_main() else None)
     network = first_network(cfg, train, start_seed(cfg) if cfg.cv.folds else single_seed(cfg))
     if network.pretrained:

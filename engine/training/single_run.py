@@ -1,6 +1,6 @@
-"""A run without folds: train on the training split, keep the best epoch on val (or the last), score it there.
+"""A single run, without folds: train on the training split, keep the best or the last epoch, score it on val.
 
-The best epoch is chosen on the images it is scored on, so its result is slightly optimistic; the report says so.
+The best epoch is chosen on val, where it is also scored, so the score is slightly optimistic. The report says so.
 """
 
 from __future__ import annotations
