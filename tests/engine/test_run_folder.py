@@ -15,8 +15,7 @@ from common import files, lock
 from common.errors import UserError
 from engine import run_folder
 from engine.config import Config, dump
-from tests.commands.test_commands import write_config
-from tests.helpers import make_folder, refuses
+from tests.helpers import refuses
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,18 +110,14 @@ def test_waiting_for_a_lock_ends_when_it_is_free(tmp_path):
     assert other.wait(10) == 0
 
 
-WITHOUT = "import sys; sys.modules['fcntl'] = sys.modules['msvcrt'] = None; "
-
-
-def test_without_fcntl_a_run_is_trained_and_used(tmp_path):
-    config = write_config(tmp_path / "c.yaml", make_folder(tmp_path / "data", n=4), log={"plots": False, "samples": 0})
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for script, *words in (["train.py", str(config)], ["predict.py", "--help"]):
-        code = f"{WITHOUT}import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-        words = [sys.executable, "-c", code, str(ROOT / script), *words]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("runs/*/results.json"))) == 1
+def test_without_fcntl_the_commands_start_and_runs_can_be_locked(tmp_path):
+    code = "import sys; sys.modules['fcntl'] = sys.modules['msvcrt'] = None; import train, eval, predict, pathlib; "
+    code += "from engine.run_folder import lock; lock(pathlib.Path(sys.argv[1])).close(); "
+    code += "from data import streets; from common import command; "
+    code += "command.run(predict.main, predict.build_parser(), ['--help'])"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--aggregate" in done.stdout and (tmp_path / ".lock").exists()
 
 
 # --- what a killed process leaves -------------------------------------------------------------------------------------
