@@ -26,7 +26,7 @@ from engine.evaluation.networks import build_network
 from engine.evaluation.views import amp_dtype
 from engine.training import schedules
 from engine.training.class_weighting import resolved_specs
-from engine.training.optim import build_optimizer
+from engine.training.optim import build_optimizer, load_state
 from engine.training.pretrained import TransferReport, transfer
 from engine.training.teacher import load_teacher
 from losses import build_loss
@@ -205,7 +205,7 @@ def restore(job: Job, parts: Parts) -> tuple[Progress, float]:
     if saved["init_hash"] != parts.init_hash:
         raise UserError(f"checkpoint {path}: trained from other starting weights than this run's")
     ckpt.load_state(parts.model, saved["model"], path)
-    parts.optimizer.load_state_dict(saved["optimizer"])
+    load_state(parts.optimizer, saved["optimizer"], parts.model, job.cfg.optim)
     parts.scaler.load_state_dict(saved["scaler"])
     values = saved["progress"]
     if not distributed.is_main():  # the file holds the first process's random states
