@@ -22,8 +22,7 @@ from common.device import resolve_device
 from common.errors import UserError
 from data import build_dataset
 from data.augment.transforms import build_transform
-from data.check.pairs import check_pairs
-from data.check.quick import quick_check
+from data.check.before_training import check_before_training
 from engine import config as config_module
 from engine.config import Config, load_config, stage_config, start_config
 from engine.evaluation.networks import build_network
@@ -105,10 +104,10 @@ def check_before(cfg: Config) -> dict:
     """
     train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
     for dataset in (train, val):
-        check_pairs(dataset)
         excluded(cfg.eval.exclude, dataset.class_names)
+    line = check_before_training([train, val])
     if distributed.is_main():
-        say(quick_check([train, val]))
+        say(line)
     if cfg.cv.folds:
         draw_splits(cfg, train)
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:

@@ -59,16 +59,21 @@ def read_image(path: Path) -> np.ndarray:
     drawn on the unrotated pixels has swapped sides and is reported as a size mismatch.
     """
     with open_image(path) as image:
-        _decode(image, path)
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
-            raise UserError(f"{path}: floating-point images are not supported: save it with 8 or 16 bits a channel")
-        if image.mode.startswith("I"):  # 16-bit grey ('I;16', or 'I' in older Pillow); convert() would clip at 255
-            grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        if image.mode == "P":  # via RGBA: a transparent palette entry has a colour too
-            image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
+        return upright_rgb(image, path)
+
+
+def upright_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """The pixels of an opened photograph, as `read_image` returns them. `path` is for messages."""
+    _decode(image, path)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise UserError(f"{path}: floating-point images are not supported: save it with 8 or 16 bits per channel")
+    if image.mode.startswith("I"):  # 16-bit grey ('I;16', or 'I' in older Pillow); convert() would clip at 255
+        grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "P":  # via RGBA: a transparent palette entry has a colour too
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
 
 
 def check_mask_header(image: Image.Image, path: Path) -> None:
@@ -98,8 +103,7 @@ def read_raw_mask(path: Path) -> np.ndarray:
 
 def read_mask(path: Path, labels: LabelTable) -> np.ndarray:
     """A mask as class indices (H, W) uint8, 255 where ignored. Raises: UserError for anything outside the table."""
-    raw = read_raw_mask(path)
-    return labels.map_colours(raw, path) if raw.ndim == 3 else labels.map_raw(raw, path)
+    return labels.map_mask(read_raw_mask(path), path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -122,25 +126,28 @@ def size_mismatch(record: Record, image_hw: tuple[int, int], label_hw: tuple[int
     )
 
 
-def list_images(folder: Path, ending: str = "") -> dict[str, Path]:
-    """{path inside `folder` without `ending` and suffix: file}, sorted; hidden files are skipped.
+def files_by_name(folder: Path, ending: str = "") -> dict[str, list[Path]]:
+    """{path inside `folder` without `ending` and suffix: image files of that name}, sorted; hidden files are skipped.
 
-    `ending` is what file names carry before the suffix ('_leftImg8bit'); files without it are left out.
-    Raises: UserError where two files differ only in their suffix.
+    `ending`: what file names carry before the suffix ('_leftImg8bit'); files without it are left out.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in inside.parts):
-            continue
         stem = inside.with_suffix("").as_posix()
-        if not stem.endswith(ending):
-            continue
-        stem = stem[: len(stem) - len(ending)]
-        if stem in found:
-            raise UserError(f"{path}: two files for one name (the other is {found[stem].name}): remove one of them")
-        found[stem] = path
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and stem.endswith(ending):
+            found.setdefault(stem.removesuffix(ending), []).append(path)
     return dict(sorted(found.items()))
+
+
+def list_images(folder: Path, ending: str = "") -> dict[str, Path]:
+    """As `files_by_name`, one file per name. Raises: UserError where two files differ only in their suffix."""
+    found = files_by_name(folder, ending)
+    for first, *others in found.values():
+        if others:
+            raise UserError(f"{others[0]}: two files for one name (the other is {first.name}): remove one of them")
+    return {name: paths[0] for name, paths in found.items()}
 
 
 def pair(images: dict[str, Path], masks: dict[str, Path] | None, image_dir: Path, label_dir: Path) -> list:

@@ -1,4 +1,4 @@
-"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; each with the line that mends it.
+"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; each with the line that fixes it.
 
 python -m tools.check_data configs/camvid/deeplabv3plus.yaml --out checked
 """
@@ -60,8 +60,8 @@ def report(checked: Checked, files: int = FILES) -> str:
     for level in LEVELS:
         for f in (f for f in checked.findings if f.level == level):
             lines.append(f"{level.upper():8}{f.fault}: {f.text}")
-            if f.mend:
-                lines.append(f"        mend: {f.mend}")
+            if f.fix:
+                lines.append(f"        fix: {f.fix}")
             names = ", ".join("/".join(p.parts[-3:]) for p in f.files[:files])
             if names:
                 lines.append(f"        in:   {names}{', ..' if len(f.files) > files else ''}")
