@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from data import build_dataset
-from data.augment.geometry import resize as resize_pair
+from data.augment.geometry import resize_pair
 from data.augment.transforms import denormalise
 from engine import checkpoint as ckpt
 from engine.config import Config
