@@ -11,12 +11,11 @@ from data import build_dataset
 from data.check.file_rules import file_findings
 from data.check.scan import LEVELS, Facts, Finding, scan
 from data.check.value_rules import value_findings
-from data.files import JPEG_SUFFIXES, Record, files_by_name
+from data.files import JPEG_SUFFIXES, SPLITS, Record, files_by_name
 from data.labels import CAMVID, LabelTable
 from data.remap import remap
 from data.sets.folder import read_classes
 
-SPLITS = ("train", "val", "test")
 SIDES = {"folder": ("images/{}", "labels/{}"), "camvid": ("{}", "{}annot")}  # where pairs can be found one by one
 
 

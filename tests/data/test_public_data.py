@@ -70,7 +70,7 @@ def test_kitti_colours_are_the_palette(tmp_path):
     train = build_dataset(config("kitti", tmp_path), "train", False)
     assert train.palette[0].tolist() == [1, 2, 3] and train.palette[18].tolist() == [119, 11, 32]
     (tmp_path / "colors.txt").write_text("1 2 3\n1 2 300\n")
-    with refuses("colors.txt: expected a row 'R G B' .*19 classes"):
+    with refuses("colors.txt: expected one row 'R G B' .*per class, 19 in all"):
         build_dataset(config("kitti", tmp_path), "train", False)
 
 
@@ -95,7 +95,7 @@ def test_kitti_layouts_that_are_none_or_two_are_refused(tmp_path):
         build_dataset(config("kitti", tmp_path / "inner"), "train", False)
     for folder in ("training/image", "training/label", "training/image_2", "training/semantic"):
         (tmp_path / "two" / folder).mkdir(parents=True)
-    with refuses(r"more than one KITTI layout lies here \(semantics, road\)"):
+    with refuses(r"found more than one KITTI layout \(semantics, road\)"):
         build_dataset(config("kitti", tmp_path / "two"), "train", False)
 
 

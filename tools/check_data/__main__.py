@@ -18,7 +18,8 @@ from common.console import say
 from common.errors import UserError
 from data.check.scan import LEVELS, classes_of, colour_table
 from data.check.value_rules import totals
-from data.check.whole_set import SPLITS, Checked, check_config
+from data.check.whole_set import Checked, check_config
+from data.files import SPLITS
 from engine.config import load_config
 from tools.check_data.pages import frequency_plot, palette_page
 
