@@ -22,8 +22,7 @@ from common.device import resolve_device
 from common.errors import UserError
 from data import build_dataset
 from data.augment.transforms import build_transform
-from data.check.pairs import check_pairs
-from data.check.quick import quick_check
+from data.check.before_training import check_before_training
 from data.dataset import limited
 from engine import checkpoint as ckpt
 from engine import config as config_module
@@ -109,10 +108,10 @@ def check_before(cfg: Config, device: torch.device) -> Prepared:
     """
     train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
     for dataset in (train, val):
-        check_pairs(dataset)
         excluded(cfg.eval.exclude, dataset.class_names)
+    line = check_before_training([train, val])
     if distributed.is_main():
-        say(quick_check([train, val]))
+        say(line)
     if cfg.cv.folds:
         draw_splits(cfg, train)
     teachers: dict = {}

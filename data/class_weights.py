@@ -180,6 +180,12 @@ def count_pixels(dataset: SegmentationDataset, cache: bool = True) -> Tensor:
     return counts
 
 
+def class_shares(dataset: SegmentationDataset) -> dict[str, float]:
+    """Share of each class in the labelled pixels, at the masks' own size; all 0 where nothing is labelled."""
+    pixels = count_pixels(dataset).sum(0)
+    return dict(zip(dataset.class_names, (pixels.double() / pixels.sum().clamp(min=1)).tolist()))
+
+
 def _read_cache(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -20,9 +20,9 @@ from common.errors import UserError
 from common.files import write_json
 from common.seeds import mix_seed
 from data.dataset import SegmentationDataset
+from data.files import SPLITS
 
 ROLES = ("start", "fold", "select")
-SPLITS = ("train", "val", "test")
 Fold = dict  # {"train": [...], "val": [...]}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.console import say
 from common.device import resolve_device
 from common.errors import UserError, unknown
-from data.augment.geometry import resize as resize_pair
+from data.augment.geometry import resize_pair
 from data.augment.transforms import normalise
 from engine import checkpoint as ckpt
 from engine.config import config_from

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common.spread import evenly_spaced
-from data.augment.geometry import resize as resize_pair
+from data.augment.geometry import resize_pair
 from data.augment.transforms import denormalise
 from engine.config import Config
 from engine.evaluation.views import Views

@@ -16,11 +16,12 @@ from common.files import write_json
 from common.memory import peak_memory
 from common.seeds import derive_seed
 from data import build_dataset, sampled_names
+from data.class_weights import class_shares
 from data.dataset import SegmentationDataset, limited
 from data.splits import Splits, make_splits
 from engine import checkpoint as ckpt
 from engine.config import Config
-from engine.evaluation.evaluate import class_frequency, score_models
+from engine.evaluation.evaluate import score_models
 from engine.evaluation.protocol import protocol
 from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
@@ -80,7 +81,7 @@ def score_best(cfg: Config, run: Path, train: SegmentationDataset, val: Segmenta
         "best_epoch": best["epoch"],
         "select": None,
         **scores(score, val.class_names, cfg.eval.absent, cfg.eval.exclude),
-        "class_frequency": class_frequency(cfg, train.plain()),
+        "class_frequency": class_shares(train),
         "seconds": ckpt.load_ours(run / "last.pt")["info"]["seconds"],
         "peak_memory": peak_memory(device),
     }
