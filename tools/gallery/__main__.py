@@ -22,7 +22,7 @@ from common.files import write_json
 from common.tables import format_table
 from engine.config import load_config
 from engine.evaluation.protocol import describe
-from engine.report.tables import interval, pct
+from engine.report.score_tables import interval, pct
 from tools.gallery.gallery import (
     Side,
     choose,

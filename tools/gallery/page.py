@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.evaluation.protocol import describe
-from engine.report.html_page import HERE, buttons, legend, swatch, table, write_page
-from engine.report.tables import MORE, SUMMARY, interval, pct
+from engine.report.html_page import buttons, html_table, legend, note, score_cell, swatch, write_page
+from engine.report.score_tables import MORE, SUMMARY, class_label, interval, pct
 
+HERE = Path(__file__).parent
 AT_MOST = 6  # columns of pictures on a wide screen; more go on below
 KINDS = ("prediction", "error")
 
@@ -28,11 +29,11 @@ def write_gallery(
     title = f"{facts['data']} {facts['split']}: {', '.join(labels)}"
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        *(f'<p class="note">{html.escape(n)}</p>' for n in [*protocols(labels, results), *notes]),
-        "<h2>Totals</h2>" + table(*totals(labels, results, gaps), "sortable"),
+        *map(note, [*protocols(labels, results), *notes]),
+        "<h2>Totals</h2>" + html_table(*totals(labels, results, gaps), "sortable"),
         note_on(gaps),
-        "<h2>Classes</h2>" + table(*classes(labels, results, gaps, palette), "sortable"),
-        '<p class="note">IoU in percent. A click on a head sorts.</p>',
+        "<h2>Classes</h2>" + html_table(*classes(labels, results, gaps, palette), "sortable"),
+        note("IoU in percent. A click on a header sorts."),
         f"<h2>Images</h2>{note_on_images(results, chosen, which)}",
         legend(list(results[0]["per_class"]), palette) + buttons(KINDS, "prediction"),
         *(row(k, i, labels, results, shown) for k, i in enumerate(chosen)),
@@ -57,7 +58,7 @@ def totals(labels: Sequence[str], results: Sequence[dict], gaps: Sequence[dict |
         headers.insert(2, f"difference to {labels[0]} [95 %]")
     rows = []
     for label, result, gap in zip(labels, results, [None, *gaps]):
-        cells: list = [html.escape(label), *(_number(result[key]) for key in keys)]
+        cells: list = [html.escape(label), *(score_cell(result[key]) for key in keys)]
         if len(results) > 1:
             cells.insert(2, "reference" if result is results[0] else _gap(gap and gap["miou"]))
         rows.append(cells)
@@ -71,16 +72,12 @@ def classes(labels: Sequence[str], results: Sequence[dict], gaps: Sequence[dict 
     for label in labels[1:]:
         headers += [label, f"{label} - {labels[0]} [95 %]"]
     for name, colour in zip(results[0]["per_class"], palette):
-        text = f"({html.escape(name)})" if name in left_out else html.escape(name)
-        cells: list = [swatch(colour) + text, _number(results[0]["per_class"][name])]
+        text = html.escape(class_label(name, left_out))
+        cells: list = [swatch(colour) + text, score_cell(results[0]["per_class"][name])]
         for result, gap in zip(results[1:], gaps):
-            cells += [_number(result["per_class"][name]), _gap(gap and gap["per_class"][name])]
+            cells += [score_cell(result["per_class"][name]), _gap(gap and gap["per_class"][name])]
         rows.append(cells)
     return rows, headers
-
-
-def _number(value: float | None) -> tuple:
-    return ("" if value is None else value, pct(value))
 
 
 def _gap(found: dict | None) -> tuple:
@@ -99,7 +96,7 @@ def note_on(gaps: Sequence[dict | None]) -> str:
     text += "coloured where the interval leaves out 0. A class that only one of two has counts 0 for the other."
     if first["by"] == "image":
         text += " All images are of one group: as neighbours are alike, the intervals are too narrow."
-    return f'<p class="note">{html.escape(text)}</p>'
+    return note(text)
 
 
 def note_on_images(results: Sequence[dict], chosen: Sequence[int], which: str) -> str:
@@ -108,7 +105,7 @@ def note_on_images(results: Sequence[dict], chosen: Sequence[int], which: str) -
     text += "the prediction has. Error: orange is wrong, black is ignored. A click on a picture shows it large; "
     text += "arrow keys, or clicks on its left and right half, change to the same image in the next column, a click "
     text += "beside it closes it."
-    return f'<p class="note">{html.escape(text)}</p>'
+    return note(text)
 
 
 def row(k: int, i: int, labels: Sequence[str], results: Sequence[dict], shown: Sequence[Sequence[dict]]) -> str:
