@@ -33,8 +33,7 @@ from engine.folds.candidates import LONG, aggregate_stage, finished_stages
 from engine.folds.roles import open_study
 from engine.metrics import VOID
 from engine.prediction import pictures
-from engine.report.report import candidates_table, class_table
-from engine.report.tables import scores_table
+from engine.report.score_tables import candidates_table, class_table, scores_table
 from engine.run_folder import lock, newest_run, open_run
 from models.checkpoints.known import locate
 

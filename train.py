@@ -33,8 +33,9 @@ from engine.evaluation.views import amp_dtype
 from engine.folds.cross_validation import cross_validate, start_seed
 from engine.folds.roles import draw_splits
 from engine.report.html_report import write_html
-from engine.report.report import candidates_table, write_report
+from engine.report.markdown_report import write_report
 from engine.report.samples import write_pictures
+from engine.report.score_tables import candidates_table
 from engine.run_folder import lock, make_run, open_run, warn_of_changes
 from engine.training import trackers
 from engine.training.class_weighting import placeholder_specs
@@ -78,8 +79,9 @@ def train_and_report(cfg: Config, run: Path, device: torch.device, prepared: Pre
         say(candidates_table(results))
         models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, prepared.val.num_classes, device)
     write_pictures(run, cfg, models, limited(prepared.val, cfg.data.limit), device, results)
+    report = write_report(run)  # draws the plots that report.html holds too
     write_html(run)
-    say(f"report: {write_report(run)}, report.html  ({(time.perf_counter() - started) / 60:.1f} minutes)")
+    say(f"report: {report}, report.html  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
 
 def config_and_run(args: argparse.Namespace) -> tuple[Config, Path | None]:

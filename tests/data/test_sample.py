@@ -15,9 +15,9 @@ from engine.evaluation.protocol import describe
 from engine.evaluation.scores import excluded, metrics
 from engine.folds.roles import open_study
 from engine.metrics import ConfusionMatrix
-from engine.report.report import write_report
+from engine.report.markdown_report import write_report
 from engine.report.samples import write_pictures
-from engine.report.tables import class_table
+from engine.report.score_tables import class_table
 from engine.training.single_run import prepare, train_single
 from tests.helpers import config, make_camvid, make_folder, refuses, write_image, write_mask
 

@@ -17,7 +17,7 @@ from engine import checkpoint as ckpt
 from engine import config as config_module
 from engine.config import config_from
 from engine.metrics import ConfusionMatrix
-from engine.report.report import write_report
+from engine.report.markdown_report import write_report
 from engine.training import job, train
 from engine.training.log import Log
 from engine.training.single_run import train_single
