@@ -249,7 +249,7 @@ def command(*words: str, cwd: Path, **env: str) -> subprocess.Popen:
 STRUCK = """
 import os, runpy, signal, sys
 from engine import checkpoint as ckpt
-from engine import train
+from engine.training import train
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
 script, how, place, *words = sys.argv[1:]
