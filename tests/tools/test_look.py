@@ -18,6 +18,7 @@ from engine.analysis.attention_weights import (
     shown_blocks,
     window_weights,
 )
+from engine.config import Config
 from engine.evaluation.networks import Opened
 from models import build_model
 from models.encoders.mix_transformer import EfficientSelfAttention
@@ -101,7 +102,7 @@ def opened(name: str, num_classes: int = 3, **options) -> Opened:
     torch.manual_seed(0)
     model = build_model(name, num_classes, **options).eval()
     palette = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
-    return Opened(model, model, Path("x.pt"), name, ("a", "b", "c"), palette, None, torch.device("cpu"))
+    return Opened([model], Path("x.pt"), name, ("a", "b", "c"), palette, torch.device("cpu"), Config())
 
 
 def test_components_are_the_main_axes():

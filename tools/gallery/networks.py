@@ -18,16 +18,14 @@ from common.device import resolve_device
 from common.errors import UserError
 from data import build_dataset
 from data.dataset import SegmentationDataset, limited
-from engine import checkpoint as ckpt
-from engine.config import Config, config_from, to_dict
+from engine.config import Config
 from engine.evaluation.class_lists import shared_classes
 from engine.evaluation.evaluate import score_models
-from engine.evaluation.networks import chosen_checkpoint, networks, open_public
+from engine.evaluation.networks import open_networks
 from engine.evaluation.paired_bootstrap import compare, require_same_images
 from engine.evaluation.protocol import protocol, protocol_differences
 from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
-from models.checkpoints.known import locate
 
 STAMP = re.compile(r"-\d{8}-\d{6}(-\d+)?$")  # what run_folder.make_run puts behind the name
 
@@ -41,6 +39,8 @@ class Side:
     cfg: Config
     dataset: SegmentationDataset
     notes: tuple[str, ...] = ()
+    settings: Sequence[str] = ()
+    common: Config | None = None
 
     @property
     def device(self) -> torch.device:
@@ -48,9 +48,7 @@ class Side:
 
     def networks(self) -> list[nn.Module]:
         """The network in eval mode on the device, or all members of an ensemble."""
-        if ckpt.is_ours(self.path):
-            return networks(ckpt.load_ours(self.path), self.cfg, self.dataset.num_classes, self.device)
-        return [open_public(self.path).network.to(self.device)]
+        return open_networks(self.path, self.settings, self.common).networks
 
     def protocol(self) -> dict:
         return protocol(self.cfg, self.dataset, Views.of(self.cfg.eval)) | {"checkpoint": str(self.path)}
@@ -62,31 +60,20 @@ def open_side(source: str, split: str, common: Config | None, sets: Sequence[str
     common: a config whose data and eval sections replace the run's own; a public file needs one. sets: changes to keys
     of every config. Raises: UserError if something is missing, or if the classes are not those of the data.
     """
-    run = Path(source)
-    is_run = run.is_dir() and (run / "config.yaml").is_file()
-    path = chosen_checkpoint(run) if is_run else locate(source)
-    sets = ["data.cache=false", *sets]  # every image is read once or twice; several caches would be in memory
-    if ckpt.is_ours(path):
-        checkpoint = ckpt.load_ours(path)
-        values = to_dict(config_from(checkpoint["config"]))
-        if common:
-            values |= {name: part for name, part in to_dict(common).items() if name in ("data", "eval")}
-        cfg = config_from(values, sets)
-        dataset = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
-        ckpt.require_classes(checkpoint, dataset.class_names, path)
-        return Side(label or name_of(source, path, is_run), path, cfg, dataset)
-    if not common:
+    settings = ["data.cache=false", *sets]  # every image is read once or twice; several caches would be in memory
+    opened = open_networks(source, settings, common)
+    if opened.report and not common:
         raise UserError(f"{source}: not written by this project; say with --config CONFIG what to score all of them on")
-    cfg = config_from(to_dict(common), sets)
+    cfg, notes = opened.config, ()
     dataset = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
-    public = open_public(path)
-    if public.num_classes != dataset.num_classes:
-        what = f"{public.report.architecture} for {public.num_classes} classes"
-        raise UserError(f"{source}: {what}, the data ({cfg.data.name}) has {dataset.num_classes}")
-    notes = (f"{public.report.architecture}, {public.report.layout}",)
-    if len(shared_classes(dataset.class_names, public.class_names)) < dataset.num_classes:
-        notes += (f"class names: those of the data; the file's ({public.note}): {', '.join(public.class_names)}",)
-    return Side(label or name_of(source, path, False), path, cfg, dataset, notes)
+    opened.require_classes(dataset, source)
+    if opened.report:
+        notes += (f"{opened.report.architecture}, {opened.report.layout}",)
+        if len(shared_classes(dataset.class_names, opened.class_names)) < dataset.num_classes:
+            names = ", ".join(opened.class_names)
+            notes += (f"class names: those of the data; the file's ({opened.names_from}): {names}",)
+    label = label or name_of(source, opened.path, (Path(source) / "config.yaml").is_file())
+    return Side(label, opened.path, cfg, dataset, notes, settings, common)
 
 
 def name_of(source: str, path: Path, is_run: bool) -> str:
