@@ -20,7 +20,7 @@ from engine.config import config_from
 from engine.evaluation.class_lists import TABLES
 from engine.evaluation.networks import networks, open_public
 from engine.evaluation.views import Views, amp_dtype, predict_classes
-from models.inference import deploy
+from models import deploy
 
 LARGEST = 2048 * 2048  # pixels a public network is shown at once, unless data.size asks for more
 
