@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from common import command
-from common.command import add_arguments
+from common.command import add_network_arguments
 from common.console import say
 from common.drawing import colourise
 from common.errors import UserError
@@ -231,7 +231,7 @@ def main(args: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python -m tools.look --run runs/RUN --image street.jpg --out look")
-    add_arguments(p)
+    add_network_arguments(p)
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image to look at")
     p.add_argument("--query", type=int, nargs=2, metavar=("Y", "X"), help="pixel of the image; default: its middle")
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network size (default: the run's data.size)")

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from common import command
-from common.command import add_arguments
+from common.command import add_network_arguments
 from common.console import say
 from common.device import resolve_device
 from common.errors import UserError
@@ -169,7 +169,7 @@ def main(args: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512")
     p.add_argument("name", nargs="?", metavar="NAME", help=f"random weights; one of: {', '.join(list_models())}")
-    add_arguments(p)
+    add_network_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's, or 512 512)")
     p.add_argument("--images", type=int, default=8, metavar="N", help="noise images, each new weights; default 8")
     p.add_argument(
