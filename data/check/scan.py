@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from data.files import EXIF_ORIENTATION, SIDEWAYS, Record, open_image, read_raw_mask, upright_rgb
-from data.labels import LabelTable
+from data.labels import LabelTable, count_values
 
 LEVELS = ("error", "warning", "note")
 THUMB = 32  # side of the grey thumbnail that near-duplicates are found by
@@ -127,20 +127,10 @@ def _read_label_facts(out: Facts, image: np.ndarray | None) -> np.ndarray | None
     if raw.ndim == 3:
         out.colours = _colours(raw)
         return raw
-    values, counts = _counts(raw)
-    out.values = Counter(dict(zip(values, counts)))
+    out.values = Counter(count_values(raw))
     out.mixed, out.mixtures = _mixtures(raw)
     out.busy = float((raw[:, 1:] != raw[:, :-1]).mean()) if raw.shape[1] > 1 else 0.0
     return raw
-
-
-def _counts(raw: np.ndarray) -> tuple[list[int], list[int]]:
-    if raw.dtype == np.uint8:
-        counts = np.bincount(raw.reshape(-1), minlength=256)
-        values = np.flatnonzero(counts)
-        return values.tolist(), counts[values].tolist()
-    values, counts = np.unique(raw, return_counts=True)
-    return values.tolist(), counts.tolist()
 
 
 def _colours(rgb: np.ndarray) -> Counter:
@@ -167,18 +157,8 @@ def _mixtures(raw: np.ndarray) -> tuple[float, tuple[int, ...]]:
 
 def classes_of(f: Facts, labels: LabelTable) -> Counter:
     """Class index (ignore_index: void) -> pixels of one mask; None counts what is in no table."""
-    index = dict.fromkeys(labels.ignore, labels.ignore_index) | labels.ids
     out: Counter = Counter()
-    for value, n in f.values.items():
-        out[index.get(value)] += n
-    if f.colours:
-        known = colour_table(labels)
-        for colour, n in f.colours.items():
-            out[known.get(colour)] += n
+    for counts, index in ((f.values, labels.index_of_raw), (f.colours, labels.index_of_colour)):
+        for value, n in counts.items():
+            out[index.get(value)] += n
     return out
-
-
-def colour_table(labels: LabelTable) -> dict[tuple[int, int, int], int]:
-    """Colour in a colour mask -> class index or ignore_index."""
-    classes = labels.colour_ids or {tuple(c): i for i, c in enumerate(labels.palette.tolist())}
-    return dict.fromkeys(labels.ignore_colours, labels.ignore_index) | classes

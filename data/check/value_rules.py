@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data.check.scan import Facts, Finding, classes_of, colour_table
+from data.check.scan import Facts, Finding, classes_of
 from data.labels import CITYSCAPES_IDS, LabelTable
 
 VOID_NAMES = re.compile(r"^(void|unlabel+ed|ignored?|unknown|undefined|don'?t care|unclassified)$", re.IGNORECASE)
@@ -18,12 +18,12 @@ BUSY = 0.4  # share of neighbours that differ, above which a mask is taken for a
 MIXED = 0.3  # share of steps through a value between, above which a mask is taken for an interpolated one
 
 
-def totals(found: Sequence[Facts]) -> tuple[Counter, Counter]:
-    """(raw value -> pixels, raw value -> masks it is in), of the masks with one channel."""
+def totals(found: Sequence[Facts], what: str = "values") -> tuple[Counter, Counter]:
+    """(value -> pixels, value -> masks it is in): the raw values of masks with one channel, or `what` "colours"."""
     pixels, masks = Counter(), Counter()
     for f in found:
-        pixels.update(f.values)
-        masks.update(f.values.keys())
+        pixels.update(getattr(f, what))
+        masks.update(getattr(f, what).keys())
     return pixels, masks
 
 
@@ -39,9 +39,9 @@ def _cause_of_values(found: Sequence[Facts], labels: LabelTable) -> list[Finding
     unknown = set(pixels) - known
     files = tuple(f.label for f in _worst(found, unknown))
     for cause in CAUSES:
-        told = cause(pixels, unknown, labels, found)
-        if told:
-            fault, text, fix = told
+        reported = cause(pixels, unknown, labels, found)
+        if reported:
+            fault, text, fix = reported
             return [Finding("error", fault, text, fix, files)]
     if not unknown:
         return []
@@ -169,7 +169,7 @@ def _colour_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
     masks = [f for f in found if f.colours]
     if not masks:
         return []
-    known, total = colour_table(labels), Counter()
+    known, total = labels.index_of_colour, Counter()
     for f in masks:
         total.update(f.colours)
     unknown = {c: n for c, n in total.items() if c not in known}

@@ -45,7 +45,7 @@ def test_lists_ignored_classes_and_void():
     assert table.palette.tolist() == [[64, 0, 128], [0, 0, 0]]
     rgb = np.concatenate([CAMVID.palette[[8, 10, 0, 3]], [[0, 0, 0]]])[None].astype(np.uint8)
     assert table.map_colours(rgb, "x").tolist() == [[0, 0, 255, 1, 1]]
-    with refuses("label values outside"):
+    with refuses("values that are no class"):
         table.map_raw(np.array([[12]]), "x")
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common import command
 from common.console import say
 from common.errors import UserError
-from data.check.scan import LEVELS, classes_of, colour_table
+from data.check.scan import LEVELS, classes_of
 from data.check.value_rules import totals
 from data.check.whole_set import Checked, check_config
 from data.files import SPLITS
@@ -74,24 +74,19 @@ def report(checked: Checked, files: int = FILES) -> str:
 
 
 def value_table(checked: Checked) -> list[str]:
-    """raw value -> class -> pixels -> images, of masks with one channel, and the same of colours."""
-    labels, rows = checked.labels, []
-    pixels, masks = totals(checked.facts)
-    for value in sorted(pixels)[:64]:
-        index = labels.ids.get(value)
-        name = labels.class_names[index] if index is not None else "void" if value in labels.ignore else "UNKNOWN"
-        rows.append((str(value), name, pixels[value], masks[value]))
-    known, colours, seen = colour_table(labels), Counter(), Counter()
-    for f in checked.facts:
-        colours.update(f.colours)
-        seen.update(f.colours.keys())
-    for colour, n in colours.most_common(64):
-        index = known.get(colour)
-        name = "UNKNOWN" if index is None else "void" if index == labels.ignore_index else labels.class_names[index]
-        rows.append((" ".join(map(str, colour)), name, n, seen[colour]))
-    total = max(sum(pixels.values()) + sum(colours.values()), 1)
+    """raw value or colour -> class -> pixels -> masks."""
+    labels, rows, pixels = checked.labels, [], Counter()
+    for counts_of, index_of in (("values", labels.index_of_raw), ("colours", labels.index_of_colour)):
+        counts, masks = totals(checked.facts, counts_of)
+        pixels.update(counts)
+        shown = sorted(counts)[:64] if counts_of == "values" else [colour for colour, _ in counts.most_common(64)]
+        for value in shown:
+            index = index_of.get(value)
+            name = "UNKNOWN" if index is None else "void" if index == labels.ignore_index else labels.class_names[index]
+            text = str(value) if counts_of == "values" else " ".join(map(str, value))
+            rows.append((text, name, counts[value], masks[value]))
+    total, more = max(sum(pixels.values()), 1), len(pixels) - len(rows)
     head = f"{'raw value':>12}  {'class':20} {'pixels':>14} {'share':>8} {'masks':>7}"
-    more = len(pixels) + len(colours) - len(rows)
     lines = [f"{v:>12}  {name:20} {n:14,} {100 * n / total:7.3f}% {m:7}" for v, name, n, m in rows]
     return [head, *lines, *([f"{'':14}and {more} more values"] if more > 0 else [])]
 
