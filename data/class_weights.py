@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError, unknown
+from common.files import write_atomically
 from data.dataset import SegmentationDataset, data_hash
 from data.files import read_mask
 
@@ -193,12 +194,5 @@ def _read_cache(path: Path) -> dict:
 
 
 def _write_cache(path: Path, content: dict) -> None:
-    """To a temporary name, then renamed. A cache that cannot be written costs time, not the run."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with contextlib.suppress(UserError):  # a cache that cannot be written costs time, not the run
+        write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
