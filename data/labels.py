@@ -1,8 +1,8 @@
 """Label tables: the classes of a data set, and how its mask files encode them.
 
-A mask file holds *raw values* (Cityscapes: ids 0..33). Training needs *class indices* 0..C-1, and 255 for ignored pixels.
-A `LabelTable` converts one into the other with a lookup of 256 entries. A raw value outside the table, the most common
-fault of a new data set, is an error.
+A mask file holds *raw values* (Cityscapes: ids 0..33). Training needs *class indices* 0..C-1, and 255 for ignored
+pixels. A `LabelTable` converts one into the other with a lookup of 256 entries. A raw value outside the table, the most
+common fault of a new data set, is an error.
 """
 
 from __future__ import annotations
@@ -98,10 +98,11 @@ class LabelTable:
         return np.array([index_of[c] for c in colours], np.uint8)[where.reshape(packed.shape)]
 
     def _unknown_values(self, counts: dict[int, int], source: object) -> UserError:
-        bad = {v: n for v, n in counts.items() if v not in self.index_of_raw}
+        known = self.index_of_raw
+        bad = {v: n for v, n in counts.items() if v not in known}
         ignored = ", ".join(f"{v}: {self.ignore_index}" for v in list(bad)[:8] if 0 <= v <= 255)
         return UserError(
-            f"{source}: values that are no class of '{self.name}' (known: {_ranges(self.index_of_raw)}): {_first(bad)}; "
+            f"{source}: values that are no class of '{self.name}' (known: {_ranges(known)}): {_first(bad)}; "
             f"data.label_map gives them a class or ignores them{f': {{{ignored}}}' if ignored else ''}; {CAUSE}"
         )
 

@@ -29,7 +29,8 @@ Fold = dict  # {"train": [...], "val": [...]}
 def _largest_first(groups: Sequence[str], seed: int, purpose: str) -> list[tuple[str, int]]:
     """(group, images) from large to small, equal sizes in an order drawn from the seed.
 
-    Giving each group, largest first, to whoever lacks most is the usual greedy way to even shares: small ones fill gaps.
+    Giving each group, largest first, to whoever lacks most is the usual greedy way to even shares: small ones fill
+    gaps.
     """
     counts = sorted(Counter(groups).items())
     generator = torch.Generator().manual_seed(mix_seed(seed, purpose))
@@ -105,9 +106,9 @@ def _too_few(groups: int, need: str) -> UserError:
 def draw_sample(names: Sequence[str], groups: Sequence[str], counts: Sequence[int], seed: int) -> dict[str, list[int]]:
     """Custom splits of the training images: {train, val, test} -> sorted indices, `counts` of them each.
 
-    Groups come in an order drawn from the seed (`groups` = `names`: image by image). Test takes what it needs, then val,
-    then train. A group belongs to one split only: what is left of a split's last group is not used. The result depends
-    on the names and the seed, not on the order of the list. Raises: UserError for too few images.
+    Groups come in an order drawn from the seed (`groups` = `names`: image by image). Test takes what it needs, then
+    val, then train. A group belongs to one split only: what is left of a split's last group is not used. The result
+    depends on the names and the seed, not on the order of the list. Raises: UserError for too few images.
     """
     members: dict[str, list[int]] = {}
     for i in sorted(range(len(names)), key=lambda i: names[i]):
@@ -207,8 +208,8 @@ def make_splits(
 ) -> Splits:
     """Draw roles and folds of a training split. group: auto (the data set's groups) or none (each image is a group).
 
-    folds 0 (a single run): one role `train` with everything. limit_to (data.limit): only the first n images of each role
-    and of each fold's val part; a fold then trains on the val parts of the other folds.
+    folds 0 (a single run): one role `train` with everything. limit_to (data.limit): only the first n images of each
+    role and of each fold's val part; a fold then trains on the val parts of the other folds.
     """
     names = dataset.names
     if folds == 0:

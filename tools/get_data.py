@@ -3,8 +3,8 @@
 python -m tools.get_data --list
 python -m tools.get_data camvid --out datasets/camvid
 
-A broken download goes on where it stopped, if the server can do that. GitHub cannot: it packs its zip for every request,
-so a broken CamVid download starts again. Nothing is put in place before it has been verified.
+A broken download goes on where it stopped, if the server can do that. GitHub cannot: it packs its zip for every
+request, so a broken CamVid download starts again. Nothing is put in place before it has been verified.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def place_camvid(member: PurePosixPath) -> str | None:
 
 
 def label_hash(root: Path) -> str:
-    """sha256 over the label pixels of train and val, decoded: it does not depend on the program that wrote the PNG files."""
+    """sha256 over the label pixels of train and val, decoded: it does not depend on the program that wrote the PNG
+    files."""
     digest = hashlib.sha256()
     for split in ("train", "val"):
         for path in sorted((root / f"{split}annot").glob("*.png"), key=lambda p: p.stem):
@@ -160,8 +161,8 @@ def get(name: str, out: Path | None, sources: list[str], unverified: bool = Fals
     """Download (or take from `sources`), verify, unpack and put in place; returns the folder.
 
     sources: a local archive or URL for each of the data set's archives, in order; empty: the known addresses.
-    Files are written beside `out` until they have been checked. A broken download is kept, so that the next call goes on
-    with it. Raises: UserError.
+    Files are written beside `out` until they have been checked. A broken download is kept, so that the next call goes
+    on with it. Raises: UserError.
     """
     data_set = DATA_SETS[name]
     out = Path(out or data_set.out)

@@ -1,9 +1,9 @@
-"""What the network really sees: the first training batches of a config as a picture, and their label values.
+"""Show the input of the network: the first training batches of a config as a picture, and their label values.
 
 python -m tools.show_batch configs/unet_streets.yaml
 python -m tools.show_batch configs/unet_streets.yaml --set data.augment=road --images 12 --epoch 3 --out road.png
 
-Of a run without folds these are its own batches, sample for sample; of a cross-validation those of stage 0, fold 0.
+For a run without folds these are exactly its batches; for a cross-validation those of stage 0, fold 0.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def first_job(cfg: Config) -> Job:
-    """The training whose batches are shown, as train.py makes it; nothing is written."""
+    """The training job whose batches are shown, as train.py makes it. Writes nothing."""
     train = build_dataset(cfg, "train", train=True)
     if cfg.cv.folds:
         roles, folds = draw_splits(cfg, train).indices(train.names)
@@ -75,7 +75,7 @@ def samples(job: Job, count: int, epoch: int) -> Iterator[tuple[tuple[int, ...],
 
 
 def captions(names: Sequence[str], keys: Sequence[tuple[int, ...]], class_names: Sequence[str]) -> list[str]:
-    """Under each row: the image, and with rare-class sampling the class it was drawn for."""
+    """Caption of each row: the image's name, and with rare-class sampling the class it was drawn for."""
     return [f"{n} (drawn for {class_names[k[3]]})" if len(k) > 3 else n for n, k in zip(names, keys)]
 
 
@@ -89,9 +89,9 @@ def describe(cfg: Config) -> str:
 
 
 def value_table(data: SegmentationDataset, images: Sequence[int], targets: Sequence[Tensor]) -> str:
-    """Label values before and after: what stands in the masks' files, what it means, and what the network is given.
+    """Label values before and after augmentation: in the mask files, their classes, and in the network's targets.
 
-    Shares are of all pixels, of the files of the images shown and of the targets shown.
+    Shares are of all pixels in the files, and of all pixels in the targets shown.
     """
     before: Counter = Counter()
     found: dict[int, set] = {}

@@ -15,8 +15,9 @@ from data.augment import colour, geometry
 
 @dataclass(frozen=True)
 class Preset:
-    """`before`: rows applied at `data.size`. Then a window of `data.crop` is cut from the image scaled by one of `scales`;
-    another window is tried while one class fills more than `most` of it. `after`: rows applied to the window."""
+    """`before`: rows applied at `data.size`. Then a window of `data.crop` is cut from the image scaled by one of
+    `scales`; another window is tried while one class fills more than `most` of it. `after`: rows applied to the
+    window."""
 
     before: Sequence = ()
     after: Sequence = ()
@@ -24,8 +25,8 @@ class Preset:
     most: float = 1.0
 
 
-# System D scales up with p 0.5 and crops with p 0.4, independently, for a fixed network size. We read that as: zoom in by
-# 1.0-1.2 with p 0.5; the window is anywhere with p 0.4, else in the centre.
+# System D scales up with p 0.5 and crops with p 0.4, independently, for a fixed network size. We read that as: zoom in
+# by 1.0-1.2 with p 0.5; the window is anywhere with p 0.4, else in the centre.
 _STANDARD = [
     (0.5, geometry.flip),
     (0.5, partial(geometry.zoom, scale=(1.0, 1.2), random_window=0.4)),

@@ -53,9 +53,9 @@ def test_lists_ignored_classes_and_void():
     "classes, expected",
     [
         ({"a": "Sky", "b": "rest", "c": "Tre"}, r"unknown class .*data.labels: c\) 'Tre': did you mean 'Tree'"),
-        ({"a": "Sky", "b": ["Tree", "Sky"], "c": "rest"}, "'Sky' stands under both 'a' and 'b'"),
-        ({"a": "Sky", "b": "Tree"}, "nothing is said of Building, Pole, .*background: rest"),
-        ({"a": "rest", "b": "rest"}, "'rest' stands under both"),
+        ({"a": "Sky", "b": ["Tree", "Sky"], "c": "rest"}, "'Sky' is listed under both 'a' and 'b'"),
+        ({"a": "Sky", "b": "Tree"}, "data.labels does not name Building, Pole, .*background: rest"),
+        ({"a": "rest", "b": "rest"}, "'rest' is listed under both"),
         ({"a": list(CAMVID.class_names), "b": "rest"}, "nothing is left for 'b'"),
         ({"all": "rest"}, "at least two classes"),
         ({"a": "rest", "ignore": "Sky"}, "at least two classes"),

@@ -1,4 +1,4 @@
-"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; each with the line that fixes it.
+"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; with the line that fixes each.
 
 python -m tools.check_data configs/camvid/deeplabv3plus.yaml --out checked
 """
@@ -23,7 +23,7 @@ from data.files import SPLITS
 from engine.config import load_config
 from tools.check_data.pages import frequency_plot, palette_page
 
-FILES = 10  # of the worst ones, and of each finding
+FILES = 10  # shown per finding, and of the worst files
 
 
 def main(args: argparse.Namespace) -> None:
@@ -55,7 +55,7 @@ def _s(word: str, n: int) -> str:
 
 
 def report(checked: Checked, files: int = FILES) -> str:
-    """Everything as text: splits, values, classes, findings, worst files."""
+    """The report as text: splits, values, classes, findings, worst files."""
     lines = [f"{split}: {n} pairs read" for split, n in Counter(f.split for f in checked.facts).items()]
     lines += ["", *value_table(checked), "", *class_table(checked), ""]
     for level in LEVELS:
@@ -92,7 +92,7 @@ def value_table(checked: Checked) -> list[str]:
 
 
 def shares(checked: Checked) -> dict[str, np.ndarray]:
-    """{split: share of each class in its labelled pixels (C,)}."""
+    """{split: share of each class in the labelled pixels (C,)}."""
     out = {}
     for split in SPLITS:
         counts: Counter = Counter()
@@ -117,10 +117,10 @@ def class_table(checked: Checked) -> list[str]:
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], __doc__.splitlines()[2])
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
-    p.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all there are)")
+    p.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all)")
     p.add_argument("--limit", type=int, default=0, metavar="N", help="the first N pairs of each split (default: all)")
     p.add_argument("--workers", type=int, default=4, metavar="N", help="reading threads (default: 4)")
-    p.add_argument("--files", type=int, default=FILES, metavar="N", help=f"files listed a finding (default: {FILES})")
+    p.add_argument("--files", type=int, default=FILES, metavar="N", help=f"files listed per finding (default: {FILES})")
     p.add_argument("--out", metavar="DIR", help="also write check.txt, classes.png (matplotlib) and palette.png there")
     return p
 
