@@ -7,6 +7,9 @@ from pathlib import Path
 
 from engine.report.plots import GREY, figure, fold_colour
 
+# label, training and validation key in log.jsonl, factor
+PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU [%]", "train_miou", "val_miou", 100.0))
+
 
 def timeline(rows: Sequence[dict]) -> tuple[dict, list[tuple[str, float]]]:
     """log.jsonl rows -> ({(stage, fold): [(x, row), ...]}, [(phase, first x), ...]).
@@ -74,11 +77,10 @@ def curves(rows: Sequence[dict], path: Path, note: str = "") -> Path:
     validation panel, so that the gap between the two can be read off.
     """
     series, phases = timeline(rows)
-    from_rows = [("loss", "train_loss", "val_loss", 1.0), ("mIoU [%]", "train_miou", "val_miou", 100.0)]
 
     def draw(fig) -> None:
         axes = fig.subplots(2, 2, sharex=True, sharey="row")
-        for (label, train, val, scale), (left, right) in zip(from_rows, axes):
+        for (label, train, val, scale), (left, right) in zip(PANELS, axes):
             _draw_series(left, series, train, scale)
             _draw_gap(right, series, train, scale)
             _draw_series(right, series, val, scale, best=val == "val_miou")

@@ -142,7 +142,7 @@ def test_nothing_to_draw_is_drawn_empty(tmp_path, drawn):
     for rows in ([], [row]):
         training_plots.curves(rows, path)
         training_plots.learning_rate(rows, path)
-        study_plots.curves({"a": rows}, path)
+        study_plots.epoch_curves({"a": rows}, path)
     fold_plots.folds([{"fold": 0, **none}], None, None, path)
     fold_plots.stages([{"stage": s, "winner": "best", **none} for s in (0, 1)], path)
     fold_plots.line({"folds": [0, 1], "t": [0, 1], "miou": [None, None]}, path)
@@ -221,7 +221,9 @@ def test_samples_page_holds_every_row_and_the_legend(tmp_path):
     for colour in fake.PALETTE:
         assert (legend == colour).all(1).any(), colour
     with pytest.raises(ValueError, match="sizes differ"):
-        picture_pages.samples_page([rows[0][0]], [rows[1][1]], [rows[0][2]], fake.PALETTE, fake.NAMES, tmp_path / "x.png")
+        picture_pages.samples_page(
+            [rows[0][0]], [rows[1][1]], [rows[0][2]], fake.PALETTE, fake.NAMES, tmp_path / "x.png"
+        )
     with pytest.raises(ValueError, match="got 1 images, 0 targets"):
         picture_pages.samples_page([rows[0][0]], [], [], fake.PALETTE, fake.NAMES, tmp_path / "x.png")
 
@@ -240,8 +242,8 @@ def test_probabilities_of_several_networks(tmp_path, networks, classes):
     found = {f"network {k}": fake.extra_scores(0.6, k) for k in range(networks)}
     matrices = {name: fake.confusion(0.6, k) for k, name in enumerate(found)}
     for path in (
-        study_plots.rocs(found, classes, tmp_path / "roc.png"),
-        study_plots.confusions(matrices, fake.NAMES, tmp_path / "confusion.png"),
+        study_plots.roc_panels(found, classes, tmp_path / "roc.png"),
+        study_plots.confusion_panels(matrices, fake.NAMES, tmp_path / "confusion.png"),
     ):
         assert Image.open(path).size[0] > 700
     assert Image.open(tmp_path / "roc.png").size[1] > (1000 if len(classes) > 1 else 300)

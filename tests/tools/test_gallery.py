@@ -165,7 +165,8 @@ def test_which_images():
     assert choose_images("worst", 2, results) == [1, 4] and choose_images("worst", 9, results) == [1, 4, 0, 3]
     assert choose_images("disagreement", 9, results) == [1, 3, 0]  # .7 apart twice: the first of them first
     assert choose_images("spread", 3, results) == [0, 1, 3]
-    assert choose_images("worst", 9, results, True) == [1, 4, 0] and choose_images("disagreement", 9, results, True) == [1, 3]
+    assert choose_images("worst", 9, results, True) == [1, 4, 0]
+    assert choose_images("disagreement", 9, results, True) == [1, 3]
     assert choose_images("spread", 2, results, True) == [0, 1]
 
 
