@@ -209,9 +209,7 @@ def main(args: argparse.Namespace) -> None:
     at = args.query or [n // 2 for n in pixels.shape[:2]]
     if not all(0 <= q < n for q, n in zip(at, pixels.shape[:2])):
         h, w = pixels.shape[:2]
-        raise UserError(
-            f"--query: row {at[0]}, column {at[1]} is outside {args.image}, which has {h} x {w} pixels"
-        )
+        raise UserError(f"--query: row {at[0]}, column {at[1]} is outside {args.image}, which has {h} x {w} pixels")
     query = tuple((q + 0.5) / n for q, n in zip(at, pixels.shape[:2]))
     tensor = normalise(resize_pair(torch.from_numpy(pixels).permute(2, 0, 1), None, size)[0])[None]  # (1, 3, H, W)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.report.plots import GREY, INK, SERIES, figure
-from engine.report.score_plots import draw_confusion
+from engine.report.score_plots import draw_confusion, place_labels
 from engine.report.training_plots import PANELS
 
 
@@ -130,19 +130,6 @@ def accuracy_by_cost(points: dict[str, tuple[float, float]], path: Path, note: s
             ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         ax.set(xlabel=f"GFLOPs of one image ({rule})", ylabel="mIoU [%]")
         ax.margins(0.18, 0.14)
-        _write_names(fig, ax, points)
+        place_labels(fig, ax, [(gflops, 100 * miou, name) for name, (gflops, miou) in points.items()])
 
     return figure("Accuracy against cost", note, path, 7.5, 5, draw)
-
-
-def _write_names(fig, ax, points: dict[str, tuple[float, float]]) -> None:
-    """Write each name right of its point, or below, far enough from the names written before."""
-    fig.draw_without_rendering()
-    taken: list[tuple[float, float]] = []
-    for name, (gflops, miou) in sorted(points.items(), key=lambda item: -item[1][1]):
-        x, y = ax.transData.transform((gflops, 100 * miou))
-        while any(abs(y - b) < 16 and abs(x - a) < 180 for a, b in taken):  # pixels: one line of text
-            y -= 4
-        taken.append((x, y))
-        dx, dy = 9, (y - ax.transData.transform((gflops, 100 * miou))[1]) * 72 / fig.dpi
-        ax.annotate(name, (gflops, 100 * miou), (dx, dy), textcoords="offset points", fontsize=9, va="center")
