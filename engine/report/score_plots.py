@@ -114,41 +114,34 @@ def frequency_iou(
     return figure("IoU against class frequency", note, path, 8.5, 5.6, draw)
 
 
-def place_labels(fig, ax, points: list[tuple[float, float, str]]) -> None:
+def place_labels(fig, ax, points: Sequence[tuple[float, float, str]]) -> None:
     """Write each name next to its point (x, y), at the nearest of 8 directions and 5 distances that covers no point and
     no earlier name. A thin line leads to names that are far away."""
     fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
     fig.set_layout_engine("none")
-    pixels = [ax.transData.transform((x, y)) for x, y, _ in points]
-    taken = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in pixels]  # names keep off the points themselves
+    frame, scale = ax.get_window_extent(), fig.dpi / 72  # pixels per point
     sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-    places = [(dx * reach, dy * reach) for reach in (9, 16, 26, 40, 60) for dx, dy in sides]  # nearest first
-    for x, y, name in points:
-        clashes = [_clashes(ax, (x, y), name, place, taken) for place in places]
-        place = places[clashes.index(min(clashes))]
-        taken.append(_write(ax, (x, y), name, place, keep=True))
-        if max(map(abs, place)) > 9:
-            ax.annotate("", (x, y), place, textcoords="offset points", zorder=1,
+    centres = [ax.transData.transform((x, y)) for x, y, _ in points]
+    taken = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in centres]
+    for (x, y, name), (cx, cy) in zip(points, centres):
+        style = {"textcoords": "offset points", "ha": "center", "va": "center"}
+        text = ax.annotate(name, (x, y), (0, 0), fontsize=8.5, **style)
+        size = text.get_window_extent()
+        places = []  # (boxes covered, reach, offset in points, box in pixels)
+        for reach in (9, 16, 26, 40, 60):
+            for side in sides:
+                dx, dy = (d * (reach * scale + n / 2) for d, n in zip(side, (size.width, size.height)))
+                x0, y0 = cx + dx - size.width / 2, cy + dy - size.height / 2
+                x1, y1 = x0 + size.width, y0 + size.height
+                outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
+                covered = sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
+                places.append((3 * outside + covered, reach, (dx / scale, dy / scale), (x0, y0, x1, y1)))
+        _, reach, offset, box = min(places, key=lambda place: place[0])  # the first, nearest of the best
+        text.set_position(offset)
+        taken.append(box)
+        if reach > 9:
+            ax.annotate("", (x, y), offset, zorder=1, **style,
                         arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6})  # fmt: skip
-
-
-def _write(ax, point, name: str, place: tuple[int, int], keep: bool = False) -> tuple[float, float, float, float]:
-    """Write a name `place` points away from a data point; returns the pixels (x0, y0, x1, y1) it covers."""
-    sign = [(d > 0) - (d < 0) + 1 for d in place]
-    ha, va = ("right", "center", "left")[sign[0]], ("top", "center", "bottom")[sign[1]]
-    text = ax.annotate(name, point, place, textcoords="offset points", fontsize=8.5, ha=ha, va=va)
-    box = text.get_window_extent(ax.figure.canvas.get_renderer())
-    if not keep:
-        text.remove()
-    return box.x0, box.y0, box.x1, box.y1
-
-
-def _clashes(ax, point, name: str, place: tuple[int, int], taken: list) -> int:
-    """How many taken boxes a name would cover there; a place outside the axes counts as three."""
-    x0, y0, x1, y1 = _write(ax, point, name, place)
-    frame = ax.get_window_extent(ax.figure.canvas.get_renderer())
-    outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
-    return 3 * outside + sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
 
 
 def histogram(mious: Sequence[float], width: int = 5) -> list[tuple[float, float, int]]:
