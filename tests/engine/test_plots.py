@@ -1,4 +1,4 @@
-"""Every plot is drawn, no text is cut off or written over another, and the page of samples shows what it should."""
+"""Plots: each is drawn, and no text is cut off or overlaps. Pages of samples: rows, colours, legend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG = [f"class with a long name {k}" for k in range(34)]
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were saved, with their layout done."""
+    """The figures that were saved, with their final layout."""
     from matplotlib.figure import Figure
 
     saved, save = [], Figure.savefig
@@ -44,7 +44,7 @@ def assert_nothing_cut(fig) -> None:
 
 
 def shown(fig, box, text) -> bool:
-    """Tick labels beyond the axes' limits exist as objects and are never drawn."""
+    """Whether a text is drawn; tick labels beyond the axes' limits exist and are not."""
     for ax in fig.axes:
         for axis, low, high in ((ax.xaxis, *ax.get_xlim()), (ax.yaxis, *ax.get_ylim())):
             for tick in axis.get_major_ticks() + axis.get_minor_ticks():
@@ -87,7 +87,7 @@ def test_training_plots(tmp_path, drawn):
             assert_nothing_cut(drawn[-1])
 
 
-def test_timeline_sets_stages_behind_each_other():
+def test_timeline_puts_stages_after_each_other():
     rows = [*fake.log_rows(5, "start", 0), *fake.log_rows(4, 0, 0), *fake.log_rows(3, 1, 0), *fake.log_rows(2, 0, 1)]
     series, phases = training_plots.timeline(rows)
     assert phases == [("start", 0.5), ("stage 0", 5.5), ("stage 1", 9.5)]

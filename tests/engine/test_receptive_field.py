@@ -1,4 +1,4 @@
-"""Receptive fields: by hand for small nets, and against the support of a gradient that nothing can cancel."""
+"""Receptive fields: by hand for small networks, and against the support of gradients that cannot cancel."""
 
 from __future__ import annotations
 
