@@ -9,7 +9,8 @@ differ in it: torchvision leaves them out ("nan"), some count 0 ("zero") or 1 ("
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -134,3 +135,13 @@ class ConfusionMatrix:
 def none_if_nan(x: float | None) -> float | None:
     """nan, which JSON does not have, as None."""
     return None if x is None or x != x else x
+
+
+def worst_if_nan(x: float | None) -> float:
+    """A score as rankings use it: one that is undefined (nan or None) is worse than any number."""
+    return -math.inf if x is None or x != x else x
+
+
+def best_first(scores: Sequence[float | None]) -> list[int]:
+    """Indices of scores from best to worst; undefined ones come last, of equals the first comes first."""
+    return sorted(range(len(scores)), key=lambda i: (-worst_if_nan(scores[i]), i))

@@ -5,7 +5,6 @@ A result is what eval.py writes: {"protocol", "per_class", "per_image", ..} with
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from common.errors import UserError
 from engine.evaluation.per_image import PerImage
 from engine.evaluation.scores import excluded
-from engine.metrics import ConfusionMatrix, none_if_nan
+from engine.metrics import ConfusionMatrix
 
 
 def require_same_images(a: dict, b: dict, names: tuple[str, str]) -> None:
@@ -52,16 +51,11 @@ def compare(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int 
     for c, name in enumerate(a["per_class"]):
         only = torch.zeros(len(kept), dtype=torch.bool)
         only[c] = True
-        per_class[name] = _plain(interval(miou_difference(iou_a, iou_b, only)))  # nan where a draw has it on no side
+        per_class[name] = interval(miou_difference(iou_a, iou_b, only))  # None where a draw has it on no side
     return {
         "by": by, "groups": len(sides[0]), "samples": samples, "seed": seed,
-        "miou": _plain(interval(miou_difference(iou_a, iou_b, kept, absent))), "per_class": per_class,
+        "miou": interval(miou_difference(iou_a, iou_b, kept, absent)), "per_class": per_class,
     }  # fmt: skip
-
-
-def _plain(found: dict) -> dict | None:
-    found = {k: none_if_nan(v) for k, v in found.items()}
-    return found if None not in found.values() else None
 
 
 def bootstrap_ious(
@@ -87,13 +81,16 @@ def bootstrap_ious(
     return ious(a), ious(b)
 
 
-def interval(draws: torch.Tensor) -> dict[str, float]:
-    """Percentile interval of bootstrap draws (S + 1,) whose first entry is the sample itself; nan draws are left out
-    (a class that a draw holds nowhere has no difference)."""
+def interval(draws: torch.Tensor) -> dict[str, float] | None:
+    """difference, low and high (95 %, percentile method) of draws (S + 1,) whose first entry is the sample itself.
+
+    Draws that are nan are left out (a class that a draw holds nowhere has no difference). None: the sample's own
+    difference is undefined, or no draw has one.
+    """
     rest = draws[1:][~draws[1:].isnan()]
-    low, high = (
-        torch.quantile(rest, torch.tensor([0.025, 0.975], dtype=rest.dtype)).tolist() if len(rest) else [math.nan] * 2
-    )
+    if draws[0].isnan() or not len(rest):
+        return None
+    low, high = torch.quantile(rest, torch.tensor([0.025, 0.975], dtype=rest.dtype)).tolist()
     return {"difference": draws[0].item(), "low": low, "high": high}
 
 
@@ -104,7 +101,7 @@ def bootstrap_difference(
     seed: int = 0,
     exclude: Collection[int] = (),
     absent: str = "nan",
-) -> dict[str, float]:
+) -> dict[str, float] | None:
     """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
 
     exclude, absent: as in ConfusionMatrix.miou; of absent classes see miou_difference.

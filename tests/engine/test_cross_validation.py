@@ -1,6 +1,7 @@
 """Cross-validation end to end on a tiny folder: roles, labels, candidates, resume, stages, eval.py's protocol."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from engine.folds import cross_validation as cv
 from engine.folds.batchnorm import batchnorm_images
 from engine.folds.candidates import aggregate_stage
 from engine.folds.roles import open_study
+from engine.report.tables import candidates_table
 from engine.training.log import Log
 from engine.training.train import fit
 from tests.engine.test_training import CPU, ROOT, command, equal_runs, run_in, struck
@@ -234,6 +236,61 @@ def test_stages_start_from_the_winner(folder, tmp_path):
     member = ckpt.load(run / "stage1" / "fold0" / "last.pt")
     assert member["epoch"] == 2 and member["init_hash"] == ckpt.state_hash(start)
     assert (run / "aggregate" / "mean.pt").exists()  # the last stage has the plain names
+
+
+@pytest.fixture(scope="module")
+def without_scores(folder, tmp_path_factory):
+    """The same images, but void is all that the labels of `select` and val hold: no mIoU is defined there."""
+    root = tmp_path_factory.mktemp("void") / "data"
+    shutil.copytree(folder, root)
+    study = open_study(config(root), tmp_path_factory.mktemp("run"), CPU)
+    for name in study.select.names:
+        write_mask(root / "labels" / "train" / f"{name}.png", (255,))
+    for name in study.report.names:
+        write_mask(root / "labels" / "val" / f"{name}.png", (255,))
+    return root
+
+
+def test_a_run_whose_scores_are_undefined_ends_and_resumes(without_scores, tmp_path, capsys):
+    """Ranking by max once preferred nan, and results.json refused it after all folds were trained."""
+    cfg = config(without_scores, "cv.stages=[{epochs: 1}, {epochs: 1}]")
+    run = run_in(tmp_path, cfg, "run")
+    results = cv.cross_validate(cfg, run, CPU)
+    rows = {c["name"]: c for c in results["candidates"]}
+    assert results["winner"] == "best" and rows["best"]["members"] == [0] and rows["greedy"]["members"] == [0]
+    for row in rows.values():
+        assert [row[k] for k in ("miou", "select_miou", "miou_raw", "bootstrap")] == [None] * 4
+        assert any("select is undefined" in n and "a or b or c" in n for n in row["notes"])
+    assert any("first candidate" in note for note in rows["best"]["notes"])
+    assert results["fold_mean"] is None and results["fold_sd"] is None and set(results["line"]["miou"]) == {None}
+    assert {f["select_miou"] for f in results["folds"]} == {None}
+    assert ckpt.load(run / "aggregate" / "best.pt")["select_miou"] is None
+    assert json.loads((run / "stage1" / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert cv.cross_validate(cfg, run, CPU) == results  # a resume reads it
+    assert " -  " in candidates_table(results) and "undefined" in candidates_table(results)
+
+
+def test_a_defined_score_ranks_before_an_undefined_one(finished, tmp_path, monkeypatch):
+    """The first fold has no mIoU on select; the second, and what is averaged, has one."""
+    cfg, run, _ = finished
+    study = open_study(cfg, run, CPU)
+    members = [ckpt.load_ours(run / f"stage0/fold{f}/best.pt") for f in range(2)]
+    real = study.score
+    undefined = ckpt.state_hash(members[0]["model"])
+
+    def score(states, dataset, extra=False):
+        found = real(states, dataset, extra)
+        if dataset is study.select and ckpt.state_hash(states[0]) == undefined:
+            found.confusion.counts = torch.zeros_like(found.confusion.counts)
+        return found
+
+    monkeypatch.setattr(study, "score", score)
+    results = aggregate_stage(study, 0, keep=False)
+    rows = {c["name"]: c for c in results["candidates"]}
+    assert rows["best"]["members"] == [1] and rows["weighted"]["weights"] == [0.0, 1.0]
+    assert results["folds"][0]["select_miou"] is None and results["folds"][1]["select_miou"] is not None
+    assert rows[results["winner"]]["select_miou"] is not None and rows["ensemble"]["select_miou"] is None
+    assert results["line"]["folds"] == [1, 0] and results["fold_mean"] is None
 
 
 def test_pretrained_start_is_common_to_all_folds(finished, folder, tmp_path):

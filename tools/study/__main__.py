@@ -162,9 +162,10 @@ def write(out: Path, facts: dict, entries: list[Entry], args: argparse.Namespace
 
 def write_plots(out: Path, facts: dict, entries: list[Entry], rows: list[dict], note: str) -> None:
     """Every plot that the entries allow; one of an earlier call that they do not is removed."""
-    for name in ("curves", "best", "roc"):
+    for name in ("accuracy", "curves", "best", "roc"):
         (out / f"{name}.png").unlink(missing_ok=True)
-    scatter({r["config"]: (r["gflops"], r["miou"]) for r in rows}, out / "accuracy.png", note, f"{RULE} rule")
+    if points := {r["config"]: (r["gflops"], r["miou"]) for r in rows if r["miou"] is not None}:
+        scatter(points, out / "accuracy.png", note, f"{RULE} rule")
     single = [e for e in entries if not e.cfg.cv.folds]
     if single:
         curves({e.name: e.trained[0].log for e in single}, out / "curves.png", note)

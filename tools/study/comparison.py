@@ -22,11 +22,11 @@ from engine.analysis.cost import count, parameters
 from engine.config import Config, load_config
 from engine.evaluation.evaluate import score_models
 from engine.evaluation.networks import build_network, chosen_checkpoint, networks
-from engine.evaluation.paired_bootstrap import miou_difference
+from engine.evaluation.paired_bootstrap import interval, miou_difference
 from engine.evaluation.protocol import protocol
 from engine.evaluation.scores import Score, excluded
 from engine.evaluation.views import Views
-from engine.metrics import none_if_nan
+from engine.metrics import best_first, none_if_nan
 from engine.report.run_results import latest, read_run
 
 RULE = "fvcore"  # of the multiply-adds: the one that published tables use
@@ -151,8 +151,7 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     kept = torch.tensor([c not in left_out if classes is None else c in classes for c in names])
     gap = miou_difference(*ious, kept, first.cfg.eval.absent)  # (samples + 1, seeds)
     gap = (gap * seed_draws).sum(1) / seed_draws.sum(1)
-    low, high = torch.quantile(gap[1:], torch.tensor([0.025, 0.975], dtype=gap.dtype)).tolist()
-    return {"difference": gap[0].item(), "low": low, "high": high}
+    return interval(gap)
 
 
 def _totals(entry: Entry, groups: list[str]) -> torch.Tensor:
@@ -185,14 +184,14 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
         gigas, memory = e.flops / 1e9, [t.peak_memory for t in e.trained if t.peak_memory]
         row = {
             "config": e.name,
-            "miou": statistics.fmean(mious),
-            "miou_sd": statistics.stdev(mious) if len(mious) > 1 else None,
+            "miou": none_if_nan(statistics.fmean(mious)),
+            "miou_sd": none_if_nan(statistics.stdev(mious)) if len(mious) > 1 else None,
             "difference": None if e is first else difference(first, e),
             "step": None if above is None else difference(above, e),
             "per_class": dict(zip(class_names(e), iou)),
             "parameters": e.parameters,
             "gflops": gigas,
-            "efficiency": 100 * statistics.fmean(mious) / gigas,
+            "efficiency": none_if_nan(100 * statistics.fmean(mious) / gigas),
             "seconds": statistics.fmean(t.seconds for t in e.trained),
             "peak_memory_mib": max(memory) / 2**20 if memory else None,
             "seeds": [t.cfg.seed for t in e.trained],
@@ -211,7 +210,11 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
 def best_of(families: dict[str, Sequence[str]], entries: Sequence[Entry]) -> dict[str, Entry]:
     """{family: its entry with the highest mIoU (mean over seeds)}; families without an entry are left out."""
     members = {family: [e for e in entries if e.name in names] for family, names in families.items()}
-    return {f: max(found, key=lambda e: statistics.fmean(e.miou())) for f, found in members.items() if found}
+    return {
+        family: found[best_first([statistics.fmean(e.miou()) for e in found])[0]]
+        for family, found in members.items()
+        if found
+    }
 
 
 def class_names(e: Entry) -> list[str]:

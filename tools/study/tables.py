@@ -34,7 +34,7 @@ def main_table(rows: list[dict], facts: dict) -> tuple[list[list[str]], list[str
         "its difference [95 %]": lambda r: interval(r.get("focus_difference")),
         "parameters (M)": lambda r: f"{r['parameters'] / 1e6:.2f}",
         f"GFLOPs ({RULE})": lambda r: f"{r['gflops']:.2f}",
-        "mIoU % / GFLOPs": lambda r: f"{r['efficiency']:.2f}",
+        "mIoU % / GFLOPs": lambda r: "-" if r["efficiency"] is None else f"{r['efficiency']:.2f}",
         "training (s)": lambda r: f"{r['seconds']:.0f}",
         "peak memory (MiB)": lambda r: f"{r['peak_memory_mib']:.0f}" if r["peak_memory_mib"] else "-",
         "quoted mIoU": lambda r: pct(r["quoted"].get("miou")),
