@@ -324,6 +324,41 @@ def test_more_folds_than_groups(folder, tmp_path):
         open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
 
 
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["cv.start_share=0"], ["cv.start_share", "cv.start to none"]),
+        (["cv.select_share=0"], ["cv.select_share", "cv.select to val"]),
+        (["schedule.name=plateau"], ["plateau", "select", "cv.start_overrides", "schedule.name: poly"]),
+        (["loss.follow_iou=2"], ["follow_iou", "{loss.follow_iou: 0}"]),
+        (["loss.terms=[{name: focal, follow_iou: 1}]"], ["follow_iou", "loss.terms"]),
+        (["loss.aux={name: focal, follow_iou: 1}"], ["follow_iou"]),
+        (["cv.start_overrides={schedule.name: plateau}"], ["plateau"]),
+    ],
+)
+def test_roles_without_images_and_starts_that_follow_select_are_refused(folder, tmp_path, sets, words):
+    cfg = config(folder, *sets)
+    with pytest.raises(UserError) as e:
+        open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    assert all(word in str(e.value) for word in words) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["cv.start_share=0", "cv.start=none"],
+        ["cv.select_share=0", "cv.select=val"],
+        ["schedule.name=plateau", "cv.start_overrides={schedule.name: poly}"],
+        ["loss.follow_iou=2", "cv.start_overrides={loss.follow_iou: 0}"],
+        ["schedule.name=plateau", "cv.select=val"],  # labelled contaminated
+    ],
+)
+def test_the_remedies_work(folder, tmp_path, sets):
+    cfg = config(folder, *sets)
+    study = open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    assert len(study.select) and (cfg.cv.start == "none" or cv.start_job(study).train)
+
+
 def test_limit_is_per_role_and_fold(folder, tmp_path):
     cfg = config(folder, "data.limit=2")
     study = open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
