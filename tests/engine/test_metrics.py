@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.evaluation.paired_bootstrap import bootstrap_difference
+from engine.evaluation.scores import Score, scores
 from engine.metrics import ConfusionMatrix, best_first, worst_if_nan
 
 
@@ -158,3 +159,22 @@ def test_an_undefined_difference_has_no_interval():
         parts.append(m)
     assert bootstrap_difference(parts, parts, exclude=[0]) is None
     assert bootstrap_difference(parts, parts) == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+@pytest.mark.parametrize(("void", "exclude", "expected"), [
+    ("ignore", [], [1.0, 1 / 4, None]),  # the second image: a is missed, b half right
+    ("error", [], [1 / 2, 1 / 4, 0.0]),  # the first: a right, b false on void
+    ("ignore", ["a"], [None, 1 / 2, None]),
+    ("error", ["a"], [0.0, 1 / 2, 0.0]),
+])  # fmt: skip
+@pytest.mark.parametrize("absent", ["nan", "zero", "one"])
+def test_scores_of_single_images_follow_the_rules_of_the_set(void, exclude, expected, absent):
+    """By hand. Classes that an image lacks are left out of its own mean, whatever eval.absent says of the set."""
+    images = [([0, 1], [0, 255]), ([1, 1], [1, 0]), ([2, 2], [255, 255])]  # (prediction, target)
+    score = Score(ConfusionMatrix(3, void=void))
+    for i, (pred, target) in enumerate(images):
+        score.add_image(str(i), "g", torch.tensor([pred]), torch.tensor([target]))
+    result = scores(score, ["a", "b", "c"], absent, exclude)
+    assert result["per_image"]["miou"] == pytest.approx(expected)
+    known = [v for v in expected if v is not None]
+    assert result["miou_per_image"] == pytest.approx(sum(known) / len(known))
