@@ -31,8 +31,7 @@ from engine.folds.candidates import LONG, aggregate_stage, finished_stages
 from engine.folds.roles import open_study
 from engine.metrics import VOID
 from engine.prediction import pictures
-from engine.report.report import candidates_table, class_table
-from engine.report.tables import pct, scores_table
+from engine.report.score_tables import candidates_table, class_table, pct, scores_table
 from engine.run_folder import lock, newest_run, open_run
 
 # what a candidate's row has beside its scores

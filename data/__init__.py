@@ -11,7 +11,7 @@ from common.errors import UserError, unknown
 from data.augment.copy_paste import build_copy_paste
 from data.augment.transforms import build_transform
 from data.dataset import SegmentationDataset, data_hash
-from data.files import Record
+from data.files import SPLITS, Record
 from data.labels import LabelTable
 from data.remap import remap
 from data.sets.ade20k import ade20k
@@ -21,7 +21,7 @@ from data.sets.folder import folder
 from data.sets.kitti import kitti
 from data.sets.pets import pets
 from data.sets.voc import voc
-from data.splits import SPLITS, draw_sample
+from data.splits import draw_sample
 
 __all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dataset", "data_hash", "sampled_names"]
 
@@ -91,6 +91,8 @@ def build_dataset(cfg, split: str, train: bool) -> SegmentationDataset:
     """
     if cfg.data.name not in DATASETS:
         raise unknown("data set (data.name)", cfg.data.name, DATASETS)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
     size = tuple(cfg.data.size)
     if train:
         transform = build_transform(cfg.data.augment, size, crop=cfg.data.crop)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError, unknown
+from common.files import write_atomically
 from data.dataset import SegmentationDataset, data_hash
 from data.files import read_mask
 
@@ -179,6 +180,12 @@ def count_pixels(dataset: SegmentationDataset, cache: bool = True) -> Tensor:
     return counts
 
 
+def class_shares(dataset: SegmentationDataset) -> dict[str, float]:
+    """Share of each class in the labelled pixels, at the masks' own size; all 0 where nothing is labelled."""
+    pixels = count_pixels(dataset).sum(0)
+    return dict(zip(dataset.class_names, (pixels.double() / pixels.sum().clamp(min=1)).tolist()))
+
+
 def _read_cache(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -187,12 +194,6 @@ def _read_cache(path: Path) -> dict:
 
 
 def _write_cache(path: Path, content: dict) -> None:
-    """To a temporary name, then renamed. A cache that cannot be written costs time, not the run."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    """A cache that cannot be written costs time, not the run."""
+    with contextlib.suppress(UserError):
+        write_atomically(path, lambda f: f.write(json.dumps(content).encode()))

@@ -22,7 +22,7 @@ from common.errors import UserError
 from data.augment.copy_paste import CopyPaste
 from data.augment.draws import pick, sample_rng
 from data.augment.transforms import Transform, build_transform, find_preset
-from data.files import Record, image_size, read_image, read_mask, size_mismatch
+from data.files import Record, image_size, read_image, read_raw_mask, size_mismatch
 from data.labels import LabelTable
 
 
@@ -145,12 +145,24 @@ class SegmentationDataset(Dataset):
 
     def _load(self, index: int) -> tuple[Tensor, Tensor | None]:
         record = self.all_records[index]
-        image = read_image(record.image)
-        target = None if record.label is None else read_mask(record.label, self.labels)
+        mask = None if record.label is None else read_raw_mask(record.label)
+        return self._tensors(record, read_image(record.image), mask)
+
+    def _tensors(self, record: Record, image: np.ndarray, mask: np.ndarray | None) -> tuple[Tensor, Tensor | None]:
+        """From an image (H, W, 3) and a mask as stored in its file."""
+        target = None if mask is None else self.labels.map_mask(mask, record.label)
         if target is not None and target.shape != image.shape[:2]:
             raise size_mismatch(record, image.shape[:2], target.shape)
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()  # (3, H, W)
         return pixels, None if target is None else torch.from_numpy(target)
+
+    def keep(self, i: int, image: np.ndarray, mask: np.ndarray) -> None:
+        """Check the contents of two files read elsewhere (`read_image`, `read_raw_mask`) as `load` does, and put them
+        into the cache, so that they are not read again. Raises: UserError for values outside the table."""
+        index = self.indices[i]
+        pair = self._tensors(self.all_records[index], image, mask)
+        if self._cache is not None:
+            self._cache[index] = self._to_size(pair)
 
     def fill_cache(self) -> None:
         """Decode everything now, so that worker processes started afterwards share one copy of it."""
@@ -164,10 +176,13 @@ class SegmentationDataset(Dataset):
             return self._cache[index]
         if self.all_records[index].label is None:
             self.require_labels()
-        pair = tuple(x.as_subclass(Tensor) for x in self.transform.resized(*self._load(index)))
+        pair = self._to_size(self._load(index))
         if self._cache is not None:
             self._cache[index] = pair
         return pair
+
+    def _to_size(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return tuple(x.as_subclass(Tensor) for x in self.transform.resized(*pair))
 
 
 def data_hash(dataset: SegmentationDataset) -> str:

@@ -58,6 +58,13 @@ class LabelTable:
         ignored = (set(self.ignore) - set(label_map)) | {r for r, i in label_map.items() if i == self.ignore_index}
         return dataclasses.replace(self, ids=ids, ignore=tuple(sorted(ignored)), label_map=dict(label_map))
 
+    def map_mask(self, stored: np.ndarray, source: object) -> np.ndarray:
+        """A mask as stored, (H, W) integers or (H, W, 3) colours -> class indices (H, W) uint8, 255 where ignored.
+
+        `source` is the file that an error names. Raises: UserError for anything outside the table.
+        """
+        return self.map_colours(stored, source) if stored.ndim == 3 else self.map_raw(stored, source)
+
     def map_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
         """Raw values (H, W), any integer type -> class indices (H, W) uint8. `source` is the file an error names."""
         lookup = np.full(256, self.ignore_index, np.uint8)
@@ -88,7 +95,7 @@ class LabelTable:
         return indices[where.reshape(packed.shape)]
 
     def _unknown_values(self, raw: np.ndarray, source: object) -> UserError:
-        """Names the values and their pixel counts, the likely cause, and the line that mends it."""
+        """Names the values and their pixel counts, the likely cause, and the line that fixes it."""
         values, counts = (a.tolist() for a in np.unique(raw, return_counts=True))
         valid = set(self.ids) | set(self.ignore)
         bad = [(v, n) for v, n in zip(values, counts) if v not in valid]
@@ -104,10 +111,10 @@ class LabelTable:
             cause = "a grey photograph or a smoothed mask instead of class indices"
         else:
             cause = "a void or extra class that the table does not list"
-        mend = f"; to mend it: data.label_map: {{{fixes}}}" if fixes and len(bad) <= 8 else ""
+        fix = f"; to fix it: data.label_map: {{{fixes}}}" if fixes and len(bad) <= 8 else ""
         return UserError(
             f"{source}: label values outside the table of '{self.name}' (known: {_ranges(valid)}): {shown}; "
-            f"likely cause: {cause}{mend}"
+            f"likely cause: {cause}{fix}"
         )
 
     def _unknown_colours(self, values, counts, index_of: dict[int, int], source: object) -> UserError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,11 +17,12 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from common.files import write_json
 from common.seeds import mix_seed
 from data.dataset import SegmentationDataset
+from data.files import SPLITS
 
 ROLES = ("start", "fold", "select")
-SPLITS = ("train", "val", "test")
 Fold = dict  # {"train": [...], "val": [...]}
 
 
@@ -151,10 +151,7 @@ class Splits:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Written to a temporary name and renamed: a killed run leaves a whole file or none."""
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps({**asdict(self), "hash": self.hash}, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, {**asdict(self), "hash": self.hash})
 
     @classmethod
     def load(cls, path: Path) -> Splits:

@@ -22,8 +22,8 @@ from common.files import write_json
 from common.tables import format_table
 from engine.evaluation.paired_bootstrap import compare, require_same_images
 from engine.evaluation.protocol import ABSENT_RULE, describe, protocol_differences
-from engine.report.tables import interval as interval_text
-from engine.report.tables import pct
+from engine.report.score_tables import interval as interval_text
+from engine.report.score_tables import pct
 
 
 def read_result(path: Path) -> dict:

@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from common.download import download, md5_of, unpack
+from common.download import download, unpack
 from common.errors import UserError, unknown
+from common.files import file_hash
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def add_archive(archive: Archive, source: str, fetched: Path, staging: Path, dat
         print(f"{source} -> {path}", flush=True)
         download(source, path)
     try:
-        if archive.md5 and (found := md5_of(path)) != archive.md5:
+        if archive.md5 and (found := file_hash(path, "md5")) != archive.md5:
             raise UserError(f"{path}: md5 is {found}, expected {archive.md5}")
         if unpack(path, staging, data_set.place) == 0:
             raise UserError(f"{path}: holds nothing of this data set")

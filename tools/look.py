@@ -28,8 +28,8 @@ from common.command import add_arguments
 from common.console import say
 from common.drawing import colourise
 from common.errors import UserError
+from data.augment.geometry import resize_pair
 from data.augment.transforms import denormalise, normalise
-from data.augment.transforms import resize as resize_pair
 from data.files import read_image
 from engine.analysis.attention_weights import Weights, attention
 from engine.analysis.stage_maps import stage_maps

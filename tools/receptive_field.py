@@ -26,8 +26,8 @@ from common.command import add_arguments
 from common.console import say
 from common.device import resolve_device
 from common.errors import UserError
+from data.augment.geometry import resize_pair
 from data.augment.transforms import normalise
-from data.augment.transforms import resize as resize_pair
 from data.files import read_image
 from engine.analysis.receptive_field import extent, theoretical
 from engine.analysis.stage_maps import effective, share_within

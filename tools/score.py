@@ -35,7 +35,7 @@ from data.sets.folder import read_classes
 from engine.evaluation.protocol import ABSENT_RULE
 from engine.evaluation.scores import Score, scores
 from engine.metrics import ABSENT, VOID, ConfusionMatrix
-from engine.report.tables import scores_table
+from engine.report.score_tables import scores_table
 
 TABLES = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
 ENDINGS = ("_ids", "_pred", "_prediction", "_labelIds", "_labelTrainIds", "_gtFine", "_gtCoarse", "_leftImg8bit")

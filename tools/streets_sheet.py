@@ -1,4 +1,4 @@
-"""The sheet of drawn streets in the README: pictures of several cities and weathers, each over its labels.
+"""The sheet of drawn streets in docs/README.md: pictures of several cities and weathers, each over its labels.
 
 python -m tools.streets_sheet --out docs/images/streets.png
 """

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.errors import UserError, unknown
 from data.augment.colour import gaussian
-from data.augment.geometry import Pair, flip, resize
+from data.augment.geometry import Pair, flip, resize_pair
 from data.labels import IGNORE_INDEX
 
 BACKGROUND = "background"  # a class of this name is never pasted unless it is named
@@ -32,7 +32,7 @@ class CopyPaste:
     def __call__(self, image: Tensor, target: Tensor, source: Pair) -> Pair:
         """`source` resized to the target's size, mirrored with p 0.5, and some of its classes pasted: every non-empty
         subset of those that it shows has the same chance. image (3, H, W), target (H, W), uint8."""
-        other, labels = resize(*source, tuple(target.shape))
+        other, labels = resize_pair(*source, tuple(target.shape))
         if torch.rand(()).item() < 0.5:
             other, labels = flip(other, labels)
         other, labels = other.as_subclass(Tensor), labels.as_subclass(Tensor)

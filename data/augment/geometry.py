@@ -24,7 +24,7 @@ PAD_COLOUR = [124, 116, 104]  # outside the picture: ImageNet's mean colour, abo
 Pair = tuple[Tensor, Tensor]
 
 
-def resize(image: Tensor, target: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+def resize_pair(image: Tensor, target: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """Image (3, H, W) uint8 to `size` (H, W), bilinear with antialiasing; target (H, W) by nearest neighbour."""
     if tuple(image.shape[-2:]) != tuple(size):
         image = TF.resize(image, list(size), antialias=True)
@@ -53,10 +53,10 @@ def zoom(image: Tensor, target: Tensor, scale: tuple[float, float], random_windo
         h, w = max(1, round(height / factor)), max(1, round(width / factor))
         top, left = round(down * (height - h)), round(right * (width - w))
         image, target = (TF.crop(x, top, left, h, w) for x in (image, target))
-        return resize(image, target, (height, width))
+        return resize_pair(image, target, (height, width))
     h, w = max(1, round(height * factor)), max(1, round(width * factor))
     top, left = round(down * (height - h)), round(right * (width - w))
-    image, target = resize(image, target, (h, w))
+    image, target = resize_pair(image, target, (h, w))
     padding = [left, top, width - w - left, height - h - top]
     return TF.pad(image, padding, fill=PAD_COLOUR), TF.pad(target, padding, fill=IGNORE_INDEX)
 
@@ -99,7 +99,7 @@ def scaled_crop(
         if (most >= 1 or largest_share(window) <= most) and (wanted is None or (window == wanted).any()):
             break
     image, target = (TF.crop(x, top, left, h, w) for x in (image, target))
-    return resize(image, target, (h_out, w_out))
+    return resize_pair(image, target, (h_out, w_out))
 
 
 def largest_share(target: Tensor) -> float:

@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from common.errors import unknown
 from common.imagenet import MEAN, STD
 from data.augment.draws import pick
-from data.augment.geometry import Pair, pad, resize, scaled_crop
+from data.augment.geometry import Pair, pad, resize_pair, scaled_crop
 from data.augment.presets import AUGMENTS, Preset
 
 
@@ -47,7 +47,7 @@ class Transform:
         """The first step, the same for every epoch: image and target at `size`, uint8."""
         if self.size is None:
             return image, target
-        image, resized = resize(image, None if self.native_target else target, self.size)
+        image, resized = resize_pair(image, None if self.native_target else target, self.size)
         return image, target if self.native_target else resized
 
 

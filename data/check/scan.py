@@ -1,4 +1,4 @@
-"""Facts about every pair of a data set, read once: what the rules of check_values.py and check_rules.py look at."""
+"""Facts about the pairs of a data set, each file opened once: input of file_rules.py and value_rules.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from data.files import EXIF_ORIENTATION, SIDEWAYS, Record, open_image, read_image, read_raw_mask
+from data.files import EXIF_ORIENTATION, SIDEWAYS, Record, open_image, read_raw_mask, upright_rgb
 from data.labels import LabelTable
 
 LEVELS = ("error", "warning", "note")
@@ -24,12 +24,12 @@ MOST_COLOURS = 4096  # of a colour mask, the commonest ones are kept
 @dataclass(frozen=True)
 class Finding:
     """One fault, or one thing worth knowing. error: training or its numbers would be wrong; warning: probably not what
-    was meant; note: a fact. `mend`: the line of the config that mends it, or what to do where no line can."""
+    was meant; note: a fact. `fix`: the line of the config that fixes it, or what to do where no line can."""
 
     level: str
     fault: str  # its name in docs/check-data.md
     text: str
-    mend: str = ""
+    fix: str = ""
     files: tuple[Path, ...] = ()
 
 
@@ -64,36 +64,47 @@ class Facts:
 def scan(records: Sequence[Record], split: str, workers: int = 4, progress=None) -> list[Facts]:
     """Facts of every record, in order. Threads: Pillow decodes without holding Python's lock."""
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda r: facts(r, split), records)
+        found = pool.map(lambda r: read_pair(r, split)[0], records)
         return list(progress(found) if progress else found)
 
 
-def facts(record: Record, split: str) -> Facts:
+def read_pair(record: Record, split: str) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
+    """Facts of a pair, its image (H, W, 3) and its mask as stored; None for a file that is missing or broken."""
     out = Facts(split, record.name, record.image, record.label)
     image = _read_image_facts(out)
-    if record.label is not None:
-        _read_label_facts(out, image)
+    return out, image, None if record.label is None else _read_label_facts(out, image)
+
+
+def mask_facts(record: Record, split: str) -> Facts:
+    """Facts of the mask alone: the image is not opened."""
+    out = Facts(split, record.name, record.image, record.label)
+    _read_label_facts(out, None)
     return out
 
 
 def _problem(path: Path, read) -> tuple[object, str]:
+    """(what `read` returns, "") or (None, why the file cannot be read)."""
     try:
         if path.is_file() and path.stat().st_size == 0:
             return None, "an empty file (0 bytes)"
         return read(path), ""
     except UserError as e:
         return None, str(e).removeprefix(f"{path}: ")
-    except Exception as e:  # a decoder fed damaged bytes raises whatever it stumbles over
+    except Exception as e:  # a decoder given damaged bytes raises all kinds of errors
         return None, f"damaged: {(str(e) or type(e).__name__).splitlines()[0]}"
 
 
 def _read_image_facts(out: Facts) -> np.ndarray | None:
-    image, out.image_problem = _problem(out.image, read_image)
+    def read(path: Path) -> np.ndarray:
+        with open_image(path) as file:
+            out.image_mode = file.mode
+            image = upright_rgb(file, path)
+            out.sideways = file.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+        return image
+
+    image, out.image_problem = _problem(out.image, read)
     if image is None:
         return None
-    with open_image(out.image) as header:
-        out.image_mode = header.mode
-        out.sideways = header.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
     out.image_hw = image.shape[:2]
     out.image_digest = hashlib.blake2b(out.image.read_bytes(), digest_size=16).hexdigest()
     out.thumb = np.asarray(Image.fromarray(image).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX))
@@ -105,21 +116,22 @@ def _read_image_facts(out: Facts) -> np.ndarray | None:
     return image
 
 
-def _read_label_facts(out: Facts, image: np.ndarray | None) -> None:
+def _read_label_facts(out: Facts, image: np.ndarray | None) -> np.ndarray | None:
     raw, out.label_problem = _problem(out.label, read_raw_mask)
     if raw is None:
-        return
+        return None
     out.label_hw = raw.shape[:2]
     out.label_digest = hashlib.blake2b(out.label.read_bytes(), digest_size=16).hexdigest()
     if image is not None and out.label_hw == out.image_hw and out.tones > 1:
         out.same = bool((image == (raw if raw.ndim == 3 else raw[..., None])).all())
     if raw.ndim == 3:
         out.colours = _colours(raw)
-        return
+        return raw
     values, counts = _counts(raw)
     out.values = Counter(dict(zip(values, counts)))
     out.mixed, out.mixtures = _mixtures(raw)
     out.busy = float((raw[:, 1:] != raw[:, :-1]).mean()) if raw.shape[1] > 1 else 0.0
+    return raw
 
 
 def _counts(raw: np.ndarray) -> tuple[list[int], list[int]]:

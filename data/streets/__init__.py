@@ -11,7 +11,6 @@ The same (seed, split, city, frame) gives the same frame everywhere: whole-numbe
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.lock import lock_file
 from data.streets.canvas import EGO, Canvas, disc, lit
 from data.streets.city import City, make_camera, make_city, make_plan
 from data.streets.scene import draw_life
@@ -104,8 +104,7 @@ def ensure(root: Path | None = None, processes: int | None = None) -> Path:
         return root
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with open(root.parent / f".{root.name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when this process ends, however it ends
+        with lock_file(root.parent / f".{root.name}.lock", wait=True):
             if not _drawn(root):  # else another process drew it while we waited
                 _draw_all(root, processes or _cores())
     except OSError as error:

@@ -85,11 +85,3 @@ def score_models(
         void=cfg.eval.void, amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups, names=dataset.names,
         extra=extra,
     )  # fmt: skip
-
-
-def class_frequency(cfg: Config, dataset) -> dict[str, float]:
-    """Share of each class in the labelled pixels of a data set."""
-    counts = torch.zeros(dataset.num_classes, dtype=torch.int64)
-    for _, target in build_loader(dataset, 1, train=False, workers=cfg.train.workers):
-        counts += torch.bincount(target[target != dataset.ignore_index].view(-1), minlength=len(counts))
-    return dict(zip(dataset.class_names, (counts.double() / counts.sum().clamp(min=1)).tolist()))

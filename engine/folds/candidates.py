@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from common.errors import UserError
 from common.memory import peak_memory
+from data.class_weights import class_shares
 from engine import checkpoint as ckpt
-from engine.evaluation.evaluate import class_frequency
 from engine.evaluation.paired_bootstrap import bootstrap_difference
 from engine.evaluation.protocol import protocol
 from engine.evaluation.scores import Score, scores
@@ -81,7 +81,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "winner": ranked["name"],
         "pairwise_distance": pairwise_distances(study, states),
         "line": line_between(study, states, select_mious),
-        "class_frequency": class_frequency(study.cfg, used_images(study)),
+        "class_frequency": class_shares(used_images(study)),
         "images": len(study.report),
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(study.device),

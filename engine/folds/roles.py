@@ -24,6 +24,7 @@ from engine.evaluation.scores import Score, excluded
 from engine.evaluation.views import Views
 from engine.folds.aggregate import State
 from engine.metrics import ConfusionMatrix
+from engine.training.job import Prepared
 
 
 def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
@@ -110,6 +111,7 @@ class Study:
     roles: dict[str, list[int]]  # indices into train, by role
     folds: list[dict[str, list[int]]]  # {"train": ..., "val": ...} of each fold
     views: Views = Views()
+    prepared: Prepared | None = None  # what train.py built before the run
 
     @cached_property
     def select(self):
@@ -149,9 +151,12 @@ class Study:
         return confusion.miou(self.cfg.eval.absent, self.exclude)
 
 
-def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None) -> Study:
+def open_study(
+    cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None,
+    prepared: Prepared | None = None,
+) -> Study:  # fmt: skip
     """Data and splits of a run; splits are drawn once, saved, and checked against the data ever after."""
-    augmented = build_dataset(cfg, "train", train=True)
+    augmented = prepared.train if prepared else build_dataset(cfg, "train", train=True)
     if cfg.eval.native:  # targets keep their own size where they are scored
         train = build_dataset(cfg, "train", train=False)
     else:  # the same files and the same cache
@@ -163,5 +168,6 @@ def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val",
         splits.save(path)
     splits.check_sample(sampled_names(cfg.data))
     roles, folds = splits.indices(train.names)
-    report = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
-    return Study(cfg, run, device, train, augmented, report, roles, folds, views or Views.of(cfg.eval))
+    report = prepared.val if prepared and split == "val" else build_dataset(cfg, split, train=False)
+    report = limited(report, cfg.data.limit)
+    return Study(cfg, run, device, train, augmented, report, roles, folds, views or Views.of(cfg.eval), prepared)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.console import say
 from common.errors import UserError, unknown
-from data.augment.geometry import resize as resize_pair
+from data.augment.geometry import resize_pair
 from data.augment.transforms import normalise
 from engine.evaluation.class_lists import TABLES
 from engine.evaluation.networks import open_networks

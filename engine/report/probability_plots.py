@@ -1,4 +1,4 @@
-"""Pictures of what a network's probabilities are worth: ROC by class, and the reliability diagram. See engine/plots."""
+"""Plots of predicted probabilities: the ROC curve of each class, and the reliability diagram (calibration)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ def roc(
             )
         ax.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
         ax.set_aspect("equal")
-        ax.legend(
-            loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9, title="class, area under curve",
-            ncols=1 + len(shown) // 20,
-        )  # fmt: skip
+        if shown:
+            ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9, title="class, area under curve",
+                      ncols=1 + len(shown) // 20)  # fmt: skip
 
     return figure("ROC, each class against the rest", note, path, 8.6, 5.8, draw)
 

@@ -1,11 +1,11 @@
-"""Pictures of scores: classes, candidates, confusion. Frame and colours are those of engine/plots."""
+"""Plots of scores: IoU of each class, confusion matrix, IoU against class frequency, mIoU of single images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.report.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, figure, percent, rgb
+from engine.report.plots import BLUE, GREY, INK, figure, rgb
 
 
 def class_iou(
@@ -49,49 +49,8 @@ def _sortable(value: float | None) -> float:
     return -1.0 if value is None else value
 
 
-def candidates(rows: Sequence[dict], path: Path, note: str = "", split: str = "val") -> Path:
-    """Candidates compared: mIoU on select, on the reported split, and there before BatchNorm was re-estimated; beside
-    it the difference to the best single fold with its 95 % interval. rows: `candidates` of results.json."""
-    ys = list(range(len(rows)))
-    column = lambda key: percent([r.get(key) for r in rows])  # noqa: E731
-
-    def draw(fig) -> None:
-        left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        for y, a, b, c in zip(ys, column("select_miou"), column("miou"), column("miou_raw")):
-            known = [v for v in (a, b, c) if v == v]
-            left.plot([min(known, default=0), max(known, default=0)], [y, y], color=PALE, linewidth=4, zorder=1)
-        marks = [("miou_raw", "x", ORANGE, f"{split}, BatchNorm statistics merely averaged"),
-                 ("select_miou", "D", BLUE, "select (ranks)"), ("miou", "o", GREEN, f"{split} (reported)")]  # fmt: skip
-        for key, marker, colour, label in marks:
-            hollow = {"markerfacecolor": "white"} if marker == "D" else {}
-            left.plot(column(key), ys, marker, color=colour, markersize=8, markeredgewidth=1.8, label=label, **hollow)
-        left.set_yticks(ys, [r["name"] for r in rows])
-        left.set(xlabel="mIoU [%]", ylim=(len(rows) - 0.5, -0.5))
-        left.margins(x=0.08)
-        for y, row in zip(ys, rows):
-            _draw_interval(right, y, row)
-        right.axvline(0, color=INK, linewidth=1)
-        right.set(xlabel=f"{split} mIoU minus best single fold\n[points, 95 % interval]")
-        right.margins(x=0.12)
-        fig.legend(loc="outside lower left", ncols=3, fontsize=9)
-
-    return figure("Candidates compared", note, path, 10.5, 2.3 + 0.42 * len(rows), draw)
-
-
-def _draw_interval(ax, y: int, row: dict) -> None:
-    bootstrap = row.get("bootstrap")
-    if not bootstrap:
-        text = "reference" if row["name"] == "best" else "no interval"
-        ax.annotate(text, (0, y), (6, 0), textcoords="offset points", va="center", fontsize=8, color=GREY)
-        return
-    low, middle, high = (100 * bootstrap[k] for k in ("low", "difference", "high"))
-    colour = GREEN if low > 0 else ORANGE if high < 0 else GREY
-    ax.plot([low, high], [y, y], color=colour, linewidth=3, solid_capstyle="round", alpha=0.55)
-    ax.plot([middle], [y], "o", color=colour, markersize=7)
-
-
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, note: str = "") -> Path:
-    """Confusion matrix, each row (target) in percent of its pixels; readable up to 34 classes."""
+    """The confusion matrix, each row (target) in percent of its pixels; readable up to 34 classes."""
     n = len(class_names)
     size, small = 2.6 + 0.46 * n, 8 if n <= 20 else 7
 
@@ -109,7 +68,7 @@ def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path:
 
 
 def draw_confusion(ax, matrix: Sequence[Sequence[int]], class_names: Sequence[str], fontsize: float):
-    """Squares and their numbers in `ax`, without names; returns the image."""
+    """The cells and their numbers in `ax`, without class names; returns the image."""
     n = len(class_names)
     shares = [[100 * v / sum(row) if sum(row) else float("nan") for v in row] for row in matrix]
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -193,15 +152,15 @@ def _clashes(ax, point, name: str, place: tuple[int, int], taken: list) -> int:
 
 
 def histogram(mious: Sequence[float], width: int = 5) -> list[tuple[float, float, int]]:
-    """(from, to, images) of bins `width` points wide, from the one with the worst image to the one with the best; the
-    last edge of all, 1, belongs to the bin below it."""
+    """(from, to, images) of bins `width` points wide, from the bin of the worst image to that of the best. A score of
+    1 is in the last bin."""
     places = [min(int(100 * m // width), 100 // width - 1) for m in mious]
-    edges = range(min(places), max(places) + 1)
-    return [(k * width / 100, (k + 1) * width / 100, places.count(k)) for k in edges]
+    bins = range(min(places), max(places) + 1)
+    return [(k * width / 100, (k + 1) * width / 100, places.count(k)) for k in bins]
 
 
 def per_image(row: Mapping, path: Path, note: str = "") -> Path:
-    """How many images have which mIoU of their own, and the two means that are quoted. row: of results.json."""
+    """Histogram of the images' own mIoU, with the two means that papers quote. row: of results.json."""
     named = sorted((v, n) for n, v in zip(row["per_image"]["names"], row["per_image"]["miou"]) if v is not None)
     bins = histogram([v for v, _ in named])
 

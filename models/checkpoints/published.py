@@ -7,15 +7,14 @@ original, and says so. Not in the table: files for which no number of single-sca
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import file_hash
 from models.checkpoints.known import KNOWN, Known
 from models.checkpoints.load import Report
 
-CHUNK = 1 << 20
 ON_HUBS = ("pytorch_model.bin", "model.safetensors")  # what every file is called there
 
 
@@ -178,7 +177,7 @@ def whose(source: str | Path, path: Path, report: Report) -> Whose:
         return Whose((str(source),), "asked for by its id", True)
     fits, how = [known for known in KNOWN.values() if _fits(known, report)], "by layout, architecture and classes alone"
     if path.is_file() and any(known.sha256_prefix for known in fits):
-        digest = _sha256(path)
+        digest = file_hash(path)
         for known in fits:
             if known.sha256_prefix and digest.startswith(known.sha256_prefix):
                 return Whose((known.id,), f"told by its sha256, {known.sha256_prefix}..", True)
@@ -203,14 +202,6 @@ def _named(known: Known, path: Path) -> bool:
         return path.name == known.path.name
     last = known.id.rpartition("/")[2]
     return any(part.rpartition("--")[2] == last for part in path.parts)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def with_numbers(ids: Sequence[str], data: str) -> dict[str, Published]:

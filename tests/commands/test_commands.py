@@ -399,7 +399,7 @@ def test_help_has_an_example():
 
 
 def test_a_bug_is_a_traceback_and_exit_code_1(place):
-    code = "import train, sys; from common import command; train.prepare = None; "
+    code = "import train, sys; from common import command; train.config_and_run = None; "
     code += "sys.exit(command.run(train.main, train.build_parser(), ['x']))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert out.returncode == 1 and "Traceback" in out.stderr

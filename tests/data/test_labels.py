@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data import build_dataset
-from data.check.pairs import check_pairs
+from data.check.before_training import check_before_training
 from data.files import image_size, read_image, read_mask
 from data.labels import CAMVID, CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS
 from tests.helpers import config, make_folder, refuses, write_mask
@@ -123,7 +123,7 @@ def test_exif_rotation_turns_the_image_and_a_mask_beside_it_is_reported(tmp_path
     assert read_image(path).shape[:2] == image_size(path) == (60, 40)
     dataset = build_dataset(config("folder", root), "train", False)
     assert dataset.native_size(0) == (60, 40)
-    for ask in (lambda: dataset[0], lambda: check_pairs(dataset)):
+    for ask in (lambda: dataset[0], lambda: check_before_training([dataset])):
         with refuses(r"00.png: label is 40x60 but its image 00.jpg is 60x40 \(H x W\) \(sides swapped"):
             ask()
 
@@ -133,9 +133,10 @@ def test_damaged_images_are_named(tmp_path):
     path = root / "images/train/01.png"
     path.write_bytes(path.read_bytes()[:3000])
     dataset = build_dataset(config("folder", root), "train", True)
-    check_pairs(dataset)  # its header is whole
-    with refuses("01.png: the image is damaged or truncated"):
-        dataset[1]
+    for ask in (lambda: dataset[1], lambda: check_before_training([dataset])):
+        with refuses("01.png: the image is damaged or truncated"):
+            ask()
+    check_before_training([dataset], most=1)  # outside the sample only headers are read, and its header is whole
     path.write_bytes(b"not an image at all")
     with refuses("01.png: not a readable image"):
-        check_pairs(dataset)
+        check_before_training([dataset])

@@ -15,10 +15,10 @@ from engine.evaluation.protocol import describe
 from engine.evaluation.scores import excluded, metrics
 from engine.folds.roles import open_study
 from engine.metrics import ConfusionMatrix
-from engine.report.report import write_report
-from engine.report.samples import write_samples
-from engine.report.tables import class_table
-from engine.training.single_run import train_single
+from engine.report.markdown_report import write_report
+from engine.report.samples import write_pictures
+from engine.report.score_tables import class_table
+from engine.training.single_run import prepare, train_single
 from tests.helpers import config, make_camvid, make_folder, refuses, write_image, write_mask
 
 CPU = torch.device("cpu")
@@ -136,8 +136,9 @@ def test_cross_validation_keeps_the_sample_and_excludes(tmp_path, folder):
 
 def test_the_page_of_samples_fits_native_targets(tmp_path, folder):
     cfg = tiny(folder, "eval.native=true", "log.samples=2")
-    train_single(cfg, tmp_path, CPU)
-    write_samples(tmp_path, cfg, CPU)
+    prepared = prepare(cfg)
+    results = train_single(cfg, tmp_path, CPU, prepared)
+    write_pictures(tmp_path, cfg, [prepared.network.model], prepared.val, CPU, results)
     assert (tmp_path / "plots/samples.png").is_file()
 
 

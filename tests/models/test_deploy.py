@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from models import build_model
-from models.inference import deploy, winograd
+from models import build_model, deploy
+from models.inference import winograd
 from models.layers import conv_bn_relu
 from tests.model_helpers import assert_close, perturb_norms
 from tests.models.test_models import FAMILIES

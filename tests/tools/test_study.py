@@ -19,6 +19,7 @@ from tests.commands.test_commands import write_config
 from tests.helpers import make_folder
 from tools import curves as curves_command
 from tools.study import __main__ as study_command
+from tools.study import comparison
 from tools.study.comparison import Entry, best_of, difference
 from tools.study.tables import main_table
 
@@ -178,24 +179,32 @@ def test_curves_of_runs_in_one_plot(place, monkeypatch, capfd):
 # --- the bootstrap ----------------------------------------------------------------------------------------------------
 
 
-def matrices(seed: int, right: float, groups: int = 12) -> dict[str, ConfusionMatrix]:
-    """Groups of 400 pixels of 3 classes, of which a share is right."""
+def matrices(seed: int, right: float, groups: int = 12, num_classes: int = 3) -> dict[str, ConfusionMatrix]:
+    """Groups of 400 pixels of the first 3 classes, of which a share is right."""
     generator = torch.Generator().manual_seed(seed)
     out = {}
     for g in range(groups):
         target = torch.randint(3, (400,), generator=generator)
         wrong = torch.rand(400, generator=generator) > right
-        out[f"g{g}"] = ConfusionMatrix(3)
+        out[f"g{g}"] = ConfusionMatrix(num_classes)
         out[f"g{g}"].update(torch.where(wrong, (target + 1) % 3, target), target)
     return out
 
 
-def made(rights: list[float], seeds: list[int]) -> Entry:
+def sum_of(groups: dict[str, ConfusionMatrix]) -> ConfusionMatrix:
+    total = ConfusionMatrix(next(iter(groups.values())).num_classes)
+    for matrix in groups.values():
+        total.merge(matrix)
+    return total
+
+
+def made(rights: list[float], seeds: list[int], num_classes: int = 3) -> Entry:
     trained = []
     for right, seed in zip(rights, seeds):
         cfg = Config()
         cfg.seed = seed
-        trained.append(SimpleNamespace(cfg=cfg, score=SimpleNamespace(groups=matrices(seed, right))))
+        score = SimpleNamespace(groups=matrices(seed, right, num_classes=num_classes), binned=None)
+        trained.append(SimpleNamespace(cfg=cfg, score=score, seconds=1.0, peak_memory=None, run="run"))
     return Entry("x", trained, 1, 1)
 
 
@@ -214,6 +223,31 @@ def test_seeds_that_disagree_widen_the_interval():
     assert 0 < agree["low"] < agree["difference"] < agree["high"]
     assert differ["high"] - differ["low"] > 3 * (agree["high"] - agree["low"]) and differ["low"] < 0
     assert difference(made([0.7], [0]), made([0.7], [1])) is None  # other seeds do not pair
+
+
+@pytest.mark.parametrize("absent, share", [("nan", 1.0), ("zero", 0.5), ("one", 0.5)])
+def test_focus_treats_absent_classes_as_its_difference_does(monkeypatch, absent, share):
+    """The focus holds a class that no validation image has: eval.absent says what that counts, here and there."""
+    names = ["a", "b", "c", "nowhere"]
+    monkeypatch.setattr(comparison, "class_names", lambda e: names)
+    entries = [made([0.7, 0.72], [0, 1], 4), made([0.8, 0.9], [0, 1], 4)]
+    for e in entries:
+        for t in e.trained:
+            t.cfg.eval.absent = absent
+            t.score.confusion = sum_of(t.score.groups)
+    rows = comparison.summary(entries, ["a", "nowhere"])
+    assert [r["per_class"]["nowhere"] for r in rows] == [None, None]
+    for row in rows:
+        assert row["focus"] == pytest.approx(share * row["per_class"]["a"] + (absent == "one") / 2)
+    assert rows[1]["focus_difference"]["difference"] == pytest.approx(rows[1]["focus"] - rows[0]["focus"])
+
+
+def test_a_focus_on_absent_classes_alone_has_no_score(monkeypatch):
+    monkeypatch.setattr(comparison, "class_names", lambda e: ["a", "b", "c", "nowhere"])
+    e = made([0.7], [0], 4)
+    e.trained[0].score.confusion = sum_of(e.trained[0].score.groups)
+    (row,) = comparison.summary([e], ["nowhere"])
+    assert row["focus"] is None
 
 
 def test_classes_can_be_chosen():

@@ -1,4 +1,4 @@
-"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; each with the line that mends it.
+"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; each with the line that fixes it.
 
 python -m tools.check_data configs/camvid/deeplabv3plus.yaml --out checked
 """
@@ -18,7 +18,8 @@ from common.console import say
 from common.errors import UserError
 from data.check.scan import LEVELS, classes_of, colour_table
 from data.check.value_rules import totals
-from data.check.whole_set import SPLITS, Checked, check_config
+from data.check.whole_set import Checked, check_config
+from data.files import SPLITS
 from engine.config import load_config
 from tools.check_data.pages import frequency_plot, palette_page
 
@@ -60,8 +61,8 @@ def report(checked: Checked, files: int = FILES) -> str:
     for level in LEVELS:
         for f in (f for f in checked.findings if f.level == level):
             lines.append(f"{level.upper():8}{f.fault}: {f.text}")
-            if f.mend:
-                lines.append(f"        mend: {f.mend}")
+            if f.fix:
+                lines.append(f"        fix: {f.fix}")
             names = ", ".join("/".join(p.parts[-3:]) for p in f.files[:files])
             if names:
                 lines.append(f"        in:   {names}{', ..' if len(f.files) > files else ''}")

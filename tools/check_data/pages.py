@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.console import say
 from common.errors import UserError
+from common.spread import evenly_spaced
 from data.check.whole_set import Checked
 from data.files import read_image, read_mask
 from data.labels import LabelTable
@@ -59,7 +60,7 @@ def palette_page(checked: Checked, path: Path, count: int = SHOWN) -> Path | Non
     """
     usable = [f for f in checked.facts if f.image_hw and f.image_hw == f.label_hw]
     images, masks, blends = [], [], []
-    for k in np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int):
+    for k in evenly_spaced(len(usable), count):
         try:
             image, target = read_image(usable[k].image), read_mask(usable[k].label, checked.labels)
         except UserError:

@@ -27,6 +27,7 @@ from common.console import say
 from common.device import resolve_device
 from common.errors import UserError, unknown
 from common.files import write_json
+from common.spread import evenly_spaced
 from common.tables import format_table
 from engine import checkpoint as ckpt
 from engine.config import differences, load_config
@@ -35,7 +36,7 @@ from engine.evaluation.protocol import describe
 from engine.report import plots
 from engine.report.picture_pages import predictions_page
 from engine.report.run_results import latest, read_run
-from engine.report.samples import sample_predictions
+from engine.report.samples import predict_samples
 from engine.run_folder import RUNS
 from tools.study.comparison import RULE, Entry, best_of, class_names, entry, protocols, summary, validation
 from tools.study.plots import confusions, curves, rocs, scatter
@@ -186,7 +187,7 @@ def write_predictions(path: Path, entries: list[Entry], device, images: int) -> 
     for e in entries:
         dataset, run = validation(e.cfg), e.trained[0].run
         models = networks(ckpt.load_ours(chosen_checkpoint(run)), e.cfg, dataset.num_classes, device)
-        samples = sample_predictions(models, e.cfg, dataset, device, images)
+        samples = predict_samples(models, e.cfg, dataset, device, evenly_spaced(len(dataset), images)).values()
         if not columns:
             columns = {"image": [s[0] for s in samples], "target": [s[1] for s in samples]}
             first = dataset

@@ -96,7 +96,7 @@ class Entry:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    """None where one is not known: a class that one seed's images lack is lacking in all of them."""
+    """The mean over seeds; None where it is undefined, as for a class that no validation image has."""
     return none_if_nan(statistics.fmean(values))
 
 
@@ -201,7 +201,8 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
             **e.extras(),
         }
         if places and class_names(e) == names:
-            row["focus"] = statistics.fmean(iou[i] or 0.0 for i in places)
+            others = set(range(len(names))) - set(places)
+            row["focus"] = _mean(t.score.confusion.miou(e.cfg.eval.absent, others) for t in e.trained)
             row["focus_difference"] = None if e is first else difference(first, e, places)
         rows.append(row)
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.tables import markdown_table
 from engine.evaluation.protocol import describe
-from engine.report.tables import MORE, interval, pct
+from engine.report.score_tables import MORE, interval, pct
 from tools.study.comparison import RULE
 
 EXTRAS = ("mean_auc", "ece", "boundary_miou")
