@@ -20,7 +20,7 @@ from common.console import say
 from common.errors import UserError
 from common.files import write_json
 from common.tables import format_table
-from engine.evaluation.paired_bootstrap import compare, require_same_images
+from engine.evaluation.paired_bootstrap import require_same_images, result_differences
 from engine.evaluation.protocol import ABSENT_RULE, describe, protocol_differences
 from engine.report.score_tables import interval as interval_text
 from engine.report.score_tables import pct
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     paths = Path(args.a), Path(args.b)
     a, b = (read_result(p) for p in paths)
     differences = check_pair(a, b, (args.a, args.b), args.anyway)
-    found = compare(a, b, args.by, args.samples, args.seed)
+    found = result_differences(a, b, args.by, args.samples, args.seed)
     say(f"A: {args.a}\nB: {args.b}\n{described(a['protocol'])}")
     for line in differences:
         say(f"NOT THE SAME PROTOCOL: {line}")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import eval as eval_command
+from common import command
 from engine.config import Config
 from engine.evaluation.paired_bootstrap import bootstrap_difference
 from engine.metrics import ConfusionMatrix
@@ -24,8 +25,8 @@ from tools.study.comparison import Entry, best_of, difference
 from tools.study.tables import main_table
 
 
-def call(command, *words: object) -> int:
-    return command.run(command.main, command.build_parser(), [str(w) for w in words])
+def call(module, *words: object) -> int:
+    return command.run(module.main, module.build_parser(), [str(w) for w in words])
 
 
 @pytest.fixture(scope="module")
