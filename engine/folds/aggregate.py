@@ -21,7 +21,6 @@ from common.errors import UserError
 from engine.metrics import best_first, worst_if_nan
 
 State = dict[str, Tensor]
-CANDIDATES = ("best", "mean", "top3", "greedy", "weighted", "ensemble")
 
 
 # --- arithmetic ----------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from common.tables import format_table
 from engine import checkpoint as ckpt
 from engine.config import differences, load_config
 from engine.evaluation.networks import chosen_checkpoint, networks
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report import plots
 from engine.report.picture_pages import predictions_page
 from engine.report.run_results import latest, read_run
@@ -152,7 +152,7 @@ def write(out: Path, facts: dict, entries: list[Entry], args: argparse.Namespace
     if any("mean_auc" in r for r in rows):
         say(format_table(*extras_table(rows, facts["focus"])))
     if plots.available():
-        write_plots(out, facts, entries, rows, describe(protocol))
+        write_plots(out, facts, entries, rows, protocol_line(protocol))
     else:
         say(plots.SKIPPED)
     write_predictions(out / "predictions.png", entries, resolve_device(args.device or "auto"), args.images)

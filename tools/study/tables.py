@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.tables import markdown_table
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.score_tables import MORE, interval, pct
 from tools.study.comparison import RULE
 
@@ -76,7 +76,7 @@ def markdown(facts: dict, protocol: dict, rows: list[dict], pictures: Sequence[s
     drawn = "image groups and seeds" if len(seeds) > 1 else "image groups"
     parts = [
         f"# {facts['title']}",
-        f"{describe(protocol)}; seeds {', '.join(map(str, seeds))}. In %.",
+        f"{protocol_line(protocol)}; seeds {', '.join(map(str, seeds))}. In %.",
         markdown_table(*main_table(rows, facts)),
         f"Differences are to the first row: paired bootstrap over {drawn}. Where a single run keeps its best epoch, "
         "that was chosen on the images it is scored on.",
