@@ -12,7 +12,7 @@ from pathlib import Path
 from common import command
 from common.console import say
 from common.errors import UserError
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report import plots
 from engine.report.run_results import latest, read_run
 from engine.run_folder import open_run
@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
     if len(set(names)) != len(facts):
         raise UserError(f"{len(facts)} runs need as many different --names, got {', '.join(names)}")
     results = latest(next(iter(facts.values())))
-    note = describe(results["protocol"]) if results else ""
+    note = protocol_line(results["protocol"]) if results else ""
     say(f"written: {epoch_curves(dict(zip(names, (f['log'] for f in facts.values()))), Path(args.out), note)}")
 
 

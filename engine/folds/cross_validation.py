@@ -25,6 +25,7 @@ from engine.config import Config, stage_config, start_config
 from engine.folds.aggregate import State
 from engine.folds.candidates import aggregate_stage
 from engine.folds.roles import Study, open_study, ranking_split
+from engine.metrics import best_first
 from engine.training.job import Job, Prepared, finished, initial_model
 from engine.training.log import Log, open_log
 from engine.training.train import fit
@@ -113,7 +114,7 @@ def start_seed(cfg: Config) -> int:
 def next_start(study: Study, stage: int, results: dict) -> State:
     """Weights of the stage's best single network; an ensemble cannot start anything."""
     single = [c for c in results["candidates"] if c["name"] != "ensemble"]
-    name = max(single, key=lambda c: (c["select_miou"], -results["candidates"].index(c)))["name"]
+    name = single[best_first([c["select_miou"] for c in single])[0]]["name"]
     return ckpt.load_ours(study.candidate_path(stage, name))["model"]
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from common.console import say
-from common.errors import UserError, unknown
+from common.errors import UserError
 from data.augment.geometry import resize_pair
 from data.augment.transforms import normalise
-from engine.evaluation.class_lists import TABLES
+from engine.evaluation.class_lists import class_list
 from engine.evaluation.networks import open_networks
 from engine.evaluation.views import Views, amp_dtype, predict_classes
 from models import deploy
@@ -57,18 +57,11 @@ def ready(network: nn.Module, cfg, device: torch.device) -> nn.Module:
 
 
 def with_classes(segmenter: Segmenter, name: str) -> Segmenter:
-    """Names and colours of a public data set, or of a classes.yaml, in place of what the file says.
+    """The segmenter with the class names and colours of `--classes` (see class_list) instead of the file's.
 
-    Raises: UserError for an unknown name, or where the network has another number of classes.
+    Raises: UserError for an unknown list, and where the network has another number of classes.
     """
-    from data.sets.folder import read_classes
-
-    if name in TABLES:
-        table = TABLES[name]
-    elif Path(name).is_file():
-        table = read_classes(Path(name))
-    else:
-        raise unknown("class list (--classes: one of these, or a classes.yaml)", name, TABLES)
+    table = class_list(name)
     if table.num_classes != len(segmenter.class_names):
         raise UserError(f"--classes {name}: {table.num_classes} classes, the network has {len(segmenter.class_names)}")
     return replace(segmenter, class_names=table.class_names, palette=table.palette)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.html_page import buttons, data_uri, html_table, legend, note, score_cell, swatch, write_page
 from engine.report.markdown_report import label_notes, title
 from engine.report.run_plots import shown_plots, skipped_plots
@@ -50,7 +50,7 @@ def headline(run: Path, facts: dict, results: dict | None) -> str:
     cards.append((f"{sum(r.get('seconds') or 0 for r in facts['log']) / 60:.1f} min", "training"))
     inner = "".join(f'<div class="card"><b>{v}</b><span>{html.escape(label)}</span></div>' for v, label in cards)
     notes = [f"candidate {row['name']}, ranked first"] if "candidates" in results else []
-    notes += [describe(protocol), f"data hash {str(protocol.get('data_hash', '?'))[:12]}"]
+    notes += [protocol_line(protocol), f"data hash {str(protocol.get('data_hash', '?'))[:12]}"]
     notes += [f"{label}: {text}" for label, text in label_notes(results).items()]
     return f'{head}<div class="cards">{inner}</div>{"".join(map(note, notes))}'
 

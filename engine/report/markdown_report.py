@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.tables import markdown_table
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.run_plots import draw_plots, shown_plots, skipped_plots
 from engine.report.run_results import all_labels, latest, read_run, section, winners
 from engine.report.score_tables import (
@@ -76,7 +76,7 @@ def headline(run: Path, facts: dict) -> list[str]:
         how = "chosen on these same images, so a little too good" if chosen else "the last one, not chosen by its score"
         score, where = results["miou"], f"epoch {results['best_epoch']}, {how}"
     out.append(f"**{protocol['split']} mIoU {pct(score)} %** ({where}).")
-    out.append(f"Protocol: {describe(protocol)}. Data hash `{str(protocol.get('data_hash', '?'))[:12]}`.")
+    out.append(f"Protocol: {protocol_line(protocol)}. Data hash `{str(protocol.get('data_hash', '?'))[:12]}`.")
     if "candidates" in results:
         out.append(_roles(facts, protocol))
     return out + [f"**{label}**: {text}" for label, text in label_notes(results).items()]

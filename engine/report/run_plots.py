@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report import fold_plots, plots, probability_plots, score_plots, training_plots
 from engine.report.run_results import all_labels, best_row, latest, section, shown_candidates, winners
 
@@ -67,7 +67,7 @@ def draw_plots(run: Path, facts: dict) -> None:
     draw_training(folder, name, facts)
     if results is not None:
         labels = all_labels(results)
-        note = " | ".join([name, describe(results["protocol"]), *([", ".join(labels)] if labels else [])])
+        note = " | ".join([name, protocol_line(results["protocol"]), *([", ".join(labels)] if labels else [])])
         if "candidates" in results:
             draw_folds(folder, name, note, facts, results)
         draw_scores(folder, note, results)

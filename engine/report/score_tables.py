@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.tables import format_table
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.run_results import best_row, shown_candidates
 
 Cells = tuple[list[list[str]], list[str]]  # rows, headers
@@ -74,7 +74,7 @@ def candidate_notes(results: dict) -> list[str]:
 
 def candidates_table(results: dict) -> str:
     """A stage's candidates in percent, with the protocol: printed by train.py and eval.py --aggregate."""
-    lines = [f"{describe(results['protocol'])}; mIoU in %", format_table(*candidate_cells(results))]
+    lines = [f"{protocol_line(results['protocol'])}; mIoU in %", format_table(*candidate_cells(results))]
     lines += candidate_notes(results)
     lines.append("* best select mIoU.  raw: BatchNorm statistics averaged with the weights instead of re-estimated")
     return "\n".join(lines)
@@ -120,7 +120,7 @@ def class_legend(results: dict) -> str:
 
 def class_table(result: dict, protocol: dict) -> str:
     """What eval.py prints for one checkpoint: the protocol, the IoU of each class and the means, in percent."""
-    return f"{describe(protocol)}; in %\n{scores_table(result, protocol.get('exclude') or ())}"
+    return f"{protocol_line(protocol)}; in %\n{scores_table(result, protocol.get('exclude') or ())}"
 
 
 def scores_table(result: dict, left_out: Sequence[str] = ()) -> str:

@@ -11,7 +11,7 @@ from data import build_dataset, sampled_names
 from data.splits import Splits, draw_sample
 from engine import checkpoint as ckpt
 from engine.config import config_from, dump
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.evaluation.scores import excluded, metrics
 from engine.folds.roles import open_study
 from engine.metrics import ConfusionMatrix
@@ -103,12 +103,12 @@ def test_a_run_with_sample_remap_and_exclude(tmp_path, folder):
     row = json.loads((run / "log.jsonl").read_text())
     assert row["val_miou"] == pytest.approx(results["miou"])
     assert results["protocol"]["exclude"] == ["background"] and results["protocol"]["sample"] == [7, 3, 2]
-    said = describe(results["protocol"])
+    said = protocol_line(results["protocol"])
     assert "means without background" in said and "splits 7/3/2 drawn from train by image, seed 0" in said
     report = write_report(run).read_text()
     assert said in report and "| (background) |" in report and "In brackets: not in the means." in report
     assert "(background)" in class_table(results, results["protocol"])
-    own = describe({**results["protocol"], "sample": [7, 0, 2], "background": "ignore"})
+    own = protocol_line({**results["protocol"], "sample": [7, 0, 2], "background": "ignore"})
     assert "splits 7/own/2" in own and "background ignored" in own
     splits = Splits.load(run / "splits.json")
     assert len(splits.roles["train"]) == 7 and [len(splits.sample[s]) for s in ("val", "test")] == [3, 2]

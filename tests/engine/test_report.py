@@ -13,7 +13,7 @@ import pytest
 
 from common.errors import UserError
 from common.tables import format_table, markdown_table
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.html_report import write_html
 from engine.report.markdown_report import write_report
 from engine.report.score_tables import candidates_table, class_table
@@ -263,6 +263,6 @@ def test_class_table_and_the_line_of_the_protocol():
     text = class_table(result, protocol)
     assert f"mIoU  {100 * result['miou']:.2f}" in re.sub(" +", "  ", text)
     assert re.search(r"^train +-$", text, re.M) and text.startswith("streets test")
-    said = describe(protocol)
+    said = protocol_line(protocol)
     for part in ("labels' own size", "scales 0.5, 1", "mirrored", "window 64x96", "absent classes count 0"):
         assert part in said

@@ -15,7 +15,7 @@ import torch
 import eval as eval_command
 from common import command
 from common.files import write_json
-from engine.evaluation.paired_bootstrap import compare
+from engine.evaluation.paired_bootstrap import result_differences
 from engine.training.single_run import train_single
 from models import build_model
 from models.checkpoints.convert import convert
@@ -117,7 +117,7 @@ def test_the_page_says_what_eval_and_compare_say(place, capsys):
     code, page = run(place, "a", "b", "--images", "3")
     assert code == 0
     a, b = evaluated(place, "a"), evaluated(place, "b")
-    gap = compare(a, b)
+    gap = result_differences(a, b)
     text = (place / "gallery.html").read_text()
     page_text = re.sub(r"base64,[^\"]*", "", text)  # base64 may contain any word by chance
     assert all(link.startswith("data:image/") for link in page.links)

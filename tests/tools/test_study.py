@@ -26,8 +26,8 @@ from tools.study.runs import run_title
 from tools.study.tables import main_cells
 
 
-def call(tool, *words: object) -> int:
-    return command.run(tool.main, tool.build_parser(), [str(w) for w in words])
+def call(module, *words: object) -> int:
+    return command.run(module.main, module.build_parser(), [str(w) for w in words])
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.files import write_json
 from common.tables import format_table
 from engine.config import load_config
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.score_tables import interval, pct
 from tools.gallery.images import choose_images, draw_images, find_images
 from tools.gallery.networks import (
@@ -98,7 +98,7 @@ def summary(names: list[str], results: list[dict], gaps: list[dict | None]) -> s
         for n, r, g in zip(names, results, [None, *gaps])
     ]
     headers = ["network", "mIoU", f"difference to {names[0]} [95 %]", "mIoU per image"]
-    return f"{describe(results[0]['protocol'])}; in %\n{format_table(rows, headers)}"
+    return f"{protocol_line(results[0]['protocol'])}; in %\n{format_table(rows, headers)}"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from engine.config import Config
 from engine.evaluation.class_lists import shared_classes
 from engine.evaluation.evaluate import score_models
 from engine.evaluation.networks import open_networks
-from engine.evaluation.paired_bootstrap import compare, require_same_images
+from engine.evaluation.paired_bootstrap import require_same_images, result_differences
 from engine.evaluation.protocol import protocol, protocol_differences
 from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
@@ -138,4 +138,4 @@ def differences_to_first(results: Sequence[dict]) -> list[dict | None]:
     groups, images = len(set(results[0]["per_image"]["groups"])), len(results[0]["per_image"]["names"])
     if images < 2:
         return [None for _ in results[1:]]
-    return [compare(results[0], other, "group" if groups > 1 else "image") for other in results[1:]]
+    return [result_differences(results[0], other, "group" if groups > 1 else "image") for other in results[1:]]

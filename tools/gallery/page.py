@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.html_page import buttons, html_table, legend, note, score_cell, swatch, write_page
 from engine.report.score_tables import MORE, SUMMARY, class_label, interval, pct
 
@@ -44,7 +44,7 @@ def write_gallery(
 
 def protocols(labels: Sequence[str], results: Sequence[dict]) -> list[str]:
     """One line if all share a protocol, else one per network."""
-    lines = [describe(r["protocol"]) for r in results]
+    lines = [protocol_line(r["protocol"]) for r in results]
     if len(set(lines)) == 1:
         return [f"{lines[0]}; data hash {results[0]['protocol']['data_hash'][:12]}"]
     return [f"{label}: {line}" for label, line in zip(labels, lines)]

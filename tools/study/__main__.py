@@ -25,7 +25,7 @@ from common.spread import evenly_spaced
 from common.tables import format_table
 from engine import checkpoint as ckpt
 from engine.evaluation.networks import chosen_checkpoint, networks
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report import plots
 from engine.report.picture_pages import predictions_page
 from engine.report.samples import predict_samples
@@ -88,7 +88,7 @@ def write_study(out: Path, facts: dict, entries: list[Entry], args: argparse.Nam
     if any("mean_auc" in r for r in rows):
         say(format_table(*extras_cells(rows, facts["focus"])))
     if plots.available():
-        write_plots(out, facts, entries, rows, describe(protocol))
+        write_plots(out, facts, entries, rows, protocol_line(protocol))
     else:
         say(plots.SKIPPED)
     write_predictions(out / "predictions.png", entries, resolve_device(args.device or "auto"), args.images)
@@ -99,9 +99,10 @@ def write_study(out: Path, facts: dict, entries: list[Entry], args: argparse.Nam
 
 def write_plots(out: Path, facts: dict, entries: list[Entry], rows: list[dict], note: str) -> None:
     """Draw every plot that the entries allow; remove plots of an earlier call that they do not allow."""
-    for name in ("curves", "best", "roc"):
+    for name in ("accuracy", "curves", "best", "roc"):
         (out / f"{name}.png").unlink(missing_ok=True)
-    accuracy_by_cost({r["config"]: (r["gflops"], r["miou"]) for r in rows}, out / "accuracy.png", note, f"{RULE} rule")
+    if points := {r["config"]: (r["gflops"], r["miou"]) for r in rows if r["miou"] is not None}:
+        accuracy_by_cost(points, out / "accuracy.png", note, f"{RULE} rule")
     single = [e for e in entries if not e.cfg.cv.folds]
     if single:
         epoch_curves({e.name: e.trained[0].log for e in single}, out / "curves.png", note)

@@ -22,11 +22,11 @@ from engine.analysis.cost import count, parameters
 from engine.config import Config, load_config
 from engine.evaluation.evaluate import score_models
 from engine.evaluation.networks import build_network, chosen_checkpoint, networks
-from engine.evaluation.paired_bootstrap import miou_difference
+from engine.evaluation.paired_bootstrap import bootstrap
 from engine.evaluation.protocol import protocol
 from engine.evaluation.scores import Score, excluded
 from engine.evaluation.views import Views
-from engine.metrics import none_if_nan
+from engine.metrics import best_first, none_if_nan
 from engine.report.run_results import latest, read_run
 
 RULE = "fvcore"  # how multiply-adds are counted: the rule that published tables use
@@ -141,37 +141,13 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     groups = list(first.trained[0].score.groups)
     if len(groups) < 2 or any(list(t.score.groups) != groups for e in (first, other) for t in e.trained):
         return None
-    sides = [_totals(entry, groups) for entry in (first, other)]  # each (seeds, groups, 3, C)
-    if sides[0].shape != sides[1].shape:
+    sides = [[[t.score.groups[g] for g in groups] for t in e.trained] for e in (first, other)]
+    if sides[0][0][0].num_classes != sides[1][0][0].num_classes:
         return None
-    generator = torch.Generator().manual_seed(0)
-    group_draws = _times(samples, len(groups), generator)  # (samples + 1, groups)
-    seed_draws = _times(samples, len(seeds), generator)  # (samples + 1, seeds)
-    ious = [_iou(torch.einsum("ng,sgkc->nskc", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
     left_out = first.excluded()
-    names = range(ious[0].shape[-1])
+    names = range(sides[0][0][0].num_classes)
     kept = torch.tensor([c not in left_out if classes is None else c in classes for c in names])
-    gap = miou_difference(*ious, kept, first.cfg.eval.absent)  # (samples + 1, seeds)
-    gap = (gap * seed_draws).sum(1) / seed_draws.sum(1)
-    low, high = torch.quantile(gap[1:], torch.tensor([0.025, 0.975], dtype=gap.dtype)).tolist()
-    return {"difference": gap[0].item(), "low": low, "high": high}
-
-
-def _totals(entry: Entry, groups: list[str]) -> torch.Tensor:
-    return torch.stack([torch.stack([t.score.groups[g].totals() for g in groups]) for t in entry.trained])
-
-
-def _times(samples: int, n: int, generator: torch.Generator) -> torch.Tensor:
-    """How often each of n is drawn, (samples + 1, n) float64; row 0 is the sample itself, each once."""
-    draws = torch.randint(n, (samples, n), generator=generator)
-    times = torch.zeros(samples, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
-    return torch.cat([torch.ones(1, n, dtype=torch.float64), times])
-
-
-def _iou(totals: torch.Tensor) -> torch.Tensor:
-    """(.., 3, C) -> (.., C)."""
-    tp, target, pred = totals.unbind(-2)
-    return tp / (target + pred - tp)
+    return bootstrap(*sides, samples).difference(kept, first.cfg.eval.absent)
 
 
 # --- as plain rows ----------------------------------------------------------------------------------------------------
@@ -187,14 +163,14 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
         gigas, memory = e.flops / 1e9, [t.peak_memory for t in e.trained if t.peak_memory]
         row = {
             "config": e.name,
-            "miou": statistics.fmean(mious),
-            "miou_sd": statistics.stdev(mious) if len(mious) > 1 else None,
+            "miou": none_if_nan(statistics.fmean(mious)),
+            "miou_sd": none_if_nan(statistics.stdev(mious)) if len(mious) > 1 else None,
             "difference": None if e is first else difference(first, e),
             "step": None if above is None else difference(above, e),
             "per_class": dict(zip(class_names(e), iou)),
             "parameters": e.parameters,
             "gflops": gigas,
-            "efficiency": 100 * statistics.fmean(mious) / gigas,
+            "efficiency": none_if_nan(100 * statistics.fmean(mious) / gigas),
             "seconds": statistics.fmean(t.seconds for t in e.trained),
             "peak_memory_mib": max(memory) / 2**20 if memory else None,
             "seeds": [t.cfg.seed for t in e.trained],
@@ -214,7 +190,11 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
 def best_of(families: dict[str, Sequence[str]], entries: Sequence[Entry]) -> dict[str, Entry]:
     """{family: its entry with the highest mIoU (mean over seeds)}, without families that have no entry."""
     members = {family: [e for e in entries if e.name in names] for family, names in families.items()}
-    return {f: max(found, key=lambda e: statistics.fmean(e.miou())) for f, found in members.items() if found}
+    return {
+        family: found[best_first([statistics.fmean(e.miou()) for e in found])[0]]
+        for family, found in members.items()
+        if found
+    }
 
 
 def class_names(e: Entry) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.tables import markdown_table
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.report.score_tables import MORE, Cells, interval, pct
 from tools.study.comparison import RULE
 
@@ -37,7 +37,7 @@ def main_cells(rows: list[dict], facts: dict) -> Cells:
         "its difference [95 %]": lambda r: interval(r.get("focus_difference")),
         "parameters (M)": lambda r: f"{r['parameters'] / 1e6:.2f}",
         f"GFLOPs ({RULE})": lambda r: f"{r['gflops']:.2f}",
-        "mIoU % / GFLOPs": lambda r: f"{r['efficiency']:.2f}",
+        "mIoU % / GFLOPs": lambda r: "-" if r["efficiency"] is None else f"{r['efficiency']:.2f}",
         "training (s)": lambda r: f"{r['seconds']:.0f}",
         "peak memory (MiB)": lambda r: f"{r['peak_memory_mib']:.0f}" if r["peak_memory_mib"] else "-",
         "quoted mIoU": lambda r: pct(r["quoted"].get("miou")),
@@ -79,7 +79,7 @@ def study_page(facts: dict, protocol: dict, rows: list[dict], pictures: Sequence
     drawn = "image groups and seeds" if len(seeds) > 1 else "image groups"
     parts = [
         f"# {facts['title']}",
-        f"{describe(protocol)}; seeds {', '.join(map(str, seeds))}. In %.",
+        f"{protocol_line(protocol)}; seeds {', '.join(map(str, seeds))}. In %.",
         markdown_table(*main_cells(rows, facts)),
         f"Differences are to the first row: paired bootstrap over {drawn}. A single run that keeps its best epoch "
         "chose that epoch on the images it is scored on.",
