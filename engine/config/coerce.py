@@ -122,7 +122,7 @@ def _coerce_scalar(value: Any, kind: type, where: str) -> Any:
 
 
 def guess(value: Any) -> Any:
-    """Convert text without a declared type to a number, boolean or None where it looks like one, in lists and dicts too."""
+    """Convert text without a declared type: a number, boolean or None if it reads as one. Lists and dicts item by item."""
     if isinstance(value, dict):
         return {k: guess(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from engine.config.keys import ScheduleConfig
 
 
 def poly(t: float, s: ScheduleConfig, **_) -> float:
-    """(1 - t)^power (DeepLab, arXiv 1606.00915, the "poly" policy); t in 0..1 is the fraction of the run that is done."""
+    """(1 - t)^power (DeepLab, arXiv 1606.00915, the "poly" policy); t: the fraction of the run that is done, 0..1."""
     return s.min_factor + (1 - s.min_factor) * (1 - t) ** s.power
 
 

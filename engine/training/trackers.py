@@ -46,7 +46,7 @@ def module(tracker: str):
 
 
 def scalars(row: dict) -> dict[str, float]:
-    """The numbers of a log row by name: "val_miou", of a fold "stage0/fold1/val_miou", of the start "start/val_miou"."""
+    """A log row's numbers by name: "val_miou", of a fold "stage0/fold1/val_miou", of the start "start/val_miou"."""
     fold, stage = row.get("fold"), row.get("stage")
     place = "" if fold is None else "start/" if fold == "start" else f"stage{stage}/fold{fold}/"
     left_out = ("epoch", "fold", "stage")

@@ -104,8 +104,8 @@ def read(lrs: Sequence[float], losses: Sequence[float], ended: str) -> Range:
 def suggestion(found: Range) -> float:
     """A tenth of the rate where the fall slows down, at most the steepest, rounded to one digit.
 
-    Section 3.3 takes a third or a quarter of it as the lower bound of a cyclical rate. Here the margin is wider: a sweep
-    survives rates for one step that a whole run does not survive.
+    Section 3.3 takes a third or a quarter of it as the lower bound of a cyclical rate. Here the margin is wider,
+    since a sweep survives rates for one step that a whole run does not.
     """
     lr = min(found.steepest, found.slows / 10)
     unit = 10 ** math.floor(math.log10(lr))
