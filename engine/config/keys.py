@@ -164,40 +164,25 @@ class Config:
 
 SECTIONS = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory)]
 
-RANGES = {  # key: (lowest, highest) allowed, both included; None: no bound
-    "data.limit": (0, None),
-    "data.copy_paste": (0, 1),
-    "data.sampling_temperature": (1e-4, None),
-    "data.paste_edge": (0, 64),
-    "loss.aux_weight": (0, None),
-    "optim.lr": (0, None),
-    "optim.head_lr_factor": (0, None),
-    "optim.weight_decay": (0, None),
-    "optim.momentum": (0, 1),
-    "optim.clip_norm": (0, None),
-    "schedule.warmup_iters": (0, None),
-    "schedule.warmup_factor": (0, 1),
-    "schedule.power": (0, None),
-    "schedule.min_factor": (0, 1),
-    "schedule.cycle": (0.01, None),
-    "schedule.cycle_mult": (1, None),
-    "schedule.percent_up": (0, 1),
-    "schedule.start_factor": (0, 1),
-    "schedule.gamma": (0, 1),
-    "schedule.factor": (0, 1),
-    "schedule.patience": (0, None),
-    "train.epochs": (1, None),
-    "train.batch_size": (1, None),
-    "train.workers": (0, 256),
-    "train.validate_every": (1, None),
-    "train.early_stopping": (0, None),
-    "cv.folds": (0, None),
-    "cv.start_epochs": (1, None),
-    "cv.start_share": (0, 0.9),
-    "cv.select_share": (0, 0.9),
-    "cv.bn_images": (8, 1000),
-    "cv.line_points": (0, 101),
-    "cv.line_images": (1, None),
-    "eval.batch_size": (1, None),
-    "log.samples": (0, 64),
+BOUNDS = {  # (lowest, highest) allowed, both included; None: no bound
+    (0, None): (
+        "data.limit loss.aux_weight optim.lr optim.head_lr_factor optim.weight_decay optim.clip_norm "
+        "schedule.warmup_iters schedule.power schedule.patience train.early_stopping cv.folds"
+    ),
+    (0, 1): (
+        "data.copy_paste optim.momentum schedule.warmup_factor schedule.min_factor schedule.percent_up "
+        "schedule.start_factor schedule.gamma schedule.factor"
+    ),
+    (1, None): (
+        "schedule.cycle_mult train.epochs train.batch_size train.validate_every cv.start_epochs cv.line_images "
+        "eval.batch_size"
+    ),
+    (0, 64): "data.paste_edge log.samples",
+    (0, 0.9): "cv.start_share cv.select_share",
+    (1e-4, None): "data.sampling_temperature",
+    (0.01, None): "schedule.cycle",
+    (0, 256): "train.workers",
+    (8, 1000): "cv.bn_images",
+    (0, 101): "cv.line_points",
 }
+RANGES = {key: bounds for bounds, keys in BOUNDS.items() for key in keys.split()}
