@@ -166,6 +166,16 @@ def mixed(a, b, share: float) -> Colour:
     return tuple(int(x + (y - x) * share) for x, y in zip(a, b))
 
 
+def box(x0: float, y0: float, x1: float, y1: float):
+    """Corners of a rectangle on the screen, (column, row)."""
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+
+
+def upright(x: float, y0: float, y1: float, z0: float, z1: float):
+    """Corners of a rectangle along the street on the plane X = x, (X, Y, Z)."""
+    return [(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)]
+
+
 def disc(x: float, y: float, rx: float, ry: float, corners: int = 14, turn: float = 0.0):
     """Corners of an ellipse around (x, y)."""
     angles = [turn + 2 * math.pi * i / corners for i in range(corners)]

@@ -41,9 +41,8 @@ def _furniture(canvas: Canvas, city: City, plan: Plan, rng) -> list:
         for _ in range(1 + int(rng.random() * 2.2)):
             z = between(rng, 6, 16)
             if plan.free(z, 0.3):
-                things.append(
-                    (z, partial(sign_post, canvas, city, rng, side * (plan.kerb + between(rng, 0.5, 0.9)), z))
-                )
+                x_sign = side * (plan.kerb + between(rng, 0.5, 0.9))
+                things.append((z, partial(sign_post, canvas, city, rng, x_sign, z)))
         if chance(rng, 0.16):
             z = between(rng, 12, 24)
             things.append((z, partial(guide_board, canvas, city, rng, side * (plan.kerb + 2.0), z)))
