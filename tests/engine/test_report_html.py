@@ -105,7 +105,7 @@ def test_buttons_and_heads_work_in_a_browser(run, tmp_path):
     shown = re.findall(r'<img data-kind="(\w+)"[^>]*?>', re.sub(r'src="data:[^"]*"', "", dom))
     hidden = re.findall(r'<img data-kind="(\w+)"[^>]*hidden', re.sub(r'src="data:[^"]*"', "", dom))
     assert len(shown) == 24 and hidden.count("error") == 0 and hidden.count("prediction") == 6
-    assert 'aria-sort="descending"' in dom and 'data-wide="false"' in dom  # the page does not scroll sideways on a phone
+    assert 'aria-sort="descending"' in dom and 'data-wide="false"' in dom  # no sideways scrolling on a phone
     assert "predicted as road &amp; path" in re.search(r'<p id="cell">(.*?)</p>', dom)[1]
     body = re.search(r'<table class="sortable">.*?</table>', dom, re.S)[0]
     values = [float(v) for v in re.findall(r'data-value="([\d.e-]+)">[\d.]+<span class="track">', body)]
