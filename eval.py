@@ -37,7 +37,7 @@ from engine.prediction import pictures
 from engine.report.score_tables import candidates_table, class_table, pct, scores_table
 from engine.run_folder import lock, newest_run, open_run
 
-# what a candidate's row has beside its scores
+# keys of a candidate's row that are not scores
 OF_A_CANDIDATE = ("name", "members", "weights", "select_miou", "miou_raw", "bootstrap", "labels", "notes")
 
 
@@ -70,18 +70,22 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     results = aggregate_stage(study, stages[-1], top=name if k else "top3", keep=cfg == saved, detail=name)
     say(candidates_table(results))
     name = results["winner"] if name == "all" else name
-    row = next(c for c in results["candidates"] if c["name"] == name)
-    say(f"{name}: {args.split} mIoU {pct(row['miou'])} %")
-    if cfg.eval.extra:
-        say(scores_table(row, cfg.eval.exclude))
     if args.save:
         opened = open_networks(study.candidate_path(stages[-1], name), settings(args), on=cfg)
         pictures.save_dataset(opened.networks, cfg, study.report, study.device, args.save)
+    return shown_result(results, name, run, args.split) | {"seconds": time.perf_counter() - started}
+
+
+def shown_result(results: dict, name: str, run: Path, split: str) -> dict:
+    """Print the scores of the candidate `name`; returns what --json holds: its scores on top, then all candidates."""
+    row = next(c for c in results["candidates"] if c["name"] == name)
+    say(f"{name}: {split} mIoU {pct(row['miou'])} %")
+    if "ece" in row:  # eval.extra
+        say(scores_table(row, results["protocol"]["exclude"]))
     return {
-        "protocol": results["protocol"] | {"run": str(run), "stage": stages[-1], "candidate": name},
+        "protocol": results["protocol"] | {"run": str(run), "stage": results["stage"], "candidate": name},
         **{key: value for key, value in row.items() if key not in OF_A_CANDIDATE},
         "images": results["images"],
-        "seconds": time.perf_counter() - started,
         "candidates": [{k: v for k, v in r.items() if k not in LONG} for r in results["candidates"]],
     }
 
@@ -132,7 +136,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python eval.py --aggregate top3 --json scores.json")
     p.add_argument("--run", help="run folder (default: the newest under runs/; with --aggregate the newest with folds)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
-    p.add_argument("--config", metavar="FILE", help="with --checkpoint: the data and protocol to score on")
+    p.add_argument(
+        "--config", metavar="FILE", help="take data and eval from this config; the model stays the file's own"
+    )
     p.add_argument("--aggregate", metavar="NAME", help="best | mean | topK | greedy | weighted | ensemble | all")
     p.add_argument("--split", choices=("val", "test"), default="val")
     p.add_argument("--scales", nargs="+", type=float, metavar="S", help="test-time scales, e.g. 0.75 1.0 1.25")

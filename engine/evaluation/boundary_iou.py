@@ -37,8 +37,8 @@ def band(labels: Tensor, d: int) -> Tensor:
 
 
 def _window(x: Tensor, size: int, pick) -> Tensor:
-    """The largest (or smallest) value of each size x size window, without padding. A window of 2, 4, 8, ... px is made of
-    two windows of half its length: log2(size) passes instead of `size`."""
+    """The largest (or smallest) value of each size x size window, without padding. A window is made of two windows of
+    half its length: log2(size) passes instead of `size`."""
     for dim in (0, 1):
         reach = 1
         while reach < size:

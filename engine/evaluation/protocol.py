@@ -11,8 +11,8 @@ ABSENT_RULE = {
     "zero": "absent classes count 0",
     "one": "absent classes count 1",
 }
-# Keys that may differ between two scores that are compared: what was scored, and how it was trained and chosen. `labels`
-# is not among them: a contaminated run must not be compared with an honest one.
+# Keys that may differ between two scores that are compared: what was scored, and how it was trained and chosen. Not
+# `labels`: a contaminated run must not be compared with an honest one.
 WHO = {"checkpoint", "run", "stage", "candidate", "start", "select", "member", "predictions", "targets", "raw"}
 
 
@@ -41,7 +41,7 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
 
 
 def protocol_line(protocol: dict) -> str:
-    """A protocol in one line: of a network's scores, or of label files (tools/score.py), which have no size or views."""
+    """A protocol in one line: of a network's scores, or of label files (tools/score.py), which have no size."""
     images, of_files = protocol.get("images"), "predictions" in protocol
     parts = [protocol.get("data", "?") if of_files else f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
     if protocol.get("sample"):

@@ -1,9 +1,9 @@
-"""Many trained folds to one network: average their weights, and judge every way of doing so on images none has seen.
+"""Average the weights of trained folds, in several ways: best, mean, topK, greedy soup, weighted, ensemble.
 
 Averaging works for networks that share a starting point and stayed in one basin (Izmailov et al., SWA, arXiv
 1803.05407; Frankle et al., linear mode connectivity, 1912.05671; Wortsman et al., model soups, 2203.05482). So members
-must carry the hash of the same starting weights. The arithmetic is float64 on the CPU; BatchNorm statistics belong to
-weights that no longer exist, and are estimated anew, as SWA does. docs/averaging.md is the lesson.
+must carry the hash of the same starting weights. The arithmetic is float64 on the CPU. An average needs BatchNorm
+statistics of its own (engine/folds/batchnorm.py). See docs/averaging.md.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from common.errors import UserError
 from engine.metrics import best_first, worst_if_nan
@@ -29,8 +27,8 @@ State = dict[str, Tensor]
 def average(states: Sequence[State], weights: Sequence[float] | None = None) -> State:
     """Weighted mean of state dicts (weights sum to 1; default: equal), in float64, cast back to each tensor's type.
 
-    Integer and boolean buffers are counts, not weights: they are not averaged, the largest is kept
-    (`num_batches_tracked`). Raises UserError where keys or shapes differ.
+    Integer and boolean buffers (`num_batches_tracked`) are counts: the largest is kept. Raises: UserError where keys or
+    shapes differ.
     """
     weights = list(weights) if weights is not None else [1 / len(states)] * len(states)
     if len(weights) != len(states) or abs(sum(weights) - 1) > 1e-9 or min(weights) < 0:
@@ -71,8 +69,10 @@ def distance(a: State, b: State, trained: Sequence[str]) -> float:
 
 
 def require_common_start(members: Sequence[dict], allow_unconnected: bool) -> bool:
-    """Members (checkpoints) must have the same classes and the same starting weights. Returns whether they are
-    connected; different starts raise UserError unless allowed (a run made with cv.start=none, for the lesson)."""
+    """Check that members (checkpoints) have the same classes and the same starting weights; returns whether they do.
+
+    Raises: UserError for other classes, and for other starts unless allow_unconnected (a run with cv.start=none).
+    """
     names = [list(m["class_names"]) for m in members]
     if any(n != names[0] for n in names):
         raise UserError("members cannot be averaged: they were trained on different classes")
@@ -82,50 +82,26 @@ def require_common_start(members: Sequence[dict], allow_unconnected: bool) -> bo
     return connected
 
 
-@torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, loader: DataLoader, device: torch.device) -> int:
-    """Replace running statistics by the plain mean over the batches of `loader`; returns the number of images.
-
-    Only BatchNorm layers are put in training mode (dropout and drop path stay off), their statistics are reset, and
-    momentum None makes them a cumulative average. float32, whatever the training used. Modes and momenta are put back.
-    A frozen encoder keeps its statistics: they belong to the weights it still has.
-    """
-    frozen = set(model.encoder.modules()) if getattr(model, "frozen", False) else set()
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m not in frozen]
-    if not layers:
-        return 0
-    momenta, was_training, images_seen = [m.momentum for m in layers], model.training, 0
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
-    for images, _ in loader:
-        model(images.to(device))
-        images_seen += len(images)
-    for layer, momentum in zip(layers, momenta):
-        layer.momentum = momentum
-    model.train(was_training)
-    return images_seen
-
-
 # --- candidates ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Candidate:
-    """One way of making a predictor from the members. More than one state: an ensemble of networks."""
+    """One predictor made from the members. More than one state: an ensemble."""
 
     name: str
     members: list[int]  # folds
     weights: list[float]
     states: list[State]  # what is scored, BatchNorm re-estimated for averages
-    raw: State | None = None  # the average with the members' averaged statistics, to show what re-estimation does
+    raw: State | None = None  # the average with averaged BatchNorm statistics, to show what re-estimation does
     notes: list[str] = field(default_factory=list)
 
 
 def parse_name(name: str, folds: int) -> tuple[str, int | None]:
-    """'top2' -> ('top2', 2); K is clamped to the folds: 'top9' of 5 -> ('top9', 5). Unknown or K < 1: UserError."""
+    """'top2' -> ('top2', 2), 'mean' -> ('mean', None). K is at most the number of folds: 'top9' of 5 -> ('top9', 5).
+
+    Raises: UserError for an unknown name and for K < 1.
+    """
     if name.startswith("top") and name[3:].lstrip("-").isdigit():
         k = int(name[3:])
         if k < 1:
@@ -141,8 +117,8 @@ def make_candidates(
 ) -> Iterator[Candidate]:
     """All candidates of a stage, in the order of the table.
 
-    states, select_mious: by fold. refit(state, members) -> state: re-estimates BatchNorm on images those members
-    trained on. score_select(states) -> mIoU on the images that rank candidates. top: another topK beside top3.
+    states, select_mious: one per fold. refit(state, members) -> state: re-estimates BatchNorm on images those members
+    were trained on. score_select(states) -> mIoU on the selection images. top: another topK beside top3.
     """
     folds = len(states)
     order = best_first(select_mious)
@@ -151,7 +127,7 @@ def make_candidates(
         return Candidate(name, [fold], [1.0], [states[fold]])
 
     def soup(name: str, members: list[int], weights: list[float] | None = None) -> Candidate:
-        if len(members) == 1:  # nothing was averaged: its own statistics are right
+        if len(members) == 1:  # nothing is averaged: the fold's own statistics are right
             return single(name, members[0])
         members, weights = _sorted_pairs(members, weights)
         raw = average([states[i] for i in members], weights)
@@ -171,7 +147,8 @@ def make_candidates(
 
 
 def greedy_soup(order: list[int], select_mious: Sequence[float], soup, score_select) -> Candidate:
-    """Greedy soup (Wortsman et al., arXiv 2203.05482): best first, keep a member if the average does not get worse."""
+    """Greedy soup (Wortsman et al., arXiv 2203.05482, recipe 1): add folds from best to worst, and keep each one that
+    does not lower the score of the average."""
     members, candidate, best = [order[0]], soup("greedy", order[:1]), select_mious[order[0]]
     for fold in order[1:]:
         trial = soup("greedy", [*members, fold])
@@ -182,7 +159,7 @@ def greedy_soup(order: list[int], select_mious: Sequence[float], soup, score_sel
 
 
 def _sorted_pairs(members: list[int], weights: list[float] | None) -> tuple[list[int], list[float]]:
-    """Members in fold order, so that the same set always gives the same sum to the last bit."""
+    """Members in fold order: the same set then always gives the same sum, to the last bit."""
     weights = weights or [1 / len(members)] * len(members)
     pairs = sorted(zip(members, weights))
     return [m for m, _ in pairs], [w for _, w in pairs]

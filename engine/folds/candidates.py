@@ -1,8 +1,8 @@
-"""Judging a stage: every fold and candidate scored on the images that rank and on those that are reported.
+"""Score every fold and every averaged candidate on the selection images and on the reported split.
 
-A candidate's average gets BatchNorm statistics of its own before it is scored (engine/folds/aggregate); the row also holds
-the score without that. What is returned here is what stageN/results.json holds and the report is made of. With
-eval.extra every candidate has boundary IoU, AUC and calibration too, taken in the one pass over the reported images.
+An average gets its own BatchNorm statistics before it is scored (engine/folds/batchnorm.py); its row also holds the
+score without them. aggregate_stage returns what stageN/results.json holds and the report is made of. With eval.extra
+every candidate also has boundary IoU, AUC and calibration, computed in the one pass over the reported images.
 """
 
 from __future__ import annotations
@@ -34,22 +34,12 @@ def finished_stages(study: Study) -> list[int]:
     return [s for s in range(study.stages) if all(finished(study.fold_folder(s, f)) for f in folds)]
 
 
-def load_members(study: Study, stage: int) -> list[dict]:
-    members = []
-    for fold in range(study.cfg.cv.folds):
-        path = study.fold_folder(stage, fold) / f"{study.cfg.cv.member}.pt"
-        if not path.exists():
-            raise UserError(f"{study.run}: stage {stage} is not finished, {path} is missing; go on with --resume")
-        members.append(ckpt.load_ours(path))
-        ckpt.require_classes(members[-1], study.train.class_names, path)
-    return members
-
-
 def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = True, detail: str = "all") -> dict:
-    """Score every fold and candidate of a finished stage; return what results.json holds. Writes aggregate/*.pt;
-    with keep=False only those that are not there yet (eval.py under another protocol than the run's).
+    """Score every fold and candidate of a finished stage; returns what results.json holds, writes aggregate/*.pt.
 
-    detail: the candidate whose single images and ROC curves are kept ("all": the winner's).
+    top: another topK beside top3. keep: overwrite the candidates' files; False (eval.py under another protocol than the
+    run's): write only missing ones. detail: the candidate whose row keeps its single images and ROC curves ("all": the
+    winner).
     """
     started, cfg = time.perf_counter(), study.cfg
     members = load_members(study, stage)
@@ -58,8 +48,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
     aggregate.require_common_start(members, allow_unconnected="unconnected" in labels)
     select_scores, report_scores = score_folds(study, states)
     select_mious = [study.miou(s) for s in select_scores]
-
-    rows = judge_candidates(study, stage, members, select_scores, report_scores, top, keep)
+    rows = score_candidates(study, stage, members, select_scores, report_scores, top, keep)
     ranked = rows[best_first([r["select_miou"] for r in rows])[0]]
     if ranked["select_miou"] is None:
         ranked["notes"].append("no mIoU on the images that rank is defined: the first candidate is taken")
@@ -88,18 +77,42 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
     }
 
 
-def judge_candidates(
+def load_members(study: Study, stage: int) -> list[dict]:
+    """The checkpoint of each fold that is averaged (cv.member). Raises: UserError where one is missing."""
+    members = []
+    for fold in range(study.cfg.cv.folds):
+        path = study.fold_folder(stage, fold) / f"{study.cfg.cv.member}.pt"
+        if not path.exists():
+            raise UserError(f"{study.run}: stage {stage} is not finished, {path} is missing; go on with --resume")
+        members.append(ckpt.load_ours(path))
+        ckpt.require_classes(members[-1], study.train.class_names, path)
+    return members
+
+
+def score_folds(study: Study, states: Sequence[aggregate.State]) -> tuple[list[Score], list[Score]]:
+    """Score every fold on the selection images and on the reported split. With eval.extra the best fold gets the extra
+    scores too, as it is a candidate itself."""
+    extra = study.cfg.eval.extra
+    if one_split(study):
+        scores_of = [study.score([s], study.report, extra) for s in states]
+        return scores_of, scores_of
+    on_select = [study.score([s], study.select) for s in states]
+    best = best_first([study.miou(s) for s in on_select])[0]
+    return on_select, [study.score([s], study.report, extra and i == best) for i, s in enumerate(states)]
+
+
+def score_candidates(
     study: Study, stage: int, members: list[dict], select_scores: list[Score], report_scores: list[Score],
     top: str, keep: bool,
 ) -> list[dict]:  # fmt: skip
-    """One row a candidate, in the order of aggregate.make_candidates; writes their files (see aggregate_stage)."""
+    """One row per candidate, in the order of aggregate.make_candidates; writes their files (see aggregate_stage)."""
     labels, rows, baseline = score_labels(study.cfg, stage), [], None
-    make = aggregate.make_candidates(
+    made = aggregate.make_candidates(
         [m["model"] for m in members], [study.miou(s) for s in select_scores], refit=lambda s, m: refit(study, s, m),
         score_select=lambda s: study.miou(study.score(s, study.select)), top=top,
     )  # fmt: skip
-    for candidate in make:
-        if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself: scored above
+    for candidate in made:
+        if candidate.name != "ensemble" and len(candidate.members) == 1:  # a fold itself, scored already
             fold = candidate.members[0]
             on_select, on_report = select_scores[fold], report_scores[fold]
         else:
@@ -112,34 +125,27 @@ def judge_candidates(
     return rows
 
 
-def score_folds(study: Study, states: Sequence[aggregate.State]) -> tuple[list[Score], list[Score]]:
-    """Every fold on the ranking and on the reported images. With eval.extra the best one has its extras, as it is the
-    one fold that is a candidate by itself."""
-    extra = study.cfg.eval.extra
-    if one_split(study):
-        scores_of = [study.score([s], study.report, extra) for s in states]
-        return scores_of, scores_of
-    on_select = [study.score([s], study.select) for s in states]
-    best = best_first([study.miou(s) for s in on_select])[0]
-    return on_select, [study.score([s], study.report, extra and i == best) for i, s in enumerate(states)]
-
-
 def score_both(study: Study, states: Sequence[aggregate.State], extra: bool) -> tuple[Score, Score]:
-    """A candidate on the ranking and, with its extras, on the reported images; one pass where these are the same."""
+    """Score a candidate on the selection images and on the reported split (there with the extras); one pass if both are
+    the same images."""
     on_report = study.score(states, study.report, extra)
     return (on_report if one_split(study) else study.score(states, study.select)), on_report
 
 
 def one_split(study: Study) -> bool:
-    """Whether the images that rank are those that are reported (contaminated)."""
+    """Whether the selection images are the reported split (a contaminated run)."""
     return study.cfg.cv.select == "val" and study.report.split == "val"
 
 
-def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Score, baseline: Score, labels) -> dict:
+def candidate_row(
+    study: Study, candidate, select: Score, report: Score, raw: Score, baseline: Score, labels: list[str]
+) -> dict:
+    """A candidate's row of results.json. raw: the average with averaged BatchNorm statistics; baseline: the best fold,
+    to which the difference is measured."""
     row = {"name": candidate.name, "members": candidate.members, "weights": candidate.weights}
     row |= {"select_miou": none_if_nan(study.miou(select)), "miou_raw": none_if_nan(study.miou(raw))}
     found = scores(report, study.train.class_names, study.cfg.eval.absent, study.cfg.eval.exclude)
-    row |= {k: v for k, v in found.items() if k not in ("images", "seconds")}  # the stage's own stand beside the rows
+    row |= {k: v for k, v in found.items() if k not in ("images", "seconds")}  # results.json has them for the stage
     groups = list(baseline.groups)
     difference = None
     if candidate.name != "best" and len(groups) > 1:
@@ -153,14 +159,14 @@ def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Sc
 
 
 def undefined_notes(study: Study, scores_of: dict[str, Score]) -> list[str]:
-    """Why a mIoU is undefined, one sentence for each kind of images where it is."""
+    """Why a mIoU is undefined: one sentence for each set of images on which it is."""
     counted = [name for i, name in enumerate(study.train.class_names) if i not in study.exclude]
     why = f"neither labels nor prediction there hold {' or '.join(counted)}"
     return [f"the mIoU on {split} is undefined: {why}" for split, s in scores_of.items() if math.isnan(study.miou(s))]
 
 
 def save_candidate(study: Study, stage: int, candidate, members: list[dict], row: dict) -> None:
-    """aggregate/<candidate>.pt: one network, or all of an ensemble, and which members made it."""
+    """Write aggregate/<candidate>.pt: the network, or all networks of an ensemble, and the members it was made of."""
     content = {
         "model": candidate.states[0],
         "config": members[0]["config"],
@@ -181,6 +187,7 @@ def save_candidate(study: Study, stage: int, candidate, members: list[dict], row
 
 
 def fold_rows(study: Study, stage: int, members: list[dict], select_mious, report_scores) -> list[dict]:
+    """The folds' rows of results.json."""
     rows = []
     for fold, member in enumerate(members):
         last = ckpt.load_ours(study.fold_folder(stage, fold) / "last.pt")
@@ -200,12 +207,12 @@ def fold_rows(study: Study, stage: int, members: list[dict], select_mious, repor
 
 
 def used_images(study: Study):
-    """The training images that this run uses in any role."""
+    """The training images that have a role in this run."""
     return study.train.subset(sorted({i for role in study.roles.values() for i in role}))
 
 
 def study_protocol(study: Study, stage: int) -> dict:
-    """Everything a number depends on beside the weights."""
+    """The protocol of the reported scores, with who trained and ranked on what."""
     cv = study.cfg.cv
     roles = {"start": cv.start, "select": cv.select, "member": cv.member, "labels": score_labels(study.cfg, stage)}
     return protocol(study.cfg, study.report, study.views) | roles

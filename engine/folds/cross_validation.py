@@ -1,12 +1,13 @@
-"""Cross-validation with roles and stages: who trains on what, who ranks whom, and where each score is honest.
+"""Cross-validation with image roles and stages, and the averaging of its folds.
 
-    start  trains the common starting weights          (images of the role `start`)
-    fold   k members, each trained without one fold    (role `fold`, grouped: a city or sequence stays together)
-    select ranks folds and candidates                  (role `select`: no member has seen it)
-    val    the data set's own split, reported          (ranks nothing, unless cv.select=val says so)
+Each image of the training split has one role, so that no score comes from images that were trained on:
+    start   trains the weights that all folds start from
+    fold    trains the k folds, each without its own part (grouped: a city or sequence stays together)
+    select  ranks folds and candidates; no fold is trained on it
+The data set's own val split is reported, and ranks nothing unless cv.select=val.
 
-After each stage every candidate (engine/folds/aggregate) is scored, and the best single network starts the next stage. The
-results of a stage stand in stageN/results.json, from which the report is made.
+After each stage every candidate (engine/folds/aggregate.py) is scored, and the best single network starts the next
+stage. A stage's results are in stageN/results.json; the report is made from them.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ START = "start"
 
 
 def cross_validate(cfg: Config, run: Path, device: torch.device, prepared: Prepared | None = None) -> dict:
-    """Train the start and every fold of every stage, aggregate after each; returns the last stage's results.
+    """Train the start and every fold of every stage, and aggregate after each stage; returns the last stage's results.
 
-    Goes on where a killed run stopped: finished jobs are skipped, the log is cut back to the last checkpoint.
+    Continues a run that was killed: finished jobs are skipped, and the log is cut back to the last checkpoint.
     """
     study, log = open_study(cfg, run, device, prepared=prepared), open_log(run, cfg)
     describe_roles(study)
@@ -59,7 +60,7 @@ def cross_validate(cfg: Config, run: Path, device: torch.device, prepared: Prepa
 
 
 def stage_results(study: Study, stage: int) -> dict:
-    """Judge a stage, or read what was found before the run was interrupted in a later one."""
+    """Score a stage's folds and candidates, or read the results if the stage was scored before."""
     path = study.run / f"stage{stage}" / "results.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -81,22 +82,23 @@ def fold_job(study: Study, stage: int, fold: int, init: State | None) -> Job:
 
 
 def start_weights(study: Study, log: Log) -> State | None:
-    """The weights all members of stage 0 start from; None: each fold draws its own (cv.start=none)."""
+    """The weights that all folds of stage 0 start from; None with cv.start=none, where each fold draws its own."""
     cfg = study.cfg
     if cfg.cv.start == "none":
-        warn("cv.start=none: the members share no training; the average of their weights is expected to collapse")
+        warn("cv.start=none: the members share no training; expect the average of their weights to collapse")
         return None
     if cfg.cv.start == "pretrained":
-        torch.manual_seed(derive_seed(cfg.seed, "start"))  # a newly initialised classifier is the same for all folds
+        torch.manual_seed(derive_seed(cfg.seed, "start"))  # a new classifier is the same for all folds
         return ckpt.cpu_state(initial_model(cfg, study.train))
     job = start_job(study)
     if not finished(job.folder):
         fit(job, log, study.device)
-    # The last weights, not the best: choosing an epoch would need images, and `select` is kept for the candidates.
+    # The last weights, not the best: choosing an epoch would need images, and `select` is only for the candidates.
     return ckpt.load_ours(job.folder / "last.pt")["model"]
 
 
 def start_job(study: Study) -> Job:
+    """The starting run. Its validation on `select` is for the log only: nothing is chosen by it (see roles.py)."""
     cfg = start_config(study.cfg)
     cfg.train.early_stopping = 0
     seed = start_seed(cfg)
@@ -112,14 +114,14 @@ def start_seed(cfg: Config) -> int:
 
 
 def next_start(study: Study, stage: int, results: dict) -> State:
-    """Weights of the stage's best single network; an ensemble cannot start anything."""
+    """Weights of the stage's best single network. An ensemble has no weights to start from."""
     single = [c for c in results["candidates"] if c["name"] != "ensemble"]
     name = single[best_first([c["select_miou"] for c in single])[0]]["name"]
     return ckpt.load_ours(study.candidate_path(stage, name))["model"]
 
 
 def cut_log(study: Study, log: Log) -> None:
-    """Drop log rows that came after the newest checkpoint: their epoch will be trained again."""
+    """Drop log rows newer than the newest checkpoint: their epochs will be trained again."""
     folders = [study.run / START]
     folders += [study.fold_folder(s, f) for s in range(study.stages) for f in range(study.cfg.cv.folds)]
     sizes = [ckpt.load_ours(f / "last.pt")["info"]["log_bytes"] for f in folders if (f / "last.pt").exists()]

@@ -1,4 +1,8 @@
-"""Distances between folds, and the mIoU along the line between two of them."""
+"""How far apart the folds are: distances between their weights, and the mIoU on the line between two of them.
+
+A mIoU that does not drop along the line means that both folds are in one basin, where averages work (Frankle et al.,
+linear mode connectivity, arXiv 1912.05671).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from engine.metrics import best_first, none_if_nan
 
 
 def trained_names(study: Study) -> list[str]:
+    """Names of the parameters; running statistics are not among them."""
     return [n for n, _ in build_network(study.cfg, study.train.num_classes).named_parameters()]
 
 
 def start_distance(study: Study, stage: int, member: dict) -> float | None:
-    """How far training moved a member from the common start of its stage; None where there is none."""
+    """Distance of a member from the common starting weights of its stage; None if there are none (cv.start=none)."""
     path = study.start_path(stage)
     if not path.exists():
         return None
@@ -25,13 +30,14 @@ def start_distance(study: Study, stage: int, member: dict) -> float | None:
 
 
 def pairwise_distances(study: Study, states: Sequence[aggregate.State]) -> list[list[float]]:
+    """Euclidean distance of every fold to every other."""
     names = trained_names(study)
     return [[aggregate.distance(a, b, names) if a is not b else 0.0 for b in states] for a in states]
 
 
 def line_between(study: Study, states: Sequence[aggregate.State], select_mious: Sequence[float]) -> dict | None:
-    """mIoU along the straight line between the two best folds, on a few `select` images; BatchNorm is re-estimated at
-    every point, the ends included, so that only the weights differ."""
+    """mIoU along the straight line between the two best folds, on a few selection images; None with cv.line_points < 2.
+    BatchNorm is re-estimated at every point, ends included, so that only the weights differ."""
     cfg = study.cfg.cv
     if cfg.line_points < 2:
         return None

@@ -1,6 +1,6 @@
-"""A cross-validated run in memory: which image has which role, the data by role, and where the run's files stand.
+"""A cross-validated run in memory: which image has which role, the data of each role, and the paths of its files.
 
-Images get roles once, by whole groups (a city, a stretch of video): see engine/folds/cross_validation for what each is for.
+Roles are drawn once, by whole groups (a city, a stretch of video). What each role is for: cross_validation.py.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from engine.training.job import Prepared
 
 
 def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
-    """Roles and folds of the training split, by cfg.cv and cfg.seed; see the module's docstring.
+    """Draw roles and folds of the training split from cfg.cv and cfg.seed.
 
-    cv.start=none and =pretrained need no start images: these go to the folds. cv.select=val ranks on the reported
-    split, so nothing is held back for `select`. cv.start=train is the widespread protocol: the start sees every
-    training image, so no score on training images is honest. Raises: UserError where the config gives a role no
+    cv.start=none and cv.start=pretrained need no start images: these go to the folds. cv.select=val ranks on the
+    reported split, so no images are kept for `select`. cv.start=train is the widespread protocol: the start sees every
+    training image, so no score on training images is honest. Raises: UserError where the config leaves a role without
     images, or lets the start learn from those of `select`.
     """
     require_images(cfg)
@@ -84,7 +84,7 @@ def require_start_apart_from_select(cfg: Config) -> None:
 
 
 def score_labels(cfg: Config, stage: int) -> list[str]:
-    """What a reader must know about every row of a stage. From the second stage on all members share a winner."""
+    """Warnings for every row of a stage. `unconnected` ends with the second stage, where all folds share a start."""
     labels = []
     if cfg.cv.start == "train" or cfg.cv.select == "val":
         labels.append("contaminated")
@@ -94,13 +94,13 @@ def score_labels(cfg: Config, stage: int) -> list[str]:
 
 
 def ranking_split(cfg: Config) -> str:
-    """Which images rank folds and candidates, as reports name them."""
+    """The images that rank folds and candidates, as reports call them."""
     return "select" if cfg.cv.select == "role" else "val"
 
 
 @dataclass
 class Study:
-    """A cross-validated run in memory: its data by role and where its files stand."""
+    """A cross-validated run in memory: its data by role and the paths of its files."""
 
     cfg: Config
     run: Path
@@ -128,7 +128,7 @@ class Study:
         return candidate_path(self.run, stage, self.stages, name)
 
     def start_path(self, stage: int) -> Path:
-        """Where the common starting weights of a stage are kept."""
+        """The file with the common starting weights of a stage."""
         return self.run / f"stage{stage}" / "start.pt"
 
     @property
@@ -155,7 +155,7 @@ def open_study(
     cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None,
     prepared: Prepared | None = None,
 ) -> Study:  # fmt: skip
-    """Data and splits of a run; splits are drawn once, saved, and checked against the data ever after."""
+    """Open a run's data and splits. Splits are drawn once and saved; later calls check them against the data."""
     augmented = prepared.train if prepared else build_dataset(cfg, "train", train=True)
     if cfg.eval.native:  # targets keep their own size where they are scored
         train = build_dataset(cfg, "train", train=False)
@@ -163,7 +163,7 @@ def open_study(
         train = augmented.plain()
     path = run / "splits.json"
     splits = Splits.load(path) if path.exists() else draw_splits(cfg, train)
-    distributed.from_main(None)  # all have looked before the first one writes
+    distributed.from_main(None)  # every process has looked before the first one writes
     if distributed.is_main() and not path.exists():
         splits.save(path)
     splits.check_sample(sampled_names(cfg.data))

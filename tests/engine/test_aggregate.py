@@ -9,7 +9,8 @@ from torch import nn
 from common.errors import UserError
 from engine.checkpoint import state_hash
 from engine.folds import aggregate
-from engine.folds.aggregate import average, make_candidates, parse_name, reestimate_batchnorm, softmax_weights
+from engine.folds.aggregate import average, make_candidates, parse_name, softmax_weights
+from engine.folds.batchnorm import reestimate_batchnorm
 
 
 def small_network(seed: int) -> nn.Module:

@@ -16,7 +16,7 @@ from engine import checkpoint as ckpt
 from engine.config import config_from, load_config, to_dict
 from engine.evaluation.class_lists import class_names, palette, shared_classes
 from engine.evaluation.networks import build_network
-from engine.folds.aggregate import reestimate_batchnorm
+from engine.folds.batchnorm import reestimate_batchnorm
 from engine.folds.cross_validation import cross_validate
 from engine.training import train as train_loop
 from engine.training.optim import build_optimizer, set_lr
