@@ -1,1 +1,1 @@
-"""Secondary commands, one a file: python -m tools.<name> --help."""
+"""One command per file or folder: python -m tools.NAME --help."""
