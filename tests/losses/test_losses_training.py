@@ -58,7 +58,7 @@ def test_pairs_in_a_config():
 
 
 class Fixed(torch.nn.Module):
-    """A network of one layer, with an auxiliary output, that counts the images it gets."""
+    """A network of one layer, with an auxiliary output in training."""
 
     def __init__(self):
         super().__init__()
