@@ -19,12 +19,10 @@ from common.errors import UserError
 from common.files import write_json
 from data import build_dataset
 from data.dataset import limited
-from engine import checkpoint as ckpt
-from engine.config import Config, config_from, load_config, to_dict
-from engine.evaluation import published
+from engine.config import config_from, load_config, to_dict
 from engine.evaluation.class_lists import shared_classes
 from engine.evaluation.evaluate import score_models
-from engine.evaluation.networks import chosen_checkpoint, networks, open_public
+from engine.evaluation.networks import open_networks
 from engine.evaluation.protocol import protocol
 from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
@@ -33,10 +31,8 @@ from engine.folds.candidates import LONG, aggregate_stage, finished_stages
 from engine.folds.roles import open_study
 from engine.metrics import VOID
 from engine.prediction import pictures
-from engine.report.report import candidates_table, class_table
-from engine.report.tables import scores_table
+from engine.report.score_tables import candidates_table, class_table, pct, scores_table
 from engine.run_folder import lock, newest_run, open_run
-from models.checkpoints.known import locate
 
 # what a candidate's row has beside its scores
 OF_A_CANDIDATE = ("name", "members", "weights", "select_miou", "miou_raw", "bootstrap", "labels", "notes")
@@ -44,7 +40,7 @@ OF_A_CANDIDATE = ("name", "members", "weights", "select_miou", "miou_raw", "boot
 
 def main(args: argparse.Namespace) -> None:
     args.run = open_run(args.run) if args.run else None
-    result = score_aggregate(args) if args.aggregate else score_checkpoint_file(args)
+    result = score_aggregate(args) if args.aggregate else score_checkpoint(args)
     if args.json:
         write_json(Path(args.json), result)
         say(f"written: {args.json}")
@@ -53,12 +49,12 @@ def main(args: argparse.Namespace) -> None:
 def score_aggregate(args: argparse.Namespace) -> dict:
     """Score all candidates of the run's last finished stage; the named one gives the top level of the result."""
     started = time.perf_counter()
-    if args.checkpoint:
-        raise UserError("--aggregate scores the folds of a run; it does not go with --checkpoint")
-    parse_name(args.aggregate, 1)  # an unknown name is told before anything is loaded
+    if args.checkpoint or args.config:
+        raise UserError("--aggregate scores the folds of a run by its own config: leave out --checkpoint and --config")
+    parse_name(args.aggregate, 1)  # refuses an unknown name before anything is loaded
     run = args.run or newest_run(with_folds=True)
     saved = load_config(run / "config.yaml")
-    cfg = run_config(args, saved)
+    cfg = config_from(to_dict(saved), settings(args))
     if not cfg.cv.folds:
         raise UserError(f"{run} has no folds (cv.folds: 0); leave out --aggregate")
     handle = lock(run)  # noqa: F841  held until the process ends
@@ -72,13 +68,12 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     say(candidates_table(results))
     name = results["winner"] if name == "all" else name
     row = next(c for c in results["candidates"] if c["name"] == name)
-    say(f"{name}: {args.split} mIoU {100 * row['miou']:.2f} %")
+    say(f"{name}: {args.split} mIoU {pct(row['miou'])} %")
     if cfg.eval.extra:
         say(scores_table(row, cfg.eval.exclude))
     if args.save:
-        candidate = ckpt.load_ours(study.candidate_path(stages[-1], name))
-        models = networks(candidate, cfg, study.report.num_classes, study.device)
-        pictures.save_dataset(models, cfg, study.report, study.device, args.save)
+        opened = open_networks(study.candidate_path(stages[-1], name), settings(args), on=cfg)
+        pictures.save_dataset(opened.networks, cfg, study.report, study.device, args.save)
     return {
         "protocol": results["protocol"] | {"run": str(run), "stage": stages[-1], "candidate": name},
         **{key: value for key, value in row.items() if key not in OF_A_CANDIDATE},
@@ -88,52 +83,37 @@ def score_aggregate(args: argparse.Namespace) -> dict:
     }
 
 
-def score_checkpoint_file(args: argparse.Namespace) -> dict:
-    """Score one checkpoint: the given file, or a run's best (of a cross-validated run: its best candidate)."""
-    path = locate(args.checkpoint) if args.checkpoint else chosen_checkpoint(args.run or newest_run())
-    if args.checkpoint and not ckpt.is_ours(path):
-        return score_public_file(args, path)
-    checkpoint = ckpt.load_ours(path)
-    cfg = run_config(args, load_config(args.config) if args.config else config_from(checkpoint["config"]))
+def score_checkpoint(args: argparse.Namespace) -> dict:
+    """Score one checkpoint, the given file or a run's best (of a cross-validated run: its best candidate).
+
+    The network is always the file's own. --config says which data to score it on and how; without it, a checkpoint of
+    this project is scored as its own config says.
+    """
+    on = load_config(args.config) if args.config else None
+    opened = open_networks(args.checkpoint or args.run or newest_run(), settings(args), on)
+    if opened.report and on is None:
+        what = "not written by this project; say with --config CONFIG what to score it on"
+        raise UserError(f"checkpoint {opened.path}: {what}")
+    cfg, views = opened.config, Views.of(opened.config.eval)
     dataset = limited(build_dataset(cfg, args.split, train=False), cfg.data.limit)
-    ckpt.require_classes(checkpoint, dataset.class_names, path)
-    models = networks(checkpoint, cfg, dataset.num_classes, resolve_device(cfg.device))
-    return score_and_say(args, cfg, dataset, models, path)
-
-
-def score_public_file(args: argparse.Namespace, path: Path) -> dict:
-    """Score a public file's own network on the data and by the protocol of a config, whose model is not used."""
-    if not args.config:
-        raise UserError(f"checkpoint {path}: not written by this project; say with --config CONFIG what to score it on")
-    cfg = run_config(args, load_config(args.config))
-    dataset = limited(build_dataset(cfg, args.split, train=False), cfg.data.limit)
-    public = open_public(path)
-    if public.num_classes != dataset.num_classes:
-        what = f"{public.report.architecture} for {public.num_classes} classes"
-        raise UserError(f"checkpoint {path}: {what}, the data ({cfg.data.name}) has {dataset.num_classes}")
-    say(str(public.report))
-    if len(shared_classes(dataset.class_names, public.class_names)) < dataset.num_classes:
-        say(f"class names: those of the data; the file's ({public.note}): {', '.join(public.class_names)}")
-    result = score_and_say(args, cfg, dataset, [public.network.to(resolve_device(cfg.device))], path)
-    found = published.beside(result, Views.of(cfg.eval), args.checkpoint, path, public.report)
-    say(published.text(found, result, public.report))
-    return result | {"published": found}
-
-
-def score_and_say(args: argparse.Namespace, cfg: Config, dataset, models: list, path: Path) -> dict:
-    device, views = resolve_device(cfg.device), Views.of(cfg.eval)
-    say(f"checkpoint: {path}  split: {args.split}")
-    score = score_models(models, cfg, dataset, device, views, cfg.eval.extra)
+    opened.require_classes(dataset)
+    if opened.report:
+        say(str(opened.report))
+        if len(shared_classes(dataset.class_names, opened.class_names)) < dataset.num_classes:
+            names = ", ".join(opened.class_names)
+            say(f"class names: those of the data; the file's ({opened.names_from}): {names}")
+    say(f"checkpoint: {opened.path}  split: {args.split}")
+    score = score_models(opened.networks, cfg, dataset, opened.device, views, cfg.eval.extra)
     result = scores(score, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
-    facts = protocol(cfg, dataset, views) | {"checkpoint": str(path)}
+    facts = protocol(cfg, dataset, views) | {"checkpoint": str(opened.path)}
     say(class_table(result, facts))
     if args.save:
-        pictures.save_dataset(models, cfg, dataset, device, args.save)
+        pictures.save_dataset(opened.networks, cfg, dataset, opened.device, args.save)
     return {"protocol": facts, **result}
 
 
-def run_config(args: argparse.Namespace, cfg: Config) -> Config:
-    """The run's config with what this command changes about how it scores."""
+def settings(args: argparse.Namespace) -> list[str]:
+    """What this command changes in a config, as SECTION.KEY=VALUE."""
     changes = command.overrides(args)
     changes += [f"eval.scales={args.scales}"] if args.scales else []
     changes += [f"eval.window={args.window}"] if args.window else []
@@ -142,7 +122,7 @@ def run_config(args: argparse.Namespace, cfg: Config) -> Config:
     changes += ["eval.native=true"] if args.native else []
     changes += [f"eval.void={args.void}"] if args.void else []
     changes += ["eval.extra=true"] if args.extra else []
-    return config_from(to_dict(cfg), changes)
+    return changes
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -17,13 +17,12 @@ from tqdm import tqdm
 from common import command
 from common.console import say
 from common.errors import UserError
-from engine import checkpoint as ckpt
 from engine.evaluation.networks import chosen_checkpoint
 from engine.folds.aggregate import parse_name
 from engine.prediction.inputs import find_inputs
 from engine.prediction.output_folder import Writer, pictures
 from engine.prediction.pictures import KINDS
-from engine.prediction.segmenter import segmenter_of_ours, segmenter_of_public, with_classes
+from engine.prediction.segmenter import open_segmenter, with_classes
 from engine.run_folder import newest_run, open_run
 from models.checkpoints.known import locate
 
@@ -31,8 +30,7 @@ from models.checkpoints.known import locate
 def main(args: argparse.Namespace) -> None:
     path = checkpoint_path(args)
     inputs, aside = find_inputs(args.inputs, Path(args.out))
-    public = args.checkpoint and not ckpt.is_ours(path)
-    segmenter = (segmenter_of_public if public else segmenter_of_ours)(path, command.overrides(args))
+    segmenter = open_segmenter(path, command.overrides(args))
     if args.classes:
         segmenter = with_classes(segmenter, args.classes)
     say(f"checkpoint: {path}  inputs: {len(inputs)}")

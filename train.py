@@ -22,24 +22,25 @@ from common.device import resolve_device
 from common.errors import UserError
 from data import build_dataset
 from data.augment.transforms import build_transform
-from data.check.pairs import check_pairs
-from data.check.quick import quick_check
+from data.check.before_training import check_before_training
+from data.dataset import limited
+from engine import checkpoint as ckpt
 from engine import config as config_module
 from engine.config import Config, load_config, stage_config, start_config
-from engine.evaluation.networks import build_network
+from engine.evaluation.networks import chosen_checkpoint, networks
 from engine.evaluation.scores import excluded
 from engine.evaluation.views import amp_dtype
-from engine.folds.cross_validation import cross_validate
+from engine.folds.cross_validation import cross_validate, start_seed
 from engine.folds.roles import draw_splits
-from engine.report.best_and_worst import write_cases
 from engine.report.html_report import write_html
-from engine.report.report import candidates_table, write_report
-from engine.report.samples import write_samples
+from engine.report.markdown_report import write_report
+from engine.report.samples import write_pictures
+from engine.report.score_tables import candidates_table
 from engine.run_folder import lock, make_run, open_run, warn_of_changes
 from engine.training import trackers
 from engine.training.class_weighting import placeholder_specs
-from engine.training.job import load_pretrained
-from engine.training.single_run import train_single
+from engine.training.job import Prepared, first_network
+from engine.training.single_run import single_seed, train_single
 from engine.training.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.known import locate
@@ -49,38 +50,42 @@ MAY_CHANGE = ("train.workers", "device", "name", "log.tracker")  # what a resume
 
 def main(args: argparse.Namespace) -> None:
     distributed.start()
-    cfg, run = prepare(args)
+    cfg, run = config_and_run(args)
     for item in args.set:
         say(f"set {item}")
     device = distributed.own_device(resolve_device(cfg.device))
-    facts = check_before(cfg)
+    prepared = check_before(cfg, device)
     if run is None:
+        pretrained = prepared.network.pretrained
+        facts = {"pretrained": asdict(pretrained)} if pretrained else {}
         run = distributed.from_main(make_run(cfg, command.command_line(), **facts) if distributed.is_main() else None)
     handle = lock(run) if distributed.is_main() else None  # noqa: F841  held until the process ends
     say(f"run: {run}  device: {device}  threads: {torch.get_num_threads()}")
     make_deterministic(cfg)
     try:
-        train_and_report(cfg, run, device)
+        train_and_report(cfg, run, device, prepared)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
     distributed.stop()
 
 
-def train_and_report(cfg: Config, run: Path, device: torch.device) -> None:
+def train_and_report(cfg: Config, run: Path, device: torch.device, prepared: Prepared) -> None:
     started = time.perf_counter()
-    results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device)
+    results = (cross_validate if cfg.cv.folds else train_single)(cfg, run, device, prepared)
     if not distributed.is_main():
         return
+    models = [prepared.network.model]
     if cfg.cv.folds:
         say(candidates_table(results))
-    write_samples(run, cfg, device)
-    write_cases(run, cfg, device)
+        models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, prepared.val.num_classes, device)
+    write_pictures(run, cfg, models, limited(prepared.val, cfg.data.limit), device, results)
+    report = write_report(run)  # draws the plots that report.html holds too
     write_html(run)
-    say(f"report: {write_report(run)}, report.html  ({(time.perf_counter() - started) / 60:.1f} minutes)")
+    say(f"report: {report}, report.html  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
 
-def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
-    """The config, and the run to go on with, if any; a resumed run keeps its own config."""
+def config_and_run(args: argparse.Namespace) -> tuple[Config, Path | None]:
+    """The config, and the run to resume, if any. A resumed run keeps its own config."""
     if args.name:
         args.set.append(f"name={args.name}")
     if not args.resume:
@@ -98,34 +103,35 @@ def prepare(args: argparse.Namespace) -> tuple[Config, Path | None]:
     return saved, run
 
 
-def check_before(cfg: Config) -> dict:
-    """Tell what is wrong with data, splits, model or loss in seconds, before a run folder exists.
+def check_before(cfg: Config, device: torch.device) -> Prepared:
+    """Find what is wrong with data, splits, model or loss within seconds, before a run folder exists.
 
-    Returns facts for environment.json: what was loaded from model.pretrained.
+    Returns what it built on the way; training uses the same objects.
     """
     train, val = build_dataset(cfg, "train", train=True), build_dataset(cfg, "val", train=False)
     for dataset in (train, val):
-        check_pairs(dataset)
         excluded(cfg.eval.exclude, dataset.class_names)
+    line = check_before_training([train, val])
     if distributed.is_main():
-        say(quick_check([train, val]))
+        say(line)
     if cfg.cv.folds:
         draw_splits(cfg, train)
+    teachers: dict = {}
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
         for spec in placeholder_specs(c.loss, train.num_classes):
             build_loss(spec, train.num_classes, train.ignore_index)
-        load_teacher(c.loss.teacher, train, torch.device("cpu"))
+        if c.loss.teacher and c.loss.teacher not in teachers:
+            teachers[c.loss.teacher] = load_teacher(c.loss.teacher, train, device)
         build_transform(c.data.augment, c.data.size, crop=c.data.crop)
-    amp_dtype(cfg.train, resolve_device(cfg.device))
+    amp_dtype(cfg.train, device)
     if cfg.log.tracker != "none":
         trackers.module(cfg.log.tracker)
-    if cfg.model.pretrained:  # one process downloads what is to be downloaded
+    if cfg.model.pretrained:  # only one process downloads
         distributed.from_main(str(locate(cfg.model.pretrained)) if distributed.is_main() else None)
-    pretrained = load_pretrained(build_network(cfg, train.num_classes), cfg, train)
-    if pretrained is None:
-        return {}
-    say(str(pretrained))
-    return {"pretrained": asdict(pretrained)}
+    network = first_network(cfg, train, start_seed(cfg) if cfg.cv.folds else single_seed(cfg))
+    if network.pretrained:
+        say(str(network.pretrained))
+    return Prepared(train, val, network, teachers)
 
 
 def make_deterministic(cfg: Config) -> None:

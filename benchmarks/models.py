@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers import CLASSES, PEERS, TRAIN_BATCH, Peer, ours_like
 from common.memory import process_bytes
-from models.inference import deploy
+from models import deploy
 
 Step = Callable[[], None]
 DEPLOYED = "ours, deployed"

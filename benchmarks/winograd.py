@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.models import medians
 from models.inference import winograd
-from models.inference.deploy import reordered
+from models.inference.prepared import geometry, mkldnn_conv, reordered
 from models.layers import conv_bn_relu
 
 LAYERS = [  # channels in, out, height, width, dilation
@@ -43,9 +43,9 @@ def compare(row: tuple[int, int, int, int, int], repeats: int) -> str:
     conv = conv_bn_relu(fan_in, fan_out, dilation=rate)[0].to(memory_format=torch.channels_last)
     x = torch.randn(1, fan_in, height, width).relu().contiguous(memory_format=torch.channels_last)
     filters = winograd.transform_filters(conv.weight)
-    shape = conv.stride, conv.padding, conv.dilation, conv.groups
-    direct = reordered(conv.weight, torch.zeros(fan_out), shape, x.shape)
-    ways = {"direct": lambda: direct(x, None, False), "winograd": lambda: winograd.conv3x3(x, filters, rate)}
+    bias, weight = torch.zeros(fan_out), reordered(conv.weight, geometry(conv), x.shape)
+    direct = lambda: mkldnn_conv(x, weight, bias, geometry(conv), None, False)  # noqa: E731
+    ways = {"direct": direct, "winograd": lambda: winograd.conv3x3(x, filters, rate)}
     preparing = {"filters": lambda: winograd.transform_filters(conv.weight)}
     exact = F.conv2d(x.double(), conv.weight.double(), padding=rate, dilation=rate)
     errors = [relative_error(way(), exact) for way in ways.values()]

@@ -64,7 +64,7 @@ def clean_message(exc: BaseException) -> str:
     return raised[-1].split("UserError: ", 1)[1] if raised else lines[-1].strip()
 
 
-def add_arguments(p: argparse.ArgumentParser) -> None:
+def add_network_arguments(p: argparse.ArgumentParser) -> None:
     """--run and --checkpoint."""
     p.add_argument("--run", metavar="RUN", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")

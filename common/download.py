@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tarfile
 import time
@@ -85,14 +84,6 @@ def fetch_once(url: str, part: Path) -> None:
         got = file.tell()
     if size is not None and got < size:
         raise HTTPException(f"the connection ended after {got} of {size} bytes")
-
-
-def md5_of(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 # --- unpacking ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ differ in it: torchvision leaves them out ("nan"), some count 0 ("zero") or 1 ("
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -21,11 +22,11 @@ NAN = float("nan")
 class ConfusionMatrix:
     """Counts of (target, prediction) pairs of pixels: rows are target, columns prediction, int64.
 
-    A target equal to ignore_index (void) is not counted; with void="error" the prediction there is a false positive of
-    the predicted class (IoU, Dice), kept in `void`; accuracies are shares of labelled pixels under either rule. A
-    prediction outside 0..C-1 on a labelled pixel is an error: it is kept in one extra column, so it counts in the
-    target's row total (a miss) and in no class's column. Pixels per class up to 2**63. Scores are fractions 0..1; a
-    ratio with denominator 0 is nan unless a rule says otherwise.
+    A target equal to ignore_index (void) is not counted. With void="error" the prediction there is a false positive of
+    the predicted class (IoU, Dice), kept in `void`; accuracies are shares of the labelled pixels under either rule. A
+    prediction outside 0..C-1 on a labelled pixel is an error, kept in one extra column: it counts in the target's row
+    total (a miss) and in no class's column. Up to 2**63 pixels per class. Scores are fractions 0..1; a ratio with
+    denominator 0 is nan unless a rule says otherwise.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255, void: str = "ignore") -> None:
@@ -96,12 +97,7 @@ class ConfusionMatrix:
 
     def miou(self, absent: str = "nan", exclude: Collection[int] = ()) -> float:
         """Mean IoU over classes not in `exclude`; absent classes are left out (nan), count 0 (zero) or 1 (one)."""
-        if absent not in ABSENT:
-            raise ValueError(f"absent must be one of {ABSENT}, got {absent!r}")
-        iou = self.iou()[self._kept(exclude)]
-        if absent != "nan":
-            iou = iou.nan_to_num(nan=0.0 if absent == "zero" else 1.0)
-        return iou.nanmean().item() if iou.numel() else float("nan")
+        return class_mean(self.iou(), absent, exclude)
 
     def dice(self) -> torch.Tensor:
         """Dice (F1) of each class, (C,): 2 TP / (2 TP + FP + FN)."""
@@ -115,15 +111,11 @@ class ConfusionMatrix:
     def mean_accuracy(self, exclude: Collection[int] = ()) -> float:
         """Mean recall over the classes present in the target and not in `exclude`."""
         tp, target, _ = self.totals()
-        return (tp / target)[self._kept(exclude)].nanmean().item()
+        return class_mean(tp / target, exclude=exclude)
 
     def mean_dice(self, exclude: Collection[int] = ()) -> float:
         """Mean Dice over the classes present in target or prediction and not in `exclude`."""
-        return self.dice()[self._kept(exclude)].nanmean().item()
-
-    def _kept(self, exclude: Collection[int]) -> torch.Tensor:
-        """(C,) bool: the classes that a mean runs over."""
-        return torch.tensor([c not in exclude for c in range(self.num_classes)])
+        return class_mean(self.dice(), exclude=exclude)
 
     def frequency_weighted_iou(self) -> float:
         """IoU weighted by each class's share of the labelled pixels (FCN, arXiv 1411.4038, section 5)."""
@@ -131,6 +123,27 @@ class ConfusionMatrix:
         return ((target / target.sum()) * self.iou().nan_to_num(0.0)).sum().item() if target.sum() else float("nan")
 
 
+def class_mean(values: torch.Tensor, absent: str = "nan", exclude: Collection[int] = ()) -> float:
+    """Mean of (C,) scores over the classes not in `exclude`. Those that are nan, as the class is absent, are left out
+    (absent="nan") or count 0 ("zero") or 1 ("one"). nan if nothing is left."""
+    if absent not in ABSENT:
+        raise ValueError(f"absent must be one of {ABSENT}, got {absent!r}")
+    values = values[[c for c in range(len(values)) if c not in exclude]]
+    if absent != "nan":
+        values = values.nan_to_num(nan=0.0 if absent == "zero" else 1.0)
+    return values.nanmean().item()
+
+
 def none_if_nan(x: float | None) -> float | None:
     """nan, which JSON does not have, as None."""
     return None if x is None or x != x else x
+
+
+def worst_if_nan(x: float | None) -> float:
+    """A score as rankings use it: one that is undefined (nan or None) is worse than any number."""
+    return -math.inf if x is None or x != x else x
+
+
+def best_first(scores: Sequence[float | None]) -> list[int]:
+    """Indices of scores from best to worst; undefined ones come last, of equals the first comes first."""
+    return sorted(range(len(scores)), key=lambda i: (-worst_if_nan(scores[i]), i))

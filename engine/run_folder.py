@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import subprocess
 import time
 from pathlib import Path
+from typing import IO
 
+import PIL
 import torch
 import torchvision
 
 from common.console import warn
 from common.device import resolve_device
 from common.errors import UserError
-from common.files import write_atomically, write_json
+from common.files import remove_temporaries, write_atomically, write_json
+from common.lock import lock_file
 from engine import config as config_module
 from engine.config import Config
 
@@ -48,26 +50,34 @@ def open_run(run: str | Path) -> Path:
 
 
 def newest_run(with_folds: bool = False) -> Path:
-    """The run with the latest log.jsonl under runs/; with_folds: only cross-validated ones with a finished stage."""
-    logs = [p for p in RUNS.glob("*/log.jsonl") if (p.parent / "config.yaml").is_file()]
-    if with_folds:
-        logs = [p for p in logs if any(p.parent.glob("stage*/fold*/best.pt"))]
-    if not logs:
-        what = "a cross-validated run" if with_folds else "a run"
-        raise UserError(f"no run found: {RUNS}/ holds no {what} with a log; start one with  python train.py CONFIG")
-    return max(logs, key=lambda p: p.stat().st_mtime).parent
+    """The run under runs/ with the latest log.jsonl, of those with results (with_folds: of a cross-validation's stage).
+
+    If there are none, the latest that has weights, and else the latest. Raises: UserError if there is no run.
+    """
+    stages = ("stage*/results.json",), ("stage*/fold*/best.pt",)
+    wanted = stages if with_folds else (("results.json", "stage*/results.json"), ("best.pt",), ("log.jsonl",))
+    runs = [p.parent for p in RUNS.glob("*/log.jsonl") if (p.parent / "config.yaml").is_file()]
+    runs.sort(key=lambda run: (run / "log.jsonl").stat().st_mtime)
+    for patterns in wanted:
+        for run in reversed(runs):
+            if any(found for pattern in patterns for found in run.glob(pattern)):
+                if run != runs[-1] and not with_folds:
+                    warn(f"{runs[-1]} is newer, but has no results yet; to take it all the same: --run {runs[-1]}")
+                return run
+    what = "cross-validated run" if with_folds else "run"
+    raise UserError(f"no run found: {RUNS}/ holds no {what} with a log; start one with  python train.py CONFIG")
 
 
-def lock(run: Path):
-    """Hold an exclusive lock on the run; the kernel drops it when the process dies, however it dies."""
+def lock(run: Path) -> IO:
+    """Lock the run until the returned file is closed or the process ends, and remove what a killed one left half
+    written. Raises: UserError if another process uses the run."""
     try:
-        handle = open(run / ".lock", "w")
+        handle = lock_file(run / ".lock")
     except OSError as e:
         raise UserError(f"cannot write in the run folder {run}: {e.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{run} is in use by another process") from None
+    if handle is None:
+        raise UserError(f"{run} is in use by another process")
+    remove_temporaries(run)
     return handle
 
 
@@ -77,6 +87,7 @@ def environment(cfg: Config, command: str) -> dict:
     return {
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
@@ -92,7 +103,7 @@ def warn_of_changes(run: Path, cfg: Config) -> None:
     """Before a resume: what a run's bits depend on beside config and data, if it is not what it was."""
     path = run / "environment.json"
     saved, now = json.loads(path.read_text()) if path.exists() else {}, environment(cfg, "")
-    for key in ("torch", "device", "threads"):
+    for key in ("torch", "torchvision", "pillow", "device", "threads"):
         if key in saved and saved[key] != now[key]:
             warn(f"{key} was {saved[key]} and is {now[key]}: the run goes on, but not bit for bit as it would have")
 

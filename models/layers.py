@@ -1,104 +1,22 @@
-"""One copy of each small block that several models share.
+"""The small blocks that several models share: convolution + BatchNorm + ReLU, stochastic depth, initialisation.
 
-A shape behind a line, here and in all models: `# (B, C, H/4, W/4)`, what the line computes; after an arrow, what comes
-of it. Names keep their meaning within a function. tests/models/test_shape_comments.py holds every one of them against a run.
+Shape comments, here and in all models: `# (B, C, H/4, W/4)` is the shape of what the line computes; after an arrow, the
+shape of the result. A name keeps its meaning within a function. tests/models/test_shape_comments.py checks them all.
 """
 
 from __future__ import annotations
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-from models.tensors import map_of, tokens_of
-
-
-def conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
-    """bn(conv(x)) + add, and relu of it. (B, in, H, W) -> (B, out, H', W'), the shape of `add`.
-
-    In inference BatchNorm is a scale and a shift of each channel. Where the map is larger than the weights, as on the
-    fine maps, the weights and the bias take them: one pass over the map less. Where it is smaller the map takes them in
-    place, and a 1x1 convolution is a plain product of tokens. Compilers fold by themselves, and on CUDA it was
-    never measured: the plain layers there. A deployed copy (models/inference/deploy.py) has done all this beforehand.
-    """
-    if hasattr(conv, "folded"):
-        return conv.folded(bn, x, add, relu)
-    if bn.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_cuda:
-        y = bn(conv(x))
-    else:
-        y = _conv_bn_in_inference(conv, bn, x)
-    return add_relu(y, add, relu)
-
-
-def add_relu(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:
-    """y + add, and relu of it, in the memory of y, which must be fresh. (B, C, H, W) -> (B, C, H, W)."""
-    if add is not None:
-        y += add
-    return F.relu_(y) if relu else y
-
-
-def _conv_bn_in_inference(conv: nn.Conv2d, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    scale, shift = scale_and_shift(conv, bn)
-    shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    weights, tokens = conv.weight[0].numel(), x.shape[0] * x.shape[2:].numel() // (conv.stride[0] * conv.stride[1])
-    if tokens > weights:
-        return F.conv2d(x, conv.weight * scale[:, None, None, None], shift, *shape)
-    if x.is_meta:  # nothing to save; tools that count see the layers by their names
-        return bn(conv(x))
-    if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
-        y = map_of(F.linear(tokens_of(x), conv.weight.flatten(1)))  # (B, out, H, W)
-    else:
-        y = F.conv2d(x, conv.weight, None, *shape)
-    return torch.addcmul(shift[:, None, None], y, scale[:, None, None], out=y)
-
-
-def scale_and_shift(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """bn(conv(x)) in inference = scale * (conv without its bias)(x) + shift. Both (out)."""
-    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)  # (out)
-    shift = bn.bias - bn.running_mean * scale
-    return scale, shift if conv.bias is None else shift + scale * conv.bias
 
 
 class ConvBNReLU(nn.Sequential):
-    """A Sequential that ends in convolution, BatchNorm, activation; computed by conv_bn. Its first layer may be a
-    depthwise convolution (see atrous_depthwise)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        *depthwise, conv, bn, activation = self
-        for layer in depthwise:
-            x = atrous_depthwise(layer, x)
-        if isinstance(activation, nn.ReLU):
-            return conv_bn(conv, bn, x, relu=True)
-        return activation(conv_bn(conv, bn, x))
+    """Convolution, BatchNorm, ReLU."""
 
 
-def atrous_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """conv(x) for a 3x3 depthwise convolution padded to keep the size. (B, C, H, W) -> (B, C, H, W).
-
-    Dilated as far as in ASPP, most taps of most pixels fall into the zero padding. In inference on a CPU, whose
-    libraries have no fast kernel for this case, each of the nine taps is applied where it meets the map, and a tap that
-    never does is left out: at rate 36 on a map of 16x32 pixels one of nine remains.
-    """
-    rate, (height, width) = conv.dilation[0], x.shape[-2:]
-    if rate == 1 or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
-        return conv(x)
-    taps = conv.weight.flatten(1).t()[:, :, None, None]  # (9, C, 1, 1)
-    y = x * taps[4]
-    for i, tap in enumerate(taps):
-        dy, dx = rate * (i // 3 - 1), rate * (i % 3 - 1)  # where this tap looks, from the pixel it writes to
-        if i != 4 and abs(dy) < height and abs(dx) < width:
-            rows, columns = _overlap(dy, height), _overlap(dx, width)
-            y[..., rows[0], columns[0]].addcmul_(x[..., rows[1], columns[1]], tap)
-    return y
-
-
-def _overlap(offset: int, length: int) -> tuple[slice, slice]:
-    """Positions that can look `offset` further and still see the map, and the positions they see."""
-    n = length - abs(offset)
-    here, there = max(0, -offset), max(0, offset)
-    return slice(here, here + n), slice(there, there + n)
+class SeparableConvBNReLU(nn.Sequential):
+    """Depthwise convolution, pointwise convolution, BatchNorm, ReLU."""
 
 
 def conv_bn_relu(
@@ -110,9 +28,9 @@ def conv_bn_relu(
     groups: int = 1,
     bias: bool = False,
 ) -> ConvBNReLU:
-    """Convolution + BatchNorm + ReLU; padded so that only the stride changes the size.
+    """Convolution, BatchNorm, ReLU, padded so that only the stride changes the size.
 
-    BatchNorm subtracts whatever bias the convolution adds and has its own: `bias` is for networks whose files hold one.
+    BatchNorm subtracts any bias of the convolution and adds its own; `bias` is for networks whose files hold one.
     Shapes: (B, in, H, W) -> (B, out, ceil(H / stride), ceil(W / stride)) for odd kernel sizes.
     """
     padding = dilation * (kernel_size - 1) // 2
@@ -139,7 +57,7 @@ def separable_conv_bn_relu(
         return nn.Sequential(depthwise, conv_bn_relu(in_channels, out_channels, 1))
     depthwise = nn.Conv2d(in_channels, in_channels, 3, 1, dilation, dilation, groups=in_channels, bias=False)
     pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    return ConvBNReLU(depthwise, pointwise, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return SeparableConvBNReLU(depthwise, pointwise, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class DropPath(nn.Module):

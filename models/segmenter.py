@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.inference.blocks import folded_in_inference
 from models.tensors import resize
 
 SMALLEST = 64  # pixels: below this the coarsest map of a stride-32 encoder has nothing left to see
@@ -54,6 +55,7 @@ class Segmenter(nn.Module):
             self.encoder.eval()
         return self
 
+    @folded_in_inference
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         size = images.shape[-2:]
         features = self.encoder(prepare(images))

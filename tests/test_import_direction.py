@@ -103,7 +103,7 @@ def test_no_modules_import_each_other(graph):
         ("data.check.rules", "models.tensors", False),
         ("engine.training.train", "losses", True),
         ("engine.training.train", "engine.prediction.segmenter", False),
-        ("engine.evaluation.protocol", "engine.report.tables", False),
+        ("engine.evaluation.protocol", "engine.report.score_tables", False),
         ("engine.folds.candidates", "engine.evaluation.scores", True),
         ("engine.config.load", "engine.config.keys", True),
         ("tools.curves", "tools.study.plots", True),

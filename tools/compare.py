@@ -20,10 +20,10 @@ from common.console import say
 from common.errors import UserError
 from common.files import write_json
 from common.tables import format_table
-from engine.evaluation.paired_bootstrap import compare, require_same_images
-from engine.evaluation.protocol import ABSENT_RULE, describe, protocol_differences
-from engine.report.tables import interval as interval_text
-from engine.report.tables import pct
+from engine.evaluation.paired_bootstrap import require_same_images, result_differences
+from engine.evaluation.protocol import protocol_differences, protocol_line
+from engine.report.score_tables import interval as interval_text
+from engine.report.score_tables import pct
 
 
 def read_result(path: Path) -> dict:
@@ -53,20 +53,12 @@ def check_pair(a: dict, b: dict, names: tuple[str, str], anyway: bool) -> list[s
     return lines
 
 
-def described(facts: dict) -> str:
-    """The protocol in one line; tools/score.py knows no network size or views."""
-    if "size" in facts:
-        return describe(facts)
-    rules = [ABSENT_RULE[facts["absent"]], "void pixels count as errors" if facts["void"] == "error" else ""]
-    return ", ".join([f"{facts['data']}", f"{facts['images']} label files", *filter(None, rules)])
-
-
 def main(args: argparse.Namespace) -> None:
     paths = Path(args.a), Path(args.b)
     a, b = (read_result(p) for p in paths)
     differences = check_pair(a, b, (args.a, args.b), args.anyway)
-    found = compare(a, b, args.by, args.samples, args.seed)
-    say(f"A: {args.a}\nB: {args.b}\n{described(a['protocol'])}")
+    found = result_differences(a, b, args.by, args.samples, args.seed)
+    say(f"A: {args.a}\nB: {args.b}\n{protocol_line(a['protocol'])}")
     for line in differences:
         say(f"NOT THE SAME PROTOCOL: {line}")
     say(f"paired bootstrap over {found['groups']} {args.by}s, {args.samples} draws, 95 % interval; in %")

@@ -1,11 +1,10 @@
-"""A trained network as one file that runs without this repository, compared with it number by number.
+"""Export a trained network to one file that runs without this repository, and check that it computes the same.
 
 python -m tools.export --run runs/unet-streets-20261121-120000 --size 512 1024 --format onnx
 python -m tools.export --checkpoint segformer.b2.1024x1024.city.160k.pth --size 1024 1024 --format pt2 --out b2.pt2
 
-onnx         for ONNX Runtime, TensorRT, OpenVINO and others; needs onnx and onnxscript, the comparison onnxruntime
-pt2          torch.export: a graph that torch runs, compiles or packs for AOTInductor
-torchscript  torch.jit, which torch deprecates: for C++ programs that load nothing newer
+onnx  for ONNX Runtime, TensorRT, OpenVINO and others; needs onnx and onnxscript, the check needs onnxruntime
+pt2   torch.export: a graph that torch runs, compiles or packs for AOTInductor
 
 The file takes `images`, float32 (batch, 3, H, W), normalised as ImageNet networks expect them, and gives `out`, logits
 (batch, classes, H, W). It holds classes, palette, mean and std as a JSON text named `segmentation`.
@@ -28,20 +27,19 @@ import torch
 from torch import Tensor, nn
 
 from common import command
-from common.command import add_arguments
-from common.console import say, warn
+from common.command import add_network_arguments
+from common.console import say
 from common.errors import UserError
 from common.imagenet import MEAN, STD
 from engine.evaluation.networks import Opened, open_network
 from models.segmenter import SMALLEST
 
 KEY = "segmentation"  # the name of the JSON text inside the file
-TOLERANCE = 1e-4  # of the largest logit: rounding in another order stays far below, another formula far above
-DEPRECATED = "TorchScript is deprecated by torch: prefer --format pt2 (torch.export) or onnx"
+TOLERANCE = 1e-4  # of the largest logit: another order of rounding stays far below, another formula far above
 
 
 class Logits(nn.Module):
-    """images (B, 3, H, W) -> logits (B, C, H, W): a file has one tensor in, one out."""
+    """images (B, 3, H, W) -> logits (B, C, H, W): the exported graph takes one tensor and gives one."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -69,22 +67,15 @@ def to_onnx(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
 def to_pt2(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
     with torch.no_grad():
         program = torch.export.export(model, (images,))
-    with open(path, "wb") as file:  # a name of any ending; torch warns of all but .pt2
+    with open(path, "wb") as file:  # given a path, torch warns of every suffix but .pt2
         torch.export.save(program, file, extra_files={KEY: json.dumps(facts)})
 
 
-def to_torchscript(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
-    warn(DEPRECATED)
-    # with gradients on: the layers as they are, nothing folded. torch's own check compares names of types, too
-    traced = torch.jit.trace(model, images, check_trace=False)
-    torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files={KEY: json.dumps(facts)})
-
-
-# --- the file, opened again -------------------------------------------------------------------------------------------
+# --- open the file again -------------------------------------------------------------------------------------------
 
 
 def open_onnx(path: Path, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """images -> logits by ONNX Runtime on the CPU; None where it is not installed."""
+    """images -> logits, by ONNX Runtime on the CPU; None if it is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -98,10 +89,6 @@ def open_pt2(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
         return torch.export.load(file).module()
 
 
-def open_torchscript(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-    return torch.jit.load(str(path), map_location=device)
-
-
 @dataclass(frozen=True)
 class Format:
     suffix: str
@@ -112,7 +99,6 @@ class Format:
 FORMATS = {
     "onnx": Format(".onnx", to_onnx, open_onnx),
     "pt2": Format(".pt2", to_pt2, open_pt2),
-    "torchscript": Format(".torchscript", to_torchscript, open_torchscript),
 }
 
 
@@ -121,13 +107,13 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Logits of the file against those of the network, over all images compared."""
+    """How far the file's logits are from the network's, over all images compared."""
 
     largest: float  # absolute
     mean: float  # absolute
     range: float  # largest absolute logit of the network
     pixels: int
-    changed: int  # pixels whose class is another one
+    changed: int  # pixels that get another class
 
     @property
     def relative(self) -> float:
@@ -138,11 +124,11 @@ class Difference:
         return f"{gap}; {self.changed} of {self.pixels} pixels get another class"
 
 
-def compare(
+def compare_logits(
     network: Callable, exported: Callable, shape: tuple[int, ...], device: torch.device, n: int = 3
 ) -> Difference:
-    """Run both on n batches of random images, none of which the export has seen: noise, noise of other strength, and a
-    smooth picture, whose neighbouring pixels agree as in photographs."""
+    """Run both on n batches of random images that the export has not seen: noise, stronger noise, and a smooth picture,
+    whose neighbouring pixels are alike as in photographs."""
     draw = torch.Generator().manual_seed(1)
     largest = total = size = 0.0
     changed = pixels = 0
@@ -167,9 +153,9 @@ def compare(
 
 
 def export(opened: Opened, shape: tuple[int, int, int, int], format: str, path: Path) -> Difference | None:
-    """Write the file, open it again and compare; None where nothing is there to open it with.
+    """Write the file, open it again and compare; returns None if nothing is installed that opens it.
 
-    The file gets its name only if its logits are the network's. Raises: UserError if they are not.
+    The file gets its final name only after the check. Raises: UserError where its logits differ from the network's.
     """
     how, model = FORMATS[format], Logits(opened.network).eval()
     facts = {"classes": opened.class_names, "palette": opened.palette, "mean": MEAN, "std": STD, "title": opened.title}
@@ -179,7 +165,7 @@ def export(opened: Opened, shape: tuple[int, int, int, int], format: str, path: 
         with quiet():
             how.write(model, images, facts, part)
             exported = how.open(part, opened.device)
-        difference = compare(model, exported, shape, opened.device) if exported else None
+        difference = compare_logits(model, exported, shape, opened.device) if exported else None
         if difference and not difference.relative <= TOLERANCE:
             raise UserError(f"{path} was not written: the exported file computes otherwise: {difference}")
         part.replace(path)
@@ -190,14 +176,14 @@ def export(opened: Opened, shape: tuple[int, int, int, int], format: str, path: 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters warn of their own insides and print progress; what matters is compared afterwards."""
+    """Hide the exporters' warnings and progress: the comparison afterwards is what counts."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def output_path(args: argparse.Namespace, opened: Opened) -> Path:
-    """--out, or the checkpoint's name with the size: in the run's folder, for other files here."""
+    """--out, or the checkpoint's name with the size: in the run's folder, or here for other files."""
     if args.out:
         path = args.out
     else:
@@ -214,7 +200,7 @@ def main(args: argparse.Namespace) -> None:
     opened = open_network(args, device="cpu")
     args.size = tuple(args.size or opened.size or ())
     if not args.size:
-        raise UserError(f"{opened.path} does not say at which size it is used: give --size H W")
+        raise UserError(f"{opened.path} does not say which size it was trained at: give --size H W")
     if min(args.size) < SMALLEST:
         raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {args.size[0]} {args.size[1]}")
     if args.batch < 1:
@@ -226,14 +212,14 @@ def main(args: argparse.Namespace) -> None:
     inputs, outputs = (" x ".join(map(str, (args.batch, n, *args.size))) for n in (3, len(opened.class_names)))
     say(f"images {inputs} -> out {outputs}")
     if difference is None:
-        say("compared: no, onnxruntime is not installed (pip install onnxruntime)")
+        say("not compared: onnxruntime is not installed (pip install onnxruntime)")
     else:
         say(f"compared with the network on {3 * args.batch} random images: {difference}")
 
 
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python -m tools.export --run runs/RUN --size 512 1024 --format onnx")
-    add_arguments(p)
+    add_network_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's data.size)")
     p.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default 1")
     p.add_argument("--format", choices=list(FORMATS), default="onnx", help="default onnx")

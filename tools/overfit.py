@@ -24,6 +24,7 @@ from common import command
 from common.console import say
 from common.errors import UserError
 from engine.config import Config, config_from, load_config, to_dict
+from engine.evaluation.views import autocast
 from engine.metrics import ConfusionMatrix
 from engine.training.train import NonFiniteLoss
 from models.tensors import resize
@@ -102,15 +103,31 @@ def fit(trial: Trial, images: Tensor, target: Tensor, iterations: int, tell: boo
             break
         found.blind = found.blind if i > 1 else without_gradient(trial)
         if i % every == 0 or i == iterations:
-            found.mious[i] = trial.score(images, target).miou()
+            found.mious[i] = score(trial, images, target).miou()
             if tell and (i % max(every, iterations // 10) == 0 or found.mious[i] > ENOUGH):
                 say(f"  iteration {i:4d}  loss {found.losses[-1]:8.4f}  mIoU {100 * found.mious[i]:6.2f} %")
             if found.mious[i] > ENOUGH:
                 break
     found.dead = without_gradient(trial)
-    found.ious = trial.score(images, target).iou().tolist()
-    found.trained_miou = trial.score(images, target, training=True).miou()
+    found.ious = score(trial, images, target).iou().tolist()
+    found.trained_miou = score(trial, images, target, training=True).miou()
     return found
+
+
+@torch.no_grad()
+def score(trial: Trial, images: Tensor, target: Tensor, training: bool = False) -> ConfusionMatrix:
+    """Score one batch in eval mode. training: in training mode, with the batch's own statistics and dropout, as the
+    last step saw it. Running statistics and the random state stay as they were."""
+    p, confusion = trial.parts, ConfusionMatrix(trial.data.num_classes, trial.data.ignore_index)
+    kept, rng = {k: v.clone() for k, v in p.model.named_buffers()}, torch.get_rng_state()
+    p.model.train(training)
+    with autocast(p.device, p.amp):
+        logits = p.model(images.to(p.device))["out"]
+    for name, buffer in p.model.named_buffers():
+        buffer.copy_(kept[name])
+    torch.set_rng_state(rng)
+    confusion.update(logits.argmax(1), target.to(p.device))
+    return confusion
 
 
 # --- why not ----------------------------------------------------------------------------------------------------------
@@ -169,7 +186,7 @@ def try_changes(trial: Trial, images: Tensor, target: Tensor, iterations: int) -
     """The same batch from the same first weights, with one thing changed at a time."""
     found = {}
     for words, items in changes(trial.cfg).items():
-        other = open_trial(config_from(to_dict(trial.cfg), items), trial.data)
+        other = open_trial(config_from(to_dict(trial.cfg), items), trial.data, trial.max_iters, whole=True)
         found[words] = fit(other, images, target, iterations)
         say(f"  {words:22s} mIoU {100 * found[words].miou:6.2f} %  {found[words].broke}".rstrip())
     return found
@@ -221,7 +238,7 @@ def check(cfg: Config, count: int, iterations: int) -> Fit:
     """Overfit `count` images and say how it goes. Raises: UserError with the reason where it fails."""
     data = training_images(cfg, augment="none")
     data = data.subset(range(min(count, len(data))))
-    trial = open_trial(cfg, data)
+    trial = open_trial(cfg, data, iterations, whole=True)
     images, target = (torch.stack(x) for x in zip(*[data[i] for i in range(len(data))]))
     say(describe_batch(trial, target))
     say(describe_parameters(trial))

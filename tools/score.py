@@ -1,15 +1,15 @@
-"""Score label PNGs that anyone's model wrote, by the metrics of eval.py.
+"""Score label PNGs written by any model, with the metrics of eval.py.
 
     python -m tools.score predictions/ camvid/valannot --classes camvid --void error --json scores.json
 
-A prediction and a target belong together when their paths inside the two folders are equal once the suffix and these
-endings are taken off: `_ids`, `_pred`, `_prediction`, `_labelIds`, `_labelTrainIds`, `_gtFine`, `_gtCoarse`,
-`_leftImg8bit`. Where the folders are laid out differently (flat predictions, targets by city), the file name alone
-decides, if it is unique. Pictures that are no labels (`_color`, `_overlay`, `_instanceIds`, ...) are passed over.
+A prediction belongs to the target with the same path inside its folder, once the suffix and these endings are removed:
+`_ids`, `_pred`, `_prediction`, `_labelIds`, `_labelTrainIds`, `_gtFine`, `_gtCoarse`, `_leftImg8bit`. If the folders are
+laid out differently (flat predictions, targets by city), the file name alone decides, where it is unique. Pictures that
+are not labels (`_color`, `_overlay`, `_instanceIds`, ...) are skipped.
 
-Targets are read as in training (`--classes`: a known table, or the classes.yaml of your data). Predictions hold class
-indices 0..C-1 (Cityscapes: trainIds); `--raw`: they hold the raw values of the table (Cityscapes: ids 7, 8, 11, ...).
-Any other value on a labelled pixel is an error. Every target needs its prediction, of the same size.
+Targets are read as in training (`--classes`: a known list, or the classes.yaml of your data). Predictions hold class
+indices 0..C-1 (Cityscapes: trainIds), or with `--raw` the data set's raw values (Cityscapes: ids 7, 8, 11, ...). Any
+other value on a labelled pixel counts as an error. Every target needs a prediction of the same size.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ from common.console import say
 from common.errors import UserError
 from common.files import write_json
 from data.files import list_images, read_mask, read_raw_mask, require_folder
-from data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, LabelTable
-from data.sets.folder import read_classes
+from data.labels import CITYSCAPES, CITYSCAPES_TRAIN_IDS, LabelTable
+from engine.evaluation.class_lists import TABLES, class_list
 from engine.evaluation.protocol import ABSENT_RULE
 from engine.evaluation.scores import Score, scores
 from engine.metrics import ABSENT, VOID, ConfusionMatrix
-from engine.report.tables import scores_table
+from engine.report.score_tables import scores_table
 
-TABLES = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
 ENDINGS = ("_ids", "_pred", "_prediction", "_labelIds", "_labelTrainIds", "_gtFine", "_gtCoarse", "_leftImg8bit")
 NO_LABELS = ("_color", "_colour", "_overlay", "_instanceIds", "_instanceTrainIds", "_polygons")
 OUTSIDE = 65535  # a prediction that is no class
@@ -51,9 +50,9 @@ def bare_name(name: str) -> str:
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """{bare name: file} of a folder and what lies below it; of two Cityscapes label files for one image, labelIds.
+    """{bare name: file} of a folder and its sub-folders; labelIds where Cityscapes has two label files for an image.
 
-    Raises: UserError for a folder that is not there or empty, and for two files of one name.
+    Raises: UserError for a missing or empty folder, and for two files with the same bare name.
     """
     require_folder(folder, "label PNGs, in sub-folders if you like", "name the folder that holds them")
     found: dict[str, Path] = {}
@@ -64,20 +63,20 @@ def label_files(folder: Path) -> dict[str, Path]:
         if other is not None and "_labelTrainIds" in path.name and "_labelIds" in other.name:  # sorted: ids come first
             continue
         if other is not None:
-            raise UserError(f"{path}: the same name as {other} ('{bare}'): keep one of them in the folder")
+            raise UserError(f"{path}: the same name as {other} ('{bare}'): keep only one of them in the folder")
         found[bare] = path
     if not found:
-        raise UserError(f"{folder}: no label pictures found")
+        raise UserError(f"{folder}: no label images found")
     return found
 
 
 def pair_up(predictions: dict[str, Path], targets: dict[str, Path], folder: Path) -> list[tuple[str, Path, Path]]:
-    """[(name, prediction, target)] of every target, in the order of names. Raises: UserError for one without."""
+    """(name, prediction, target) for every target, sorted by name. Raises: UserError for a target without prediction."""
     by_stem: dict[str, list[Path]] = {}
     for name, path in predictions.items():
         by_stem.setdefault(name.rsplit("/", 1)[-1], []).append(path)
     stems = Counter(name.rsplit("/", 1)[-1] for name in targets)
-    pairs, lonely = [], []
+    pairs, unpaired = [], []
     for name, target in sorted(targets.items()):
         stem = name.rsplit("/", 1)[-1]
         same = by_stem.get(stem, [])
@@ -86,10 +85,10 @@ def pair_up(predictions: dict[str, Path], targets: dict[str, Path], folder: Path
         elif len(same) == 1 and stems[stem] == 1:
             pairs.append((name, same[0], target))
         else:
-            lonely.append(name)
-    if lonely:
-        more = f" ({len(lonely)} of {len(targets)} targets have none)" if len(lonely) > 1 else ""
-        raise UserError(f"{targets[lonely[0]]}: no prediction '{lonely[0]}' under {folder}{more}")
+            unpaired.append(name)
+    if unpaired:
+        more = f" ({len(unpaired)} of {len(targets)} targets have none)" if len(unpaired) > 1 else ""
+        raise UserError(f"{targets[unpaired[0]]}: no prediction '{unpaired[0]}' under {folder}{more}")
     used = {path for _, path, _ in pairs}
     if extra := [p for p in predictions.values() if p not in used]:
         say(f"{len(extra)} predictions have no target and are not scored, the first {extra[0]}")
@@ -97,7 +96,7 @@ def pair_up(predictions: dict[str, Path], targets: dict[str, Path], folder: Path
 
 
 def targets_hash(pairs: list, labels: LabelTable) -> str:
-    """sha256 over names, contents of the target files and class names: files scored on the same targets share it."""
+    """sha256 of class names, image names and target files: predictions scored on the same targets share it."""
     digest = hashlib.sha256(json.dumps([labels.class_names, [name for name, _, _ in pairs]]).encode())
     for _, _, target in pairs:
         digest.update(hashlib.sha256(target.read_bytes()).digest())
@@ -105,7 +104,7 @@ def targets_hash(pairs: list, labels: LabelTable) -> str:
 
 
 def read_prediction(path: Path, labels: LabelTable, raw: bool) -> np.ndarray:
-    """Class indices (H, W) int64; OUTSIDE where the file says no class. Colour files go through the palette."""
+    """Class indices (H, W) int64, OUTSIDE where the value is no class. Colour files are read with the palette."""
     values = read_raw_mask(path)
     if values.ndim == 3:
         pred = labels.map_colours(values, path).astype(np.int64)
@@ -119,12 +118,12 @@ def read_prediction(path: Path, labels: LabelTable, raw: bool) -> np.ndarray:
 
 
 def target_table(labels: LabelTable, path: Path) -> LabelTable:
-    """Cityscapes comes in two kinds of files; the name says which."""
+    """The table for one target file: Cityscapes has two kinds, and the file name says which."""
     return CITYSCAPES_TRAIN_IDS if labels is CITYSCAPES and "_labelTrainIds" in path.name else labels
 
 
 def score_folders(pairs: list, labels: LabelTable, void: str, raw: bool, extra: bool = False) -> Score:
-    """Count every pair. A group is the folder a target lies in, else the image itself."""
+    """Count every pair. An image's group is the sub-folder its target is in, else the image itself."""
     started = time.perf_counter()
     score = Score(ConfusionMatrix(labels.num_classes, labels.ignore_index, void))
     for name, pred_file, target_file in pairs:
@@ -143,19 +142,8 @@ def score_folders(pairs: list, labels: LabelTable, void: str, raw: bool, extra: 
     return score
 
 
-def class_table_of(text: str) -> LabelTable:
-    """A row of TABLES, or a classes.yaml (or the folder it lies in)."""
-    if text in TABLES:
-        return TABLES[text]
-    path = Path(text)
-    path = path / "classes.yaml" if path.is_dir() else path
-    if not path.exists():
-        raise UserError(f"--classes {text}: neither {' nor '.join(TABLES)}, nor a classes.yaml")
-    return read_classes(path)
-
-
 def main(args: argparse.Namespace) -> None:
-    labels, folders = class_table_of(args.classes), (Path(args.predictions), Path(args.targets))
+    labels, folders = class_list(args.classes), (Path(args.predictions), Path(args.targets))
     pairs = pair_up(label_files(folders[0]), label_files(folders[1]), folders[0])
     score = score_folders(pairs, labels, args.void, args.raw, args.extra)
     facts = {
@@ -181,7 +169,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("predictions", metavar="PRED_DIR", help="folder of predicted label PNGs")
     p.add_argument("targets", metavar="TARGET_DIR", help="folder of target label PNGs")
-    p.add_argument("--classes", required=True, metavar="camvid|cityscapes|FILE", help="a table, or a classes.yaml")
+    p.add_argument("--classes", required=True, metavar="NAME|FILE",
+                   help=f"{' | '.join(TABLES)}, or a classes.yaml")  # fmt: skip
     p.add_argument("--absent", choices=ABSENT, default="nan", help="IoU of a class in neither target nor prediction")
     p.add_argument("--void", choices=VOID, default="ignore", help="error: predictions on void are false positives")
     p.add_argument("--extra", action="store_true", help="boundary IoU too")

@@ -1,4 +1,4 @@
-"""What the files give away: broken ones, sizes, colours, duplicates, pictures in the wrong folder.
+"""Rules about files: broken ones, sizes, colours, duplicates, files in the wrong folder.
 
 A rule is a function facts -> findings; FILE_RULES lists them.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from data.check.scan import Facts, Finding
 
-ALIKE = 3.0  # mean difference of two thumbnails, in grey levels after each is brought to the same mean and spread
+ALIKE = 3.0  # mean difference of two thumbnails of equal mean and spread, in grey levels
 SPREAD = 16  # how many times larger the largest image may be than the smallest
 
 
@@ -30,15 +30,15 @@ def _unreadable(found: Sequence[Facts]) -> list[Finding]:
     for fault, files in by_cause.items():
         path, why = files[0]
         more = f" ({len(files)} such files)" if len(files) > 1 else ""
-        mend = MENDS.get(fault, "no line can: get the file again, or remove the pair")
-        out.append(Finding("error", fault, f"{path.name}: {why}{more}", mend, tuple(p for p, _ in files)))
+        fix = FIXES.get(fault, "get the file again, or remove the pair")
+        out.append(Finding("error", fault, f"{path.name}: {why}{more}", fix, tuple(p for p, _ in files)))
     return out
 
 
-MENDS = {
-    "JPEG mask": "no line can: export the masks again as PNG; the invented values cannot be told from real ones",
-    "1-bit mask": "no line can: save with 8 bits (mode L) and values 0, 1",
-    "transparent mask": "no line can: save without alpha, void as a value of its own (255)",
+FIXES = {
+    "JPEG mask": "export the masks again as PNG; the invented values cannot be told from real ones",
+    "1-bit mask": "save with 8 bits (mode L) and values 0, 1",
+    "transparent mask": "save without alpha, void as a value of its own (255)",
 }
 
 
@@ -57,18 +57,18 @@ def _sizes_of_pairs(found: Sequence[Facts]) -> list[Finding]:
     both = [f for f in found if f.image_hw and f.label_hw and f.image_hw != f.label_hw]
     turned = [f for f in both if f.sideways and f.label_hw == f.image_hw[::-1]]
     out = []
-    for fault, part, cause, mend in (
+    for fault, part, cause, fix in (
         ("unrotated mask", turned, ": the photograph is turned by its EXIF entry, the mask is not",
-         "no line can: turn the mask as its photograph, or drop the EXIF entry"),
+         "turn the mask as its photograph, or drop the EXIF entry"),
         ("sizes differ", [f for f in both if f not in turned], "",
-         "no line can: resize the mask to its image, with nearest neighbour"),
+         "resize the mask to its image, with nearest neighbour"),
     ):  # fmt: skip
         if part:
             f = part[0]
             text = f"the mask {f.label.name} is {_by(f.label_hw)}, its image {f.image.name} {_by(f.image_hw)} (H x W)"
             text += cause
             text += f" ({len(part)} such pairs)" if len(part) > 1 else ""
-            out.append(Finding("error", fault, text, mend, tuple(f.label for f in part)))
+            out.append(Finding("error", fault, text, fix, tuple(f.label for f in part)))
     return out
 
 
@@ -77,13 +77,13 @@ def _by(hw: tuple[int, int]) -> str:
 
 
 def _swapped(found: Sequence[Facts]) -> list[Finding]:
-    """Few tones in the images and many values in the masks: the folders stand for each other."""
+    """Few tones in the images and many values in the masks: the folders are exchanged."""
     both = [f for f in found if f.image_hw and f.label_hw and f.image_hw[0] * f.image_hw[1] > 500]
     hit = [f for f in both if f.tones <= 40 and max(len(f.values), len(f.colours)) > max(60, 3 * f.tones)]
     if both and len(hit) * 2 > len(both):
         text = f"in {len(hit)} of {len(both)} pairs the image has a mask's few values and the mask a photograph's many"
-        mend = "no line can: swap the folders of images and labels"
-        return [Finding("error", "folders swapped", text, mend, tuple(f.image for f in hit))]
+        fix = "swap the folders of images and labels"
+        return [Finding("error", "folders swapped", text, fix, tuple(f.image for f in hit))]
     return []
 
 
@@ -92,13 +92,11 @@ def _image_is_mask(found: Sequence[Facts]) -> list[Finding]:
     if not same:
         return []
     text = f"{len(same)} masks are the image itself"
-    return [
-        Finding("error", "image is the mask", text, "no line can: put the masks there", tuple(f.label for f in same))
-    ]
+    return [Finding("error", "image is the mask", text, "put the masks there", tuple(f.label for f in same))]
 
 
 def _one_mask_for_all(found: Sequence[Facts]) -> list[Finding]:
-    """The same mask beside different images: a placeholder, or a loop that saved the last one."""
+    """One mask for different images: a placeholder, or a loop that saved the last mask again."""
     groups = defaultdict(list)
     for f in found:
         if f.label_digest and len(f.values) + len(f.colours) > 1:
@@ -109,11 +107,11 @@ def _one_mask_for_all(found: Sequence[Facts]) -> list[Finding]:
     largest = max(hit, key=len)
     text = f"{sum(map(len, hit))} masks are copies of another one though their images differ ({largest[0].label.name})"
     files = tuple(f.label for g in hit for f in g)
-    return [Finding("warning", "one mask for several images", text, "no line can: draw these masks again", files)]
+    return [Finding("warning", "one mask for several images", text, "draw these masks again", files)]
 
 
 def _duplicates(found: Sequence[Facts]) -> list[Finding]:
-    """Images of one split that another split holds too: byte for byte, and to the eye."""
+    """Images that are in two splits, or twice in one: equal files, and near-duplicates."""
     by_bytes = defaultdict(list)
     for f in found:
         if f.image_digest:
@@ -122,29 +120,29 @@ def _duplicates(found: Sequence[Facts]) -> list[Finding]:
     across = [g for g in by_bytes.values() if len({f.split for f in g}) > 1]
     if across:
         a, b = across[0][0], next(f for f in across[0] if f.split != across[0][0].split)
-        text = f"{len(across)} images stand in more than one split (first: {a.split}/{a.name} = {b.split}/{b.name})"
-        mend = "no line can: remove them from one split; scores on them are learnt by heart"
-        out.append(Finding("error", "image in two splits", text, mend, tuple(f.image for g in across for f in g[1:])))
+        text = f"{len(across)} images are in more than one split (first: {a.split}/{a.name} = {b.split}/{b.name})"
+        fix = "remove them from one split; their scores measure memory"
+        out.append(Finding("error", "image in two splits", text, fix, tuple(f.image for g in across for f in g[1:])))
     inside = [g for g in by_bytes.values() if len({f.split for f in g}) < len(g)]
     if inside:
         text = f"{len(inside)} images occur more than once within a split (first: {inside[0][0].image.name})"
         files = tuple(f.image for g in inside for f in g[1:])
-        out.append(Finding("warning", "image twice", text, "no line needs to: remove the copies", files))
+        out.append(Finding("warning", "image twice", text, "remove the copies", files))
     near = near_duplicates(found)
     if near:
         a, b = near[0]
-        text = f"{len(near)} of the other images are all but equal to one of train (first: {a.split}/{a.name}, "
+        text = f"{len(near)} of the other images are almost equal to one of train (first: {a.split}/{a.name}, "
         text += f"{b.split}/{b.name}): frames of one scene?"
-        mend = "data.sample_by: group with data.sample, so that neighbouring frames stay in one split"
-        out.append(Finding("warning", "near-duplicates across splits", text, mend, tuple(b.image for _, b in near)))
+        fix = "data.sample_by: group with data.sample, so that neighbouring frames stay in one split"
+        out.append(Finding("warning", "near-duplicates across splits", text, fix, tuple(b.image for _, b in near)))
     return out
 
 
 def near_duplicates(found: Sequence[Facts]) -> list[tuple[Facts, Facts]]:
-    """[(train, other)] whose thumbnails differ by less than ALIKE, without equal files; each `other` once.
+    """[(train, other)] whose thumbnails differ by less than ALIKE, except equal files; each `other` once.
 
-    The perceptual hash is the grey thumbnail itself, brought to mean 0 and spread 64: recompression, resizing,
-    brightness and contrast change it little. 10,000 against 1,000 images take a second.
+    The perceptual hash is the grey thumbnail itself at mean 0 and spread 64, which recompression, resizing, brightness
+    and contrast hardly change. 10,000 against 1,000 images take a second.
     """
     usable = [f for f in found if f.thumb is not None and f.contrast > 4]
     train = [f for f in usable if f.split == "train"]
@@ -176,12 +174,12 @@ def _kinds_of_images(found: Sequence[Facts]) -> list[Finding]:
     blank = [f for f in read if f.contrast < 1 and f.image_hw[0] * f.image_hw[1] > 64]
     if blank:
         text = f"{len(blank)} images are one flat colour (first: {blank[0].image.name})"
-        out.append(Finding("warning", "blank image", text, "no line can: remove the pairs", _images(blank)))
+        out.append(Finding("warning", "blank image", text, "remove the pairs", _images(blank)))
     grey = [f for f in read if f.grey and f not in blank]
     if grey and len(grey) < len(read) - len(blank):
         text = f"{len(grey)} of {len(read)} images are grey, the others have colours"
-        mend = "data.augment: advanced   (its presets change colours), if both are to be segmented"
-        out.append(Finding("warning", "grey among colour images", text, mend, _images(grey)))
+        fix = "data.augment: advanced   (its presets change colours), if both are to be segmented"
+        out.append(Finding("warning", "grey among colour images", text, fix, _images(grey)))
     elif grey:
         out.append(Finding("note", "grey images", "all images are grey: they are read as three equal channels"))
     odd = [f for f in read if f.image_mode not in ("RGB", "L")]
@@ -206,9 +204,9 @@ def _sizes_of_images(found: Sequence[Facts]) -> list[Finding]:
         return []
     text = f"from {_by(small.image_hw)} ({small.image.name}) to {_by(large.image_hw)} ({large.image.name})"
     middle = read[len(read) // 2].image_hw
-    mend = f"data.size: [{middle[0]}, {middle[1]}]   (the middle one); objects differ as much in size"
+    fix = f"data.size: [{middle[0]}, {middle[1]}]   (the middle one); objects differ as much in size"
     odd = [f for f, a in zip(read, areas) if max(a / areas[len(areas) // 2], areas[len(areas) // 2] / a) > 4]
-    return [Finding("warning", "sizes far apart", f"image sizes {text} (H x W)", mend, _images(odd))]
+    return [Finding("warning", "sizes far apart", f"image sizes {text} (H x W)", fix, _images(odd))]
 
 
 FILE_RULES = (

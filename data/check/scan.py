@@ -1,4 +1,4 @@
-"""Facts about every pair of a data set, read once: what the rules of check_values.py and check_rules.py look at."""
+"""Facts about the pairs of a data set, each file opened once: input of file_rules.py and value_rules.py."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from data.files import EXIF_ORIENTATION, SIDEWAYS, Record, open_image, read_image, read_raw_mask
-from data.labels import LabelTable
+from data.files import EXIF_ORIENTATION, SIDEWAYS, Record, open_image, read_raw_mask, upright_rgb
+from data.labels import LabelTable, count_values
 
 LEVELS = ("error", "warning", "note")
-THUMB = 32  # side of the grey thumbnail that near-duplicates are found by
-MOST_COLOURS = 4096  # of a colour mask, the commonest ones are kept
+THUMB = 32  # side of the grey thumbnail by which near-duplicates are found
+MOST_COLOURS = 4096  # of a colour mask: only the commonest ones are kept
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault, or one thing worth knowing. error: training or its numbers would be wrong; warning: probably not what
-    was meant; note: a fact. `mend`: the line of the config that mends it, or what to do where no line can."""
+    """One fault, or one fact worth knowing. error: training or its numbers would be wrong; warning: probably not what
+    was meant; note: a fact. fix: the config line that fixes it, or what to do if no line can."""
 
     level: str
     fault: str  # its name in docs/check-data.md
     text: str
-    mend: str = ""
+    fix: str = ""
     files: tuple[Path, ...] = ()
 
 
 @dataclass
 class Facts:
-    """What one pair holds. `image_problem` and `label_problem` say why a file could not be read; sizes are (H, W)."""
+    """Facts about one pair. image_problem, label_problem: why a file cannot be read. Sizes are (H, W)."""
 
     split: str
     name: str
@@ -46,7 +46,7 @@ class Facts:
     image_hw: tuple[int, int] | None = None
     label_hw: tuple[int, int] | None = None
     image_mode: str = ""
-    sideways: bool = False  # turned by a quarter by its EXIF entry
+    sideways: bool = False  # its EXIF entry turns it by a quarter
     grey: bool = False  # a colour file with three equal channels, or one channel
     contrast: float = 0.0  # standard deviation of its grey values, 0..255
     tones: int = 0  # distinct colours among some thousand pixels: a photograph has many
@@ -56,7 +56,7 @@ class Facts:
     same: bool = False  # the mask is the image
     values: Counter = field(default_factory=Counter)  # raw value -> pixels, of a mask with one channel
     colours: Counter = field(default_factory=Counter)  # (r, g, b) -> pixels, of a mask with three
-    mixed: float = 0.0  # share of the steps along a row that pass through a value between
+    mixed: float = 0.0  # share of the steps along a row that pass through a value between the two sides
     mixtures: tuple[int, ...] = ()  # those values
     busy: float = 0.0  # share of neighbours in a row that differ: a few % in a mask, most in a photograph
 
@@ -64,36 +64,47 @@ class Facts:
 def scan(records: Sequence[Record], split: str, workers: int = 4, progress=None) -> list[Facts]:
     """Facts of every record, in order. Threads: Pillow decodes without holding Python's lock."""
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda r: facts(r, split), records)
+        found = pool.map(lambda r: read_pair(r, split)[0], records)
         return list(progress(found) if progress else found)
 
 
-def facts(record: Record, split: str) -> Facts:
+def read_pair(record: Record, split: str) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
+    """Facts of a pair, its image (H, W, 3) and its mask as stored; None for a file that is missing or broken."""
     out = Facts(split, record.name, record.image, record.label)
     image = _read_image_facts(out)
-    if record.label is not None:
-        _read_label_facts(out, image)
+    return out, image, None if record.label is None else _read_label_facts(out, image)
+
+
+def mask_facts(record: Record, split: str) -> Facts:
+    """Facts of the mask alone: the image is not opened."""
+    out = Facts(split, record.name, record.image, record.label)
+    _read_label_facts(out, None)
     return out
 
 
 def _problem(path: Path, read) -> tuple[object, str]:
+    """(what `read` returns, "") or (None, why the file cannot be read)."""
     try:
         if path.is_file() and path.stat().st_size == 0:
             return None, "an empty file (0 bytes)"
         return read(path), ""
     except UserError as e:
         return None, str(e).removeprefix(f"{path}: ")
-    except Exception as e:  # a decoder fed damaged bytes raises whatever it stumbles over
+    except Exception as e:  # a decoder given damaged bytes raises all kinds of errors
         return None, f"damaged: {(str(e) or type(e).__name__).splitlines()[0]}"
 
 
 def _read_image_facts(out: Facts) -> np.ndarray | None:
-    image, out.image_problem = _problem(out.image, read_image)
+    def read(path: Path) -> np.ndarray:
+        with open_image(path) as file:
+            out.image_mode = file.mode
+            image = upright_rgb(file, path)
+            out.sideways = file.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+        return image
+
+    image, out.image_problem = _problem(out.image, read)
     if image is None:
         return None
-    with open_image(out.image) as header:
-        out.image_mode = header.mode
-        out.sideways = header.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
     out.image_hw = image.shape[:2]
     out.image_digest = hashlib.blake2b(out.image.read_bytes(), digest_size=16).hexdigest()
     out.thumb = np.asarray(Image.fromarray(image).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX))
@@ -105,30 +116,21 @@ def _read_image_facts(out: Facts) -> np.ndarray | None:
     return image
 
 
-def _read_label_facts(out: Facts, image: np.ndarray | None) -> None:
+def _read_label_facts(out: Facts, image: np.ndarray | None) -> np.ndarray | None:
     raw, out.label_problem = _problem(out.label, read_raw_mask)
     if raw is None:
-        return
+        return None
     out.label_hw = raw.shape[:2]
     out.label_digest = hashlib.blake2b(out.label.read_bytes(), digest_size=16).hexdigest()
     if image is not None and out.label_hw == out.image_hw and out.tones > 1:
         out.same = bool((image == (raw if raw.ndim == 3 else raw[..., None])).all())
     if raw.ndim == 3:
         out.colours = _colours(raw)
-        return
-    values, counts = _counts(raw)
-    out.values = Counter(dict(zip(values, counts)))
+        return raw
+    out.values = Counter(count_values(raw))
     out.mixed, out.mixtures = _mixtures(raw)
     out.busy = float((raw[:, 1:] != raw[:, :-1]).mean()) if raw.shape[1] > 1 else 0.0
-
-
-def _counts(raw: np.ndarray) -> tuple[list[int], list[int]]:
-    if raw.dtype == np.uint8:
-        counts = np.bincount(raw.reshape(-1), minlength=256)
-        values = np.flatnonzero(counts)
-        return values.tolist(), counts[values].tolist()
-    values, counts = np.unique(raw, return_counts=True)
-    return values.tolist(), counts.tolist()
+    return raw
 
 
 def _colours(rgb: np.ndarray) -> Counter:
@@ -143,7 +145,7 @@ def _colours(rgb: np.ndarray) -> Counter:
 def _mixtures(raw: np.ndarray) -> tuple[float, tuple[int, ...]]:
     """(share of the steps along the rows that pass through a value strictly between their neighbours, those values).
 
-    A mask resized with interpolation has such a pixel at most of its edges; one drawn with hard edges hardly any.
+    A mask resized with interpolation has such a pixel at most of its edges; one with hard edges has hardly any.
     """
     if raw.shape[1] < 3:
         return 0.0, ()
@@ -154,19 +156,9 @@ def _mixtures(raw: np.ndarray) -> tuple[float, tuple[int, ...]]:
 
 
 def classes_of(f: Facts, labels: LabelTable) -> Counter:
-    """Class index (ignore_index: void) -> pixels of one mask; None counts what is in no table."""
-    index = dict.fromkeys(labels.ignore, labels.ignore_index) | labels.ids
+    """Class index (ignore_index: void) -> pixels of one mask; None: pixels of unknown values."""
     out: Counter = Counter()
-    for value, n in f.values.items():
-        out[index.get(value)] += n
-    if f.colours:
-        known = colour_table(labels)
-        for colour, n in f.colours.items():
-            out[known.get(colour)] += n
+    for counts, index in ((f.values, labels.index_of_raw), (f.colours, labels.index_of_colour)):
+        for value, n in counts.items():
+            out[index.get(value)] += n
     return out
-
-
-def colour_table(labels: LabelTable) -> dict[tuple[int, int, int], int]:
-    """Colour in a colour mask -> class index or ignore_index."""
-    classes = labels.colour_ids or {tuple(c): i for i, c in enumerate(labels.palette.tolist())}
-    return dict.fromkeys(labels.ignore_colours, labels.ignore_index) | classes

@@ -1,7 +1,7 @@
-"""What the values in the masks give away: rules over raw values, each with the line of the config that mends it.
+"""Rules about the values in masks; each finding has the config line that fixes it.
 
-A rule is a function (facts, labels) -> findings; VALUE_RULES lists them. Rules that name the cause come before the one
-that only says which values are unknown: the first cause found is the one told.
+A rule is a function (facts, labels) -> findings; VALUE_RULES lists them. For unknown values the first cause that fits
+is reported; if none fits, only the values are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data.check.scan import Facts, Finding, classes_of, colour_table
+from data.check.scan import Facts, Finding, classes_of
 from data.labels import CITYSCAPES_IDS, LabelTable
 
 VOID_NAMES = re.compile(r"^(void|unlabel+ed|ignored?|unknown|undefined|don'?t care|unclassified)$", re.IGNORECASE)
@@ -18,17 +18,17 @@ BUSY = 0.4  # share of neighbours that differ, above which a mask is taken for a
 MIXED = 0.3  # share of steps through a value between, above which a mask is taken for an interpolated one
 
 
-def totals(found: Sequence[Facts]) -> tuple[Counter, Counter]:
-    """(raw value -> pixels, raw value -> masks it is in), of the masks with one channel."""
+def totals(found: Sequence[Facts], what: str = "values") -> tuple[Counter, Counter]:
+    """(value -> pixels, value -> masks it is in): the raw values of masks with one channel, or `what` "colours"."""
     pixels, masks = Counter(), Counter()
     for f in found:
-        pixels.update(f.values)
-        masks.update(f.values.keys())
+        pixels.update(getattr(f, what))
+        masks.update(getattr(f, what).keys())
     return pixels, masks
 
 
 def value_findings(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
-    """Everything the values say of masks with one channel and of colour masks."""
+    """Findings about the values of masks with one channel and of colour masks."""
     out = _cause_of_values(found, labels) + _colour_masks(found, labels)
     return out + [f for rule in VALUE_RULES for f in rule(found, labels)]
 
@@ -39,10 +39,10 @@ def _cause_of_values(found: Sequence[Facts], labels: LabelTable) -> list[Finding
     unknown = set(pixels) - known
     files = tuple(f.label for f in _worst(found, unknown))
     for cause in CAUSES:
-        told = cause(pixels, unknown, labels, found)
-        if told:
-            fault, text, mend = told
-            return [Finding("error", fault, text, mend, files)]
+        reported = cause(pixels, unknown, labels, found)
+        if reported:
+            fault, text, fix = reported
+            return [Finding("error", fault, text, fix, files)]
     if not unknown:
         return []
     shown = ", ".join(f"{v} ({pixels[v]} px)" for v in sorted(unknown)[:8]) + (", .." if len(unknown) > 8 else "")
@@ -61,7 +61,7 @@ def _mapping(pairs) -> str:
     return f"data.label_map: {{{', '.join(f'{a}: {b}' for a, b in pairs)}}}"
 
 
-# --- causes: (pixels by value, unknown values, labels, facts) -> (fault, text, mend) or None -------------------------
+# --- causes: (pixels by value, unknown values, labels, facts) -> (fault, text, fix) or None -------------------------
 
 
 def _binary(pixels, unknown, labels, found):
@@ -69,7 +69,7 @@ def _binary(pixels, unknown, labels, found):
         return None
     share = pixels[255] / sum(pixels.values())
     how = "unknown" if 255 in unknown else "ignored, so no foreground pixel would ever count"
-    text = f"all masks hold only 0 and 255 ({100 * share:.1f} % are 255), and 255 is {how}: black and white masks"
+    text = f"all masks hold only 0 and 255 ({pixels[255]} px, {100 * share:.1f} %, are 255), and 255 is {how}"
     return "0/255 masks", text, "data.label_map: {255: 1}   (if 255 really is void: {255: 255})"
 
 
@@ -80,8 +80,8 @@ def _instance_ids(pixels, unknown, labels, found):
     split = all(v // 1000 in labels.ids or v // 1000 in labels.ignore for v in large)
     what = "class * 1000 + instance, as Cityscapes' instanceIds" if split else "instance ids, or a 16-bit picture"
     text = f"values up to {max(large)}: {what}; masks hold 0..255"
-    mend = "no line can: " + ("save value // 1000" if split else "save class indices") + " as an 8-bit PNG"
-    return "instance ids", text, mend
+    fix = ("save value // 1000" if split else "save class indices") + " as an 8-bit PNG"
+    return "instance ids", text, fix
 
 
 def _interpolated(pixels, unknown, labels, found):
@@ -96,7 +96,7 @@ def _interpolated(pixels, unknown, labels, found):
         f"in {len(hit)} of {len(masks)} masks most edges pass through values between the two sides "
         f"({', '.join(map(str, sorted(between)[:6]))}, ..): they were resized with interpolation, which invents classes"
     )
-    return "interpolated masks", text, "no line can: resize the masks again, with nearest neighbour"
+    return "interpolated masks", text, "resize the masks again, with nearest neighbour"
 
 
 def _train_ids_wanted(pixels, unknown, labels, found):
@@ -108,12 +108,12 @@ def _train_ids_wanted(pixels, unknown, labels, found):
         return None
     text = "values up to 33 where trainIds 0..18 are expected: these are Cityscapes' labelIds"
     pairs = [(i, row[1]) for i, row in CITYSCAPES_IDS.items()]
-    mend = "data.labels: labelIds" if labels.name.startswith("cityscapes") else _mapping(pairs)
-    return "labelIds read as trainIds", text, mend
+    fix = "data.labels: labelIds" if labels.name.startswith("cityscapes") else _mapping(pairs)
+    return "labelIds read as trainIds", text, fix
 
 
 def _label_ids_wanted(pixels, unknown, labels, found):
-    """trainIds in the files, labelIds expected: roads (0) would be void, and half of the rest another class."""
+    """trainIds in the files, labelIds expected: road (0) would be void, and many classes would be other ones."""
     if labels.name != "cityscapes" or not pixels or not set(pixels) <= {*range(19), 255}:
         return None
     if 255 not in pixels and not (0 in pixels and pixels[0] > 0.1 * sum(pixels.values())):
@@ -144,7 +144,7 @@ def _stretched(pixels, unknown, labels, found):
         return None
     if max(values) // step >= count:
         return None
-    text = f"values {', '.join(map(str, values[:6]))}: class indices times {step}, stretched to be seen by eye"
+    text = f"values {', '.join(map(str, values[:6]))}: class indices times {step}, stretched to be visible"
     return "stretched values", text, _mapping([(i * step, i) for i in range(count) if i * step <= 255])
 
 
@@ -154,7 +154,7 @@ def _photograph(pixels, unknown, labels, found):
     if not unknown or not masks or len(busy) * 2 < len(masks):
         return None
     text = f"{len(busy)} of {len(masks)} masks hold more than {max(32, 2 * labels.num_classes)} values: grey pictures"
-    return "masks are pictures", text, "no line can: masks hold class indices"
+    return "masks are pictures", text, "masks hold class indices"
 
 
 CAUSES = (
@@ -169,7 +169,7 @@ def _colour_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
     masks = [f for f in found if f.colours]
     if not masks:
         return []
-    known, total = colour_table(labels), Counter()
+    known, total = labels.index_of_colour, Counter()
     for f in masks:
         total.update(f.colours)
     unknown = {c: n for c, n in total.items() if c not in known}
@@ -178,19 +178,19 @@ def _colour_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
         return [Finding("note", "colour masks", f"{len(masks)} masks hold colours; all are in the palette")]
     if all(r == g == b for r, g, b in total):
         text = f"{len(masks)} masks hold class indices in three equal channels"
-        return [Finding("error", "indices saved as RGB", text, "no line can: save them with one channel (L)", bad)]
+        return [Finding("error", "indices saved as RGB", text, "save them with one channel (L)", bad)]
     share = sum(unknown.values()) / sum(total.values())
     if len(unknown) > max(16, 2 * len(known)):
         text = (
             f"{len(unknown)} colours outside the palette, on {100 * share:.1f} % of the pixels: anti-aliased, resized "
             "or lossy masks, whose edges hold mixtures"
         )
-        mend = "no line can: save the masks again without smoothing, resized with nearest neighbour"
-        return [Finding("error", "smoothed colour masks", text, mend, bad)]
+        fix = "save the masks again without smoothing, resized with nearest neighbour"
+        return [Finding("error", "smoothed colour masks", text, fix, bad)]
     shown = ", ".join(str(list(c)) for c in list(unknown)[:6])
     text = f"colours outside the palette of '{labels.name}': {shown} on {100 * share:.1f} % of the pixels"
-    mend = f"in classes.yaml: ignore: [{shown}], or a row of colours: for each"
-    return [Finding("error", "unknown colours", text, mend, bad)]
+    fix = f"in classes.yaml: ignore: [{shown}], or a row of colours: for each"
+    return [Finding("error", "unknown colours", text, fix, bad)]
 
 
 def _void_as_class(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
@@ -199,8 +199,8 @@ def _void_as_class(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
         raws = [raw for raw, index in labels.ids.items() if index == i]
         if VOID_NAMES.match(name.strip()):
             text = f"class {i} is called '{name}': it is trained and scored like any other"
-            mend = _mapping((raw, 255) for raw in raws) if raws else f"in classes.yaml: ignore the colour of '{name}'"
-            out.append(Finding("warning", "void is a class", text, mend))
+            fix = _mapping((raw, 255) for raw in raws) if raws else f"in classes.yaml: ignore the colour of '{name}'"
+            out.append(Finding("warning", "void is a class", text, fix))
     return out
 
 
@@ -213,21 +213,21 @@ def _mostly_void(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
         if mine and len(empty) == len(mine):
             text = f"every pixel of every mask of {split} is ignored: nothing to learn from or to score"
             raws = sorted(set().union(*(f.values for f in found if f.split == split)))
-            mend = _mapping((raw, "CLASS") for raw in raws[:4]) if raws else "in classes.yaml: colours"
-            out.append(Finding("error", "all masks void", text, f"{mend}, if those are classes", empty))
+            fix = _mapping((raw, "CLASS") for raw in raws[:4]) if raws else "in classes.yaml: colours"
+            out.append(Finding("error", "all masks void", text, f"{fix}, if those are classes", empty))
         elif empty:
             text = f"{len(empty)} masks of {split} hold nothing but ignored pixels"
-            out.append(Finding("warning", "void mask", text, "no line needs to: leave these pairs out", empty))
+            out.append(Finding("warning", "void mask", text, "leave these pairs out", empty))
         elif mine and sum(mine.values()) / len(mine) > 0.5:
             text = f"{100 * sum(mine.values()) / len(mine):.0f} % of the pixels of {split} are ignored"
             raws = ", ".join(f"{v}: CLASS" for v in labels.ignore[:4])
-            mend = f"data.label_map: {{{raws}}}, if they are a class"
-            out.append(Finding("warning", "mostly void", text, mend))
+            fix = f"data.label_map: {{{raws}}}, if they are a class"
+            out.append(Finding("warning", "mostly void", text, fix))
     return out
 
 
 def _one_class_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
-    """A single class from border to border: a fault where it is rare, the nature of the data where it is common."""
+    """Masks of a single class: a fault if they are rare, a property of the data if they are common."""
     counted = [(f, [c for c in classes_of(f, labels) if c != labels.ignore_index]) for f in found if f.label_hw]
     single = [(f, c[0]) for f, c in counted if len(c) == 1 and c[0] is not None]
     if not single or len(counted) < 3:
@@ -237,11 +237,11 @@ def _one_class_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding
     level = "warning" if len(single) <= 0.2 * len(counted) or len(single) == len(counted) else "note"
     text = f"{len(single)} of {len(counted)} masks hold one class only: {shown}"
     files = tuple(f.label for f, _ in single)
-    return [Finding(level, "one-class mask", text, "no line can: draw these masks, or leave the pairs out", files)]
+    return [Finding(level, "one-class mask", text, "draw these masks, or leave the pairs out", files)]
 
 
 def _classes_present(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
-    """Classes of the table that no mask holds, and classes of val or test that train never shows."""
+    """Classes of the table that are in no mask, and classes of val or test that are not in train."""
     seen: dict[str, set] = {}
     for f in found:
         seen.setdefault(f.split, set()).update(c for c in classes_of(f, labels) if c is not None)
@@ -251,14 +251,14 @@ def _classes_present(found: Sequence[Facts], labels: LabelTable) -> list[Finding
     never = [n for i, n in enumerate(labels.class_names) if i not in everything]
     if never:
         text = f"no mask holds {', '.join(never)}"
-        mend = f"eval.exclude: [{', '.join(never)}]   (or make other classes with data.labels)"
-        out.append(Finding("note", "class never present", text, mend))
+        fix = f"eval.exclude: [{', '.join(never)}]   (or make other classes with data.labels)"
+        out.append(Finding("note", "class never present", text, fix))
     for split in seen:
         unseen = [labels.class_names[c] for c in sorted(seen[split] - seen.get("train", set())) if c < 255]
         if split != "train" and seen.get("train") and unseen:
             text = f"{split} holds {', '.join(unseen)}, which train never shows: their IoU stays 0"
-            mend = f"data.sample_seed: 1 with data.sample, for another draw; or eval.exclude: [{', '.join(unseen)}]"
-            out.append(Finding("warning", "class only in val", text, mend))
+            fix = f"data.sample_seed: 1 with data.sample, for another draw; or eval.exclude: [{', '.join(unseen)}]"
+            out.append(Finding("warning", "class only in val", text, fix))
     return out
 
 

@@ -1,4 +1,4 @@
-"""A config's whole data set under the rules: every split, also where a fault keeps it from being built."""
+"""Check every pair of a config's data set, even if a fault keeps a split from being built."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from data import build_dataset
+from data import build_dataset, configured_labels
 from data.check.file_rules import file_findings
 from data.check.scan import LEVELS, Facts, Finding, scan
 from data.check.value_rules import value_findings
-from data.files import JPEG_SUFFIXES, SUFFIXES, Record
+from data.files import JPEG_SUFFIXES, SPLITS, Record, files_by_name
 from data.labels import CAMVID, LabelTable
-from data.remap import remap
 from data.sets.folder import read_classes
 
-SPLITS = ("train", "val", "test")
-SIDES = {"folder": ("images/{}", "labels/{}"), "camvid": ("{}", "{}annot")}  # where pairs can be found one by one
+SIDES = {
+    "folder": ("images/{}", "labels/{}"),
+    "camvid": ("{}", "{}annot"),
+}  # layouts whose pairs can be found one by one
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What was read and what was found, the worst first."""
+    """Facts of the pairs read, and findings, the worst first."""
 
     facts: list[Facts]
     labels: LabelTable | None
@@ -45,9 +46,9 @@ class Checked:
 
 
 def check_config(cfg, splits: Sequence[str] = SPLITS, limit: int = 0, workers: int = 4, progress=None):
-    """Checked: every pair of every split, read in full. limit: the first n pairs of a split, 0: all.
+    """Check every pair of every split; every file is read in full. limit: the first n pairs per split, 0: all.
 
-    Raises: UserError where there is nothing to look at: no such data set, no classes.yaml, no split with an image.
+    Raises: UserError if there is nothing to read: no such data set, no classes.yaml, no split with an image.
     """
     found: list[Facts] = []
     findings: list[Finding] = []
@@ -58,13 +59,13 @@ def check_config(cfg, splits: Sequence[str] = SPLITS, limit: int = 0, workers: i
             dataset = build_dataset(cfg, split, train=False)
             records, table = dataset.records, dataset.labels
         except UserError as e:
-            records, table, told = _one_by_one(cfg, split, e)
+            records, table, faults = _pairs_one_by_one(cfg, split, e)
             if not records:
                 absent.append(e)
                 if split != "test":  # a data set may have no test split
                     findings.append(Finding("error", "split cannot be read", f"{split}: {e}", "data.root: FOLDER"))
                 continue
-            findings += told
+            findings += faults
         labels = table or labels
         unlabelled = sum(r.label is None for r in records)
         if unlabelled == len(records):
@@ -74,47 +75,36 @@ def check_config(cfg, splits: Sequence[str] = SPLITS, limit: int = 0, workers: i
         found += scan(records[:limit] if limit else records, split, workers, progress)
     if not found:
         raise absent[0]
-    return judged(found, labels, findings)
+    return apply_rules(found, labels, findings)
 
 
-def judged(found: list[Facts], labels: LabelTable, findings: Sequence[Finding] = ()) -> Checked:
-    """All rules over the facts; the findings sorted by their level."""
+def apply_rules(found: list[Facts], labels: LabelTable, findings: Sequence[Finding] = ()) -> Checked:
+    """Apply all rules to the facts; findings are sorted by level."""
     everything = [*findings, *file_findings(found), *value_findings([f for f in found if f.label_hw], labels)]
     return Checked(found, labels, sorted(everything, key=lambda f: LEVELS.index(f.level)))
 
 
-def _one_by_one(cfg, split: str, error: UserError) -> tuple[list[Record], LabelTable | None, list[Finding]]:
-    """The complete pairs of a split that `build_dataset` refuses, and what its files lack; ([], None, []) where the
-    layout gives no pairs, or the fault is another one."""
+def _pairs_one_by_one(cfg, split: str, error: UserError) -> tuple[list[Record], LabelTable | None, list[Finding]]:
+    """(complete pairs, label table, findings about the other files) of a split that `build_dataset` refuses;
+    ([], None, []) if the layout gives no pairs."""
     if cfg.data.name not in SIDES or cfg.data.sample or not cfg.data.root:
         return [], None, []
     root = Path(cfg.data.root).expanduser()
     image_dir, label_dir = (root / side.format(split) for side in SIDES[cfg.data.name])
-    images, masks = _by_stem(image_dir), _by_stem(label_dir)
+    images, masks = files_by_name(image_dir), files_by_name(label_dir)
     if not images or not masks:
         return [], None, []
     table = CAMVID if cfg.data.name == "camvid" else read_classes(root / "classes.yaml")
-    table = table.with_label_map(cfg.data.label_map)
-    if isinstance(cfg.data.labels, dict):
-        table = remap(table, cfg.data.labels, cfg.data.background)
-    findings = _lonely(split, images, masks) + _twice(split, images, masks)
+    table = configured_labels(cfg.data, table)
+    findings = _unpaired(split, images, masks) + _twice(split, images, masks)
     pairs = [Record(images[n][0], masks[n][0], n, n) for n in images if n in masks]
     jpeg = any(p.suffix.lower() in JPEG_SUFFIXES for paths in masks.values() for p in paths)
-    if not findings and not jpeg:  # refused for another reason: say that one
+    if not findings and not jpeg:  # refused for another reason: report that one
         findings = [Finding("error", "split cannot be read", f"{split}: {error}")]
     return pairs, table, findings
 
 
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    out: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        inside = path.relative_to(folder)
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in inside.parts):
-            out.setdefault(inside.with_suffix("").as_posix(), []).append(path)
-    return out
-
-
-def _lonely(split: str, images: dict, masks: dict) -> list[Finding]:
+def _unpaired(split: str, images: dict, masks: dict) -> list[Finding]:
     out = []
     for fault, here, there, other in (
         ("image without label", images, masks, "label"),
@@ -126,8 +116,8 @@ def _lonely(split: str, images: dict, masks: dict) -> list[Finding]:
         text = f"{len(names)} {fault.replace(' ', 's ', 1)} in {split} (first: {here[names[0]][0].name})"
         near = _other_ending(names[0], there)
         text += f"; '{near}' is there: do the names differ in an ending?" if near else ""
-        mend = f"no line can: add the {other}, with the same name, or remove the file"
-        out.append(Finding("error", fault, text, mend, tuple(here[n][0] for n in names)))
+        fix = f"add the {other}, with the same name, or remove the file"
+        out.append(Finding("error", fault, text, fix, tuple(here[n][0] for n in names)))
     return out
 
 
@@ -140,7 +130,7 @@ def _twice(split: str, images: dict, masks: dict) -> list[Finding]:
     for side in (images, masks):
         double = [paths for paths in side.values() if len(paths) > 1]
         if double:
-            text = f"{len(double)} names of {split} stand for two files ({', '.join(p.name for p in double[0])})"
+            text = f"{len(double)} names of {split} have two files ({', '.join(p.name for p in double[0])})"
             files = tuple(p for paths in double for p in paths)
-            out.append(Finding("error", "two files, one name", text, "no line can: remove one of each", files))
+            out.append(Finding("error", "two files, one name", text, "remove one of each", files))
     return out

@@ -1,9 +1,10 @@
-"""ADE20K as the scene parsing benchmark gives it (Zhou et al., CVPR 2017; sceneparsing.csail.mit.edu): 150 classes.
+"""ADE20K, 150 classes, as the scene parsing benchmark publishes it (Zhou et al., CVPR 2017;
+sceneparsing.csail.mit.edu).
 
     images/{training,validation}/NAME.jpg    annotations/{training,validation}/NAME.png    images/testing/NAME.jpg
 
-data.root may also be the folder above, in which the archive makes `ADEChallengeData2016/`. In the masks 0 is "other
-objects", which counts nowhere, and class c has the value c + 1 (README of github.com/CSAILVision/sceneparsing).
+data.root may also be the folder in which the archive unpacks `ADEChallengeData2016/`. In the masks 0 is "other
+objects", which is ignored, and class c has the value c + 1 (README of github.com/CSAILVision/sceneparsing).
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import unknown
-from data.files import Record, list_images, pair, require_folder
+from data.files import Record, pair_folders, require_folder
 from data.labels import LabelTable
 
 LAYOUT = "images/training/*.jpg with annotations/training/*.png, and the same for validation"
@@ -22,8 +22,8 @@ FOLDER = "ADEChallengeData2016"
 FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 
 # Name and colour (RGB, hexadecimal) of classes 0..149: the first name in each row of objectInfo150.txt of
-# github.com/CSAILVision/sceneparsing, and the customary colours as mmsegmentation's mmseg/datasets/ade.py lists them
-# (road and skyscraper share a grey there; the masks hold numbers, so no pixel is lost by it).
+# github.com/CSAILVision/sceneparsing, and the usual colours, as mmsegmentation's mmseg/datasets/ade.py lists them
+# (road and skyscraper share a grey there; the masks hold numbers, so no pixel is affected).
 _CLASSES = """
 wall 787878, building b47878, sky 06e6e6, floor 503232, tree 04c803, ceiling 787850, road 8c8c8c, bed cc05ff,
 windowpane e6e6e6, grass 04fa07, cabinet e005ff, sidewalk ebff07, person 96053d, earth 787846, door 08ff33,
@@ -64,10 +64,5 @@ def ade20k(root: Path, split: str) -> tuple[list[Record], LabelTable]:
     if not (root / "images").is_dir() and (root / FOLDER).is_dir():
         root = root / FOLDER
     require_folder(root, LAYOUT, SOURCE)
-    if split not in FOLDERS:
-        raise unknown("split", split, FOLDERS)
-    image_dir, label_dir = root / "images" / FOLDERS[split], root / "annotations" / FOLDERS[split]
-    require_folder(image_dir, LAYOUT, SOURCE)
-    images = list_images(image_dir)
-    pairs = pair(images, list_images(label_dir) if label_dir.is_dir() else None, image_dir, label_dir)
-    return [Record(image, label, group=name, name=name) for name, image, label in pairs], ADE20K
+    part = FOLDERS[split]
+    return pair_folders(root / "images" / part, root / "annotations" / part, LAYOUT, SOURCE), ADE20K

@@ -2,16 +2,18 @@
 
     train/ trainannot/ val/ valannot/ test/ testannot/    images PNG or JPEG, masks PNG, same stems
 
-CamVid is a handful of drives filmed at short intervals, and neighbouring frames are near-duplicates: cut at random,
-every fold would have seen almost every image it is scored on. So a group is a block of 20 consecutive frames of one
-drive ('0016E5-03'), never torn apart; only frames on the two sides of a block's edge remain alike.
+CamVid is a handful of drives, filmed at short intervals. Neighbouring frames are near-duplicates, so a random split
+would put almost a copy of every validation image into training. A group is therefore a block of 20 consecutive frames
+of one drive ('0016E5-03'); only frames on the two sides of a block's edge remain alike.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from pathlib import Path
 
-from data.files import Record, list_images, pair, require_folder
+from data.files import Record, pair_folders, require_folder
 from data.labels import CAMVID, LabelTable
 
 LAYOUT = "train/ trainannot/ val/ valannot/ test/ testannot/ with equal stems"
@@ -22,15 +24,9 @@ BLOCK = 20  # consecutive labelled frames
 def camvid(root: Path, split: str) -> tuple[list[Record], LabelTable]:
     """The records of a split; without its annot folder it has no labels: it can be predicted, not scored."""
     require_folder(root, LAYOUT, SOURCE)
-    image_dir, label_dir = root / split, root / f"{split}annot"
-    require_folder(image_dir, LAYOUT, SOURCE)
-    images = list_images(image_dir)
-    pairs = pair(images, list_images(label_dir) if label_dir.is_dir() else None, image_dir, label_dir)
-    seen: dict[str, int] = {}  # frames so far, by drive; names are sorted, so this is the order of filming
-    records = []
-    for name, image, label in pairs:
-        drive = name.split("_")[0]
-        position = seen.get(drive, 0)
-        seen[drive] = position + 1
-        records.append(Record(image, label, group=f"{drive}-{position // BLOCK:02d}", name=name))
+    records, frames = [], Counter()  # frames so far, by drive; names are sorted, so this is the order of filming
+    for record in pair_folders(root / split, root / f"{split}annot", LAYOUT, SOURCE):
+        drive = record.name.split("_")[0]
+        records.append(dataclasses.replace(record, group=f"{drive}-{frames[drive] // BLOCK:02d}"))
+        frames[drive] += 1
     return records, CAMVID

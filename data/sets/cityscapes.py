@@ -1,4 +1,4 @@
-"""Cityscapes' folder layout (arXiv 1604.01685); the drawn city is stored in it too.
+"""Cityscapes' folder layout (arXiv 1604.01685). The drawn city uses it too.
 
     leftImg8bit/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png   (or .jpg)
     gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png    (or _gtFine_labelTrainIds.png)
@@ -8,6 +8,7 @@ Groups are cities: frames of one city share streets, light and camera.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from common.errors import UserError
@@ -33,6 +34,5 @@ def cityscapes(root: Path, split: str, label_files: str = "auto") -> tuple[list[
     kind = next((k for k in kinds if found[k]), kinds[0])
     if not found[kind] and label_files != "auto" and label_dir.is_dir():
         raise UserError(f"{label_dir}: no *_gtFine_{kind}.png files (data.labels: {kind}); try data.labels: auto")
-    pairs = pair(images, found[kind] or None, image_dir, label_dir)
-    records = [Record(image, label, group=name.split("/")[0], name=name) for name, image, label in pairs]
-    return records, TABLES[kind]
+    records = pair(images, found[kind] or None, image_dir, label_dir)
+    return [dataclasses.replace(r, group=r.name.split("/")[0]) for r in records], TABLES[kind]

@@ -1,17 +1,17 @@
-"""Your own data: images/ and labels/ with equal paths inside, and a classes.yaml.
+"""Your own data: images/ and labels/ with equal paths inside, and classes.yaml.
 
     root/classes.yaml
     root/images/train/a.jpg    root/labels/train/a.png      (and val/, test/)
     root/images/a.jpg          root/labels/a.png            (flat: no train/ val/ test/ folder)
 
-A flat folder is split 80/10/10 by a hash of each file's path without suffix: sorted by that hash, the first 80 % are
-train, the next tenth val, the last tenth test (at least one image each from three images on). The split is the same on
-every machine; adding files may move a few across a boundary.
+A flat folder is split 80/10/10: sorted by a hash of each file's path without suffix, the first 80 % are train, the next
+tenth val, the last tenth test (at least one image each if there are three). The split is the same on every machine;
+adding files may move a few across a boundary.
 
 classes.yaml:
     names: [background, road, car]                     # class 0, 1, 2; required
     colours: [[0, 0, 0], [128, 64, 128], [0, 0, 142]]  # for colour masks and pictures; optional
-    ignore: 255                                        # raw value(s) that count nowhere, or [[r, g, b]]; default 255
+    ignore: 255                                        # raw value(s) to ignore, or [[r, g, b]]; default 255
     ids: {7: 1, 26: 2}                                 # raw value -> class; default: raw value = class
 
 A group is the sub-folder an image lies in (images/train/<group>/a.jpg), else the image itself.
@@ -20,6 +20,7 @@ A group is the sub-folder an image lies in (images/train/<group>/a.jpg), else th
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -27,12 +28,11 @@ import numpy as np
 import yaml
 
 from common.errors import UserError, unknown
-from data.files import Record, list_images, pair, require_folder
+from data.files import SPLITS, Record, pair_folders, require_folder
 from data.labels import LabelTable
 
 LAYOUT = "images/ and labels/ with equal names inside, and classes.yaml"
 SOURCE = "set data.root to your own folder"
-SPLITS = ("train", "val", "test")
 KEYS = ("names", "colours", "ignore", "ids")
 
 
@@ -43,21 +43,15 @@ def folder(root: Path, split: str) -> tuple[list[Record], LabelTable]:
     labels = read_classes(root / "classes.yaml")
     flat = not any((root / "images" / s).is_dir() for s in SPLITS)
     image_dir, label_dir = (root / d if flat else root / d / split for d in ("images", "labels"))
-    require_folder(image_dir, LAYOUT, SOURCE)
-    images = list_images(image_dir)
-    pairs = pair(images, list_images(label_dir) if label_dir.is_dir() else None, image_dir, label_dir)
+    records = pair_folders(image_dir, label_dir, LAYOUT, SOURCE)
     if flat:
-        pairs = _share(pairs, split, root)
-    records = []
-    for name, image, label in pairs:
-        group = name.rsplit("/", 1)[0] if "/" in name else name
-        records.append(Record(image, label, group=group, name=name))
-    return records, labels
+        records = _share(records, split, root)
+    return [dataclasses.replace(r, group=r.name.rsplit("/", 1)[0]) for r in records], labels
 
 
-def _share(pairs: list, split: str, root: Path) -> list:
-    """This split's part of a flat folder, back in the order of names."""
-    by_hash = sorted(pairs, key=lambda p: hashlib.sha256(p[0].encode()).hexdigest())
+def _share(records: list[Record], split: str, root: Path) -> list[Record]:
+    """This split's part of a flat folder, in the order of names."""
+    by_hash = sorted(records, key=lambda r: hashlib.sha256(r.name.encode()).hexdigest())
     total = len(by_hash)
     tenth = max(1, round(total / 10))
     test = tenth if total >= 3 else 0
@@ -67,11 +61,9 @@ def _share(pairs: list, split: str, root: Path) -> list:
         "val": by_hash[total - val - test : total - test],
         "test": by_hash[total - test :],
     }
-    if split not in parts:
-        raise unknown("split", split, parts)
     if not parts[split]:
         raise UserError(f"{root / 'images'}: {total} image(s) in a flat folder leave none for split '{split}'")
-    return sorted(parts[split])
+    return sorted(parts[split], key=lambda r: r.name)
 
 
 def read_classes(path: Path) -> LabelTable:
@@ -84,7 +76,7 @@ def read_classes(path: Path) -> LabelTable:
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(n, str) and n for n in names):
         raise UserError(f"{path}: names: expected a list of at least two class names, got {names!r}")
     if len(set(names)) != len(names):
-        raise UserError(f"{path}: names: '{next(n for n in names if names.count(n) > 1)}' stands there twice")
+        raise UserError(f"{path}: names: '{next(n for n in names if names.count(n) > 1)}' is listed twice")
     if len(names) > 255:
         raise UserError(f"{path}: names: {len(names)} classes, but an 8-bit mask holds at most 255")
     palette = _palette(path, spec.get("colours"), len(names))
@@ -136,7 +128,7 @@ def _palette(path: Path, colours: object, num_classes: int) -> np.ndarray:
     palette = [_colour(path, "colours", c) for c in colours]
     twice = [c for c in palette if palette.count(c) > 1]
     if twice:
-        raise UserError(f"{path}: colours: {list(twice[0])} stands for two classes")
+        raise UserError(f"{path}: colours: {list(twice[0])} is listed for two classes")
     return np.array(palette, np.uint8)
 
 

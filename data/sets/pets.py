@@ -1,13 +1,13 @@
 """Oxford-IIIT Pet (Parkhi et al., CVPR 2012) in torchvision's folder layout: cats and dogs with trimaps.
 
-    images/NAME.jpg   annotations/trimaps/NAME.png   annotations/{trainval,test}.txt: a row 'NAME class species breed'
+    images/NAME.jpg   annotations/trimaps/NAME.png   annotations/{trainval,test}.txt: rows of 'NAME class species breed'
 
-data.root may also be the folder above, which torchvision calls root and in which it makes `oxford-iiit-pet/`.
-Trimap values 1, 2, 3 are the classes pet, background, border (the strip that the annotators left undecided): all three
-are trained on, unless `data.labels: {pet: pet, background: background, ignore: border}` says otherwise.
+data.root may also be the folder above, torchvision's `root`, which holds `oxford-iiit-pet/`. Trimap values 1, 2, 3 are
+the classes pet, background, border (the strip that the annotators left undecided). All three are trained, unless
+`data.labels: {pet: pet, background: background, ignore: border}` says otherwise.
 
-The data set has no split of its own between train and val. Here val is a fifth of trainval, by a hash of the name: the
-same on every machine. test is the data set's test list.
+The data set does not split trainval. Here val is a fifth of it, chosen by a hash of the name, so it is the same on
+every machine. test is the data set's test list.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import unknown
 from data.files import Record, listed, read_names, require_folder
 from data.labels import LabelTable
 
@@ -41,14 +40,11 @@ def pets(root: Path, split: str) -> tuple[list[Record], LabelTable]:
     require_folder(root, LAYOUT, SOURCE)
     for folder in ("images", "annotations/trimaps"):
         require_folder(root / folder, LAYOUT, SOURCE)
-    if split not in ("train", "val", "test"):
-        raise unknown("split", split, ("train", "val", "test"))
     listing = root / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     names = read_names(listing, LAYOUT, SOURCE)
     if split != "test":
         names = _share(names, split)
-    files = listed(names, root / "images", root / "annotations" / "trimaps", listing)
-    return [Record(image, label, group=name, name=name) for name, image, label in files], PETS
+    return listed(names, root / "images", root / "annotations" / "trimaps", listing), PETS
 
 
 def _share(names: list[str], split: str) -> list[str]:

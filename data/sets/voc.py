@@ -4,8 +4,8 @@
     VOCdevkit/VOC2012/SegmentationClass/NAME.png                palette PNG: 0 background, 1..20, 255 void
     VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val,test}.txt
 
-data.root: the folder that holds VOCdevkit, VOCdevkit itself, or one year's folder; with several years the latest. The
-labels of the newer years' test images are not public: such a split can be predicted, not scored.
+data.root: the folder that holds VOCdevkit, VOCdevkit itself, or one year's folder; of several years the latest is read.
+The test labels of newer years are not public: such a split can be predicted, not scored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import unknown
 from data.files import Record, listed, read_names, require_folder
 from data.labels import Colour, LabelTable
 
@@ -49,16 +48,13 @@ def voc(root: Path, split: str) -> tuple[list[Record], LabelTable]:
     """The records of a split, in the order of its list. Every file is its own group."""
     require_folder(root, LAYOUT, SOURCE)
     root = _year(root)
-    if split not in ("train", "val", "test"):
-        raise unknown("split", split, ("train", "val", "test"))
     for folder in ("JPEGImages", "ImageSets/Segmentation"):
         require_folder(root / folder, LAYOUT, SOURCE)
     listing, label_dir = root / "ImageSets" / "Segmentation" / f"{split}.txt", root / "SegmentationClass"
     names = read_names(listing, LAYOUT, SOURCE)
     if split == "test" and not any((label_dir / f"{name}.png").is_file() for name in names):
         label_dir = None
-    files = listed(names, root / "JPEGImages", label_dir, listing)
-    return [Record(image, label, group=name, name=name) for name, image, label in files], VOC
+    return listed(names, root / "JPEGImages", label_dir, listing), VOC
 
 
 def _year(root: Path) -> Path:

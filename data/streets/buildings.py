@@ -24,7 +24,7 @@ def house(
     shops: bool,
     ends: bool = True,
 ) -> None:
-    """One house with its front on the plane X = side * x between z0 and z1; `ends`: also the wall facing us."""
+    """One house with its front on the plane X = side * x between z0 and z1; `ends`: also the wall facing the camera."""
     floor = between(rng, 2.8, 3.3)
     top = floors * floor + between(rng, 0.3, 1.0) + (0.8 if shops else 0.0)
     deep = between(rng, 8, 12)
@@ -33,7 +33,7 @@ def house(
     z0 = max(z0, NEAR)
     if z1 - z0 < 1:
         return
-    # The front casts its shadow away from the sun; only the side that the sun is behind reaches the street.
+    # The front casts its shadow away from the sun; it reaches the street only on the side that the sun is behind.
     canvas.cast([(side * x, 0, z0), (side * x, top, z0), (side * x, top, z1), (side * x, 0, z1)])
     roof = daylight(pick(rng, city.roofs), rng) if city.gabled and floors <= 4 else None
     style = _style(city, rng, wall, floor, floors, shops)
@@ -154,7 +154,7 @@ def _window(canvas: Canvas, rng, box, u, v, style, light, scale) -> None:
             box(u - w + 0.1, v + h * 0.55, u + w - 0.1, v + h - 0.05, lit(glass, 1.2))  # the sky in the upper half
         box(u - 0.05, v, u + 0.05, v + h, lit(style["frame"], light))
         box(u - w - 0.1, v - 0.16, u + w + 0.1, v - 0.04, lit(style["wall"], 1.15 * light))  # sill
-    if shines:  # the label says building; only the light bit is wanted, and picture-only polygons do not set it
+    if shines:  # labels only, for the light bit: picture-only polygons do not set it
         box(u - w + 0.1, v + 0.05, u + w - 0.1, v + h - 0.05, None, BUILDING, True)
 
 

@@ -1,4 +1,4 @@
-"""Poles, lamp posts, traffic lights and traffic signs of the drawn city; none is ever thinner than MIN_PX pixels."""
+"""Poles, lamp posts, traffic lights and traffic signs of the drawn city; none is thinner than MIN_PX pixels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _bar(canvas: Canvas, city: City, x0, y0, x1, y1, z) -> None:
 
 def lamp_post(canvas: Canvas, city: City, x: float, z: float) -> None:
     """A street lamp: a lantern, or one or two arms over the road."""
-    scale = max(canvas.camera.scale(z), 12.0)  # far lamps are drawn larger than life, to keep to MIN_PX
+    scale = max(canvas.camera.scale(z), 12.0)  # far lamps are drawn too large, to keep MIN_PX
     column, top, half = post(canvas, city, x, z, 3.8 if city.lamp == "lantern" else 7.5)
     if city.lamp == "lantern":
         heads = [_lantern(canvas, city, column, top, scale, z)]

@@ -1,4 +1,4 @@
-"""What does not move: ground, markings, the plots along the street, fences and walls, the end of the view."""
+"""Fixed parts of a frame: ground, markings, the plots along the street, fences and walls, the background."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def draw_ground(canvas: Canvas, city: City, plan: Plan, rng: np.random.Generator
 
 
 def _patches(canvas: Canvas, city: City, plan: Plan, rng) -> None:
-    """Mended asphalt and manhole covers."""
+    """Patched asphalt and manhole covers."""
     for _ in range(int(rng.random() * 4)):
         x, z = between(rng, -plan.kerb + 1, plan.kerb - 1), between(rng, 4, 25)
         tone = lit(city.asphalt, pick(rng, (0.86, 0.9, 1.08)))
@@ -72,7 +72,7 @@ def _markings(canvas: Canvas, city: City, plan: Plan) -> None:
     for i in range(1, city.lanes):
         x = -edge + i * lane
         middle = 2 * i == city.lanes or (city.lanes == 3 and i == 1)
-        if middle and city.lanes > 2:  # a double line parts the directions
+        if middle and city.lanes > 2:  # a double line separates the directions
             for dx in (-0.15, 0.15):
                 canvas.strip(x + dx - 0.06, x + dx + 0.06, NEAR, 80, city.lane, None)
             continue
@@ -101,7 +101,7 @@ def _side_street(canvas: Canvas, city: City, plan: Plan) -> None:
 
 
 def draw_backdrop(canvas: Canvas, city: City, rng: np.random.Generator, sky) -> None:
-    """The end of the view: hazy roofs and tree tops along the horizon."""
+    """The background: hazy roofs and tree tops along the horizon."""
     camera = canvas.camera
     base = camera.horizon + camera.focal * camera.above / FAR + 1
     haze = tuple(int(c) for c in sky[max(0, int(camera.horizon) - 2)].mean(axis=0))
@@ -124,7 +124,7 @@ def draw_backdrop(canvas: Canvas, city: City, rng: np.random.Generator, sky) -> 
 
 
 def draw_lots(canvas: Canvas, city: City, plan: Plan, rng: np.random.Generator) -> None:
-    """All plots from far to near; seen from the road, what stands nearer to it hides what stands behind."""
+    """All plots, painted from far to near, so that nearer ones hide those behind."""
     for lot in sorted(plan.lots, key=lambda lot: -lot.z0):
         LOTS[lot.kind](canvas, city, plan, lot, rng)
 

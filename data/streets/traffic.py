@@ -64,7 +64,7 @@ class Pose:
 
 
 def _facing(points) -> bool:
-    """Whether a face whose corners run clockwise on the screen (rows grow downwards) is turned to us."""
+    """Whether a face whose corners run clockwise on the screen (rows grow downwards) faces the camera."""
     return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(points, [*points[1:], points[0]])) > 0
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from engine.config.check import check
 from engine.config.keys import SECTIONS, Config
 from engine.config.load import (
-    check,
     config_from,
     differences,
     dump,

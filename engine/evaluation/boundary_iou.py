@@ -1,9 +1,10 @@
 """Boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562): IoU of the bands along the contours.
 
-The IoU of a large object hardly changes when its outline is wrong; the IoU of the band of its pixels that lie within d
-of its contour does. d is 0.02 of the image's diagonal, rounded, at least 1 px, as in the paper and its code
-(github.com/bowenc0221/boundary-iou-api): the band is the mask less the mask eroded d times by a 3x3 square, and the
-image's border is a contour too. Here for every class of a label map at once, summed over the set like any IoU.
+The IoU of a large object hardly changes when its outline is wrong. The IoU of a band does: the object's pixels within d
+of its contour. d is 0.02 of the image's diagonal, rounded, at least 1 px, as in the paper and its code
+(github.com/bowenc0221/boundary-iou-api): the band is the mask minus the mask eroded d times by a 3x3 square, and the
+image's border is a contour too. This file computes it for all classes of a label map at once; counts are summed over
+the set as for any IoU.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.metrics import class_mean
+
 RATIO = 0.02  # of the diagonal
 
 
@@ -23,19 +26,19 @@ def width(size: tuple[int, int], ratio: float = RATIO) -> int:
 
 
 def band(labels: Tensor, d: int) -> Tensor:
-    """(H, W) bool: pixels with another label, or the outside of the image, within d px (rows and columns: a square).
+    """(H, W) bool: pixels that have another label, or the outside of the image, within d px (a square around them).
 
-    A pixel is off the band where its (2d+1)-square holds one label, so where its largest label is its smallest: one
-    pass for all classes, and the erosion of each class by itself gives the same.
+    A pixel is not in the band if its (2d+1)-square holds a single label, so if the largest label there is the smallest:
+    one pass for all classes. Eroding each class by itself gives the same.
     """
-    values = labels.to(torch.int16) + 1  # 0 is left for the outside
+    values = labels.to(torch.int16) + 1  # 0 is the outside
     padded = F.pad(values, (d, d, d, d))
     return _window(padded, 2 * d + 1, torch.maximum) != _window(padded, 2 * d + 1, torch.minimum)
 
 
 def _window(x: Tensor, size: int, pick) -> Tensor:
-    """The largest (or smallest) value of each size x size window, without padding. Windows of 1, 2, 4, ... px are put
-    together from two of half their length: log2(size) passes instead of `size`."""
+    """The largest (or smallest) value of each size x size window, without padding. A window of 2, 4, 8, ... px is made of
+    two windows of half its length: log2(size) passes instead of `size`."""
     for dim in (0, 1):
         reach = 1
         while reach < size:
@@ -46,10 +49,10 @@ def _window(x: Tensor, size: int, pick) -> Tensor:
 
 
 class BoundaryIoU:
-    """Counts of band pixels by class: in both, in the target's, in the prediction's band. (C,) int64 each.
+    """Band pixels per class: in both bands, in the target's, in the prediction's. (C,) int64 each.
 
-    Void: predictions on void pixels are taken for void, so that a contour against void is one in both maps; void
-    pixels themselves are counted nowhere, under either void rule.
+    Predictions on void pixels are set to void, so that a contour against void is in both maps. Void pixels themselves
+    are not counted, under either void rule.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -76,8 +79,5 @@ class BoundaryIoU:
         return self.both.double() / (self.target + self.pred - self.both)
 
     def miou(self, absent: str = "nan", exclude: Collection[int] = ()) -> float:
-        """Mean over the classes not in `exclude`; absent classes by the rule `absent`, as in the mIoU."""
-        iou = self.iou()[[c for c in range(self.num_classes) if c not in exclude]]
-        if absent != "nan":
-            iou = iou.nan_to_num(nan=0.0 if absent == "zero" else 1.0)
-        return iou.nanmean().item()
+        """Mean over the classes not in `exclude`; `absent` as in ConfusionMatrix.miou."""
+        return class_mean(self.iou(), absent, exclude)

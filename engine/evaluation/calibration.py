@@ -1,7 +1,7 @@
-"""How good the scores are, not only the classes: ROC and AUC of each class, calibration. From binned scores.
+"""Quality of the probabilities, not only of the classes: ROC and AUC per class, and calibration, from binned scores.
 
-A curve over all pixels needs no pixel to be kept: scores fall into fixed bins, and integers are counted, O(bins) memory
-for a set of any size. Integers also make the result independent of the batch size and the order of the images.
+Scores are counted in fixed bins, so memory is O(bins) for a set of any size. The counts are integers, so the result does
+not depend on the batch size or the order of the images.
 """
 
 from __future__ import annotations
@@ -11,28 +11,31 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from engine.metrics import class_mean, none_if_nan
+
 ROC_BINS = 1024
-LOGITS = (-40.0, 17.0)  # log-odds told apart: p from 4e-18 to 1 - 4e-8, the float32 number next to 1
+LOGITS = (-40.0, 17.0)  # range of the bins in log-odds: p from 4e-18 to 1 - 4e-8, the float32 number next to 1
 ECE_BINS = 15
-UNIT = 2**24  # confidences are summed in units of 2**-24, exact from 0.5 up and off by at most 3e-8 below
+UNIT = 2**24  # confidences are summed in units of 2**-24: exact from 0.5 up, below it off by at most 3e-8
 
 
 def roc_edges() -> Tensor:
     """(ROC_BINS - 1,) float32 thresholds between the bins, equally spaced in log-odds.
 
-    Softmax scores crowd near 0 and 1. Bins of equal width would put all scores of a rare class into one; equal steps of
-    log p / (1 - p) resolve both ends.
+    Softmax scores crowd near 0 and 1. Bins of equal width would put all scores of a rare class into one bin; equal
+    steps of log p / (1 - p) resolve both ends.
     """
     logits = torch.linspace(*LOGITS, ROC_BINS - 1, dtype=torch.float64)
     return logits.sigmoid().float()
 
 
 class BinnedScores:
-    """Counts from which ROC, AUC and calibration follow. `update` takes probabilities; void pixels are left out.
+    """Counts that ROC, AUC and calibration are computed from. `update` takes probabilities; void pixels are left out.
 
-    pixels, positives: (C, ROC_BINS) int64, pixels by class and bin of their probability for it; those of the class.
-    confident, right, confidence: (ECE_BINS,) int64, by the probability of the predicted class: pixels, right ones, and
-    the sum of their probabilities in units of 2**-24.
+    pixels: (C, ROC_BINS) int64, pixels by class and by the bin of their probability for that class.
+    positives: the same, counting only pixels of that class.
+    confident, right, confidence: (ECE_BINS,) int64, by the probability of the predicted class: pixels, correct pixels,
+    and the sum of the probabilities in units of 2**-24.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -55,7 +58,7 @@ class BinnedScores:
         self._calibrate(*probs.max(0), target)
 
     def _calibrate(self, confidence: Tensor, pred: Tensor, target: Tensor) -> None:
-        """Bin m of M holds (m - 1) / M < p <= m / M, as in Guo et al."""
+        """Count by confidence: bin m of M holds (m - 1) / M < p <= m / M, as in Guo et al."""
         edges = torch.arange(1, ECE_BINS, device=confidence.device) / ECE_BINS
         places = torch.bucketize(confidence, edges)  # (n,)
         self.confident += torch.bincount(places, minlength=ECE_BINS).to(self.confident.device)
@@ -66,23 +69,20 @@ class BinnedScores:
 
     def roc(self) -> tuple[Tensor, Tensor]:
         """False and true positive rate of each class against the rest, (C, ROC_BINS + 1) float64 each, from (0, 0) to
-        (1, 1) as the threshold falls; nan for a class that all or none of the pixels belong to."""
+        (1, 1) as the threshold falls; nan for a class that has all pixels or none."""
         positives, negatives = self.positives, self.pixels - self.positives
         curves = [x.flip(1).cumsum(1).double() / x.sum(1, keepdim=True) for x in (negatives, positives)]
         return tuple(torch.cat([x[:, :1] * 0, x], 1) for x in curves)
 
     def auc(self) -> Tensor:
-        """Area under each ROC curve by trapezoids, (C,): the probability that a pixel of the class scores higher than
-        one of another, ties (one bin) counting half (Fawcett, 2006)."""
+        """Area under each ROC curve by trapezoids, (C,): the probability that a pixel of the class scores higher than a
+        pixel of another class, where ties (the same bin) count half (Fawcett, 2006)."""
         fpr, tpr = self.roc()
         return torch.trapezoid(tpr, fpr, dim=1)
 
     def mean_auc(self, absent: str = "nan", exclude: Collection[int] = ()) -> float:
-        """Mean AUC over the classes not in `exclude`; those without a curve by the rule `absent`, as in the mIoU."""
-        auc = self.auc()[[c for c in range(self.num_classes) if c not in exclude]]
-        if absent != "nan":
-            auc = auc.nan_to_num(nan=0.0 if absent == "zero" else 1.0)
-        return auc.nanmean().item()
+        """Mean AUC over the classes not in `exclude`; classes without a curve follow `absent`, as in the mIoU."""
+        return class_mean(self.auc(), absent, exclude)
 
     def ece(self) -> float:
         """Expected calibration error, Guo et al., arXiv 1706.04599: the mean over bins of the gap between
@@ -91,7 +91,7 @@ class BinnedScores:
         return (gap.sum() / self.confident.sum()).item()
 
     def reliability(self) -> dict[str, list]:
-        """The reliability diagram (the same paper): of each bin its upper edge, pixels, accuracy, mean confidence."""
+        """The reliability diagram (same paper): each bin's upper edge, pixels, accuracy and mean confidence."""
         n = self.confident.double()
         accuracy, confidence = self.right / n, self.confidence.double() / UNIT / n
         return {
@@ -102,21 +102,20 @@ class BinnedScores:
         }
 
     def to_json(self, class_names: Sequence[str], absent: str = "nan", exclude: Collection[int] = ()) -> dict:
-        """auc (by class), mean_auc, roc (by class, few points), ece, reliability."""
+        """mean_auc, auc (by class), ece, reliability, and roc (by class, thinned) as plain values."""
         fpr, tpr = self.roc()
         curves = {n: thinned(x, y) for n, x, y in zip(class_names, fpr.tolist(), tpr.tolist())}
-        mean, ece = _plain(torch.tensor([self.mean_auc(absent, exclude), self.ece()], dtype=torch.float64))
         return {
-            "mean_auc": mean,
+            "mean_auc": none_if_nan(self.mean_auc(absent, exclude)),
             "auc": dict(zip(class_names, _plain(self.auc()))),
-            "ece": ece,
+            "ece": none_if_nan(self.ece()),
             "reliability": self.reliability(),
             "roc": curves,
         }
 
 
 def thinned(fpr: Sequence[float], tpr: Sequence[float], step: float = 0.005) -> dict[str, list[float]] | None:
-    """The points of a curve that a plot can tell apart: `step` from the one before, and the last. None: no curve."""
+    """A curve's points that are at least `step` apart, and its last: all a plot can show. None where it is nan."""
     if fpr[-1] != fpr[-1] or tpr[-1] != tpr[-1]:
         return None
     kept = [0]
@@ -127,4 +126,4 @@ def thinned(fpr: Sequence[float], tpr: Sequence[float], step: float = 0.005) -> 
 
 
 def _plain(values: Tensor) -> list[float | None]:
-    return [None if v != v else v for v in values.tolist()]
+    return [none_if_nan(v) for v in values.tolist()]

@@ -1,4 +1,4 @@
-"""Scoring: a stream of images to confusion matrices. Nothing that grows with the number of pixels seen is kept."""
+"""Evaluation: score one network or an ensemble on a data set. Memory does not grow with the number of pixels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from data.loader import build_loader
 from engine.config import Config
 from engine.evaluation.score_strips import classes
 from engine.evaluation.scores import Score
-from engine.evaluation.views import WHOLE, Views, amp_dtype, autocast, predict_scores, resize
+from engine.evaluation.views import WHOLE, Views, amp_dtype, autocast, predict_scores
 from engine.metrics import ConfusionMatrix
+from models.tensors import resize
 
 
 @torch.inference_mode()
@@ -36,9 +37,9 @@ def evaluate(
     """Score one model, or the ensemble of several, on a loader of (images (B,3,H,W), target (B,h,w)).
 
     Where the target has another size than the images (native scoring), scores are resized to it before the argmax.
-    groups, names: of each image in the loader's order; give `Score.groups` and `Score.per_image`. extra: also bins the
-    scores and takes boundaries. criterion: gives the mean loss per image (of one model, whole images). Models are put
-    in eval mode and left in the mode they came in.
+    groups, names: one per image in the loader's order; with them the result has `Score.groups` and `Score.per_image`.
+    extra: also bin the scores and count boundaries. criterion: also compute the mean loss per image (one model, whole
+    images). Models run in eval mode; afterwards they are back in the mode they were in.
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
     modes = [m.training for m in models]
@@ -76,8 +77,10 @@ def evaluate(
 def score_models(
     models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, views: Views = WHOLE, extra: bool = False
 ) -> Score:
-    """Score one model or an ensemble, with one confusion matrix an image and a group of the data set. extra: boundary
-    IoU, ROC and calibration too, which take a multiple of the argmax's time."""
+    """Score one model or an ensemble on a data set, with one confusion matrix per image and per group.
+
+    extra: boundary IoU, ROC and calibration too, which take several times as long as the argmax.
+    """
     size = 1 if cfg.eval.native else cfg.eval.batch_size  # native targets may differ in size
     loader = build_loader(dataset, size, train=False, workers=cfg.train.workers)
     return evaluate(
@@ -85,11 +88,3 @@ def score_models(
         void=cfg.eval.void, amp=amp_dtype(cfg.train, device), views=views, groups=dataset.groups, names=dataset.names,
         extra=extra,
     )  # fmt: skip
-
-
-def class_frequency(cfg: Config, dataset) -> dict[str, float]:
-    """Share of each class in the labelled pixels of a data set."""
-    counts = torch.zeros(dataset.num_classes, dtype=torch.int64)
-    for _, target in build_loader(dataset, 1, train=False, workers=cfg.train.workers):
-        counts += torch.bincount(target[target != dataset.ignore_index].view(-1), minlength=len(counts))
-    return dict(zip(dataset.class_names, (counts.double() / counts.sum().clamp(min=1)).tolist()))

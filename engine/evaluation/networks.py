@@ -1,9 +1,10 @@
-"""Trained networks, opened from a run, a checkpoint of this project, or a public file."""
+"""Trained networks, opened from a run folder, a checkpoint of this project, or a public file."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from common.errors import UserError
 from common.files import file_error
 from common.imagenet import MEAN, STD
 from engine import checkpoint as ckpt
-from engine.config import Config, config_from
+from engine.config import Config, config_from, to_dict
 from engine.evaluation.class_lists import class_names, palette
 from engine.run_folder import newest_run, open_run
 from models import build_model
@@ -26,7 +27,7 @@ from models.checkpoints.normalisation import PER_IMAGE, normalisation
 
 
 def build_network(cfg: Config, num_classes: int) -> nn.Module:
-    """The config's model, its encoder frozen where model.freeze says so."""
+    """The config's model, with its encoder frozen if model.freeze says so."""
     model = build_model(cfg.model.name, num_classes, **cfg.model.options)
     if cfg.model.freeze == "encoder":
         if not hasattr(model, "freeze_encoder"):
@@ -35,20 +36,26 @@ def build_network(cfg: Config, num_classes: int) -> nn.Module:
     return model
 
 
-def network(cfg: Config, num_classes: int, state: dict, device: torch.device) -> nn.Module:
-    """The config's model with the weights `state`, in eval mode on the device."""
+def network(cfg: Config, num_classes: int, state: dict, device: torch.device, path: str | Path = "") -> nn.Module:
+    """The config's model with the weights `state`, in eval mode on the device.
+
+    Raises: UserError, naming `path`, where the weights do not fit the model.
+    """
     model = build_network(cfg, num_classes)
-    model.load_state_dict(state)
+    ckpt.load_state(model, state, path)
     return model.to(device).eval()
 
 
-def networks(checkpoint: dict, cfg: Config, num_classes: int, device: torch.device) -> list[nn.Module]:
-    """The network of a checkpoint of ours, or all networks of an ensemble."""
-    return [network(cfg, num_classes, s, device) for s in checkpoint.get("ensemble", [checkpoint["model"]])]
+def networks(
+    checkpoint: dict, cfg: Config, num_classes: int, device: torch.device, path: str | Path = ""
+) -> list[nn.Module]:
+    """The network of a checkpoint written by this project, or all networks of an ensemble; see `network`."""
+    states = checkpoint.get("ensemble", [checkpoint["model"]])
+    return [network(cfg, num_classes, state, device, path) for state in states]
 
 
 def chosen_checkpoint(run: Path) -> Path:
-    """best.pt of a single run; of a cross-validated one the last stage's candidate with the best select score."""
+    """best.pt of a single run; for a cross-validated run, the last stage's candidate with the best select score."""
     if (run / "best.pt").exists():
         return run / "best.pt"
     stages = sorted(run.glob("stage*/results.json"), key=lambda p: int(p.parent.name.removeprefix("stage")))
@@ -59,69 +66,93 @@ def chosen_checkpoint(run: Path) -> Path:
 
 
 def candidate_path(run: Path, stage: int, stages: int, name: str) -> Path:
-    """The last stage's candidates have plain names; those before carry their stage."""
+    """Candidates of the last stage have plain names; those of earlier stages carry the stage's number."""
     prefix = f"stage{stage}-" if stage < stages - 1 else ""
     return run / "aggregate" / f"{prefix}{name}.pt"
 
 
+# --- one way to open any of them -------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Opened:
-    """What a tool needs of a trained network."""
+    """Trained networks and what is needed to use them."""
 
-    network: nn.Module  # images normalised as here -> {"out": logits (B, C, H, W)}; in eval mode, on `device`
-    inner: nn.Module  # the network without what turns our images into its publisher's: its parts, by their names
+    networks: list[nn.Module]  # in eval mode on `device`; images (B, 3, H, W) normalised by ImageNet's mean and std ->
+    #                            {"out": logits (B, C, H, W)}. More than one: the members of an ensemble
     path: Path
-    title: str  # one line: whose, which architecture
+    title: str  # one line: which architecture, and whose
     class_names: tuple[str, ...]
     palette: list[tuple[int, int, int]]
-    size: tuple[int, int] | None  # (H, W) it was trained at; None where the file does not say
     device: torch.device
+    config: Config  # how to use them: data, eval, precision; of a checkpoint of this project also the model
+    report: Report | None = None  # of a public file: what it is and how it was loaded
+    names_from: str = ""  # of a public file: where its class names come from
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def network(self) -> nn.Module:
+        """The one network. Raises: UserError for an ensemble."""
+        if len(self.networks) > 1:
+            count = len(self.networks)
+            raise UserError(f"checkpoint {self.path}: an ensemble of {count} networks; name the checkpoint of one")
+        return self.networks[0]
+
+    @property
+    def inner(self) -> nn.Module:
+        """The network's own module: its parts have the names used in models/."""
+        return self.network.model if self.report else self.network
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) the network was trained at; None for a public file, which does not say."""
+        return None if self.report else tuple(self.config.data.size)
+
+    def require_classes(self, dataset, source: str | None = None) -> None:
+        """Raises: UserError unless the classes are the data set's: by name and order, of a public file by number."""
+        if self.report is None:
+            ckpt.require_classes({"class_names": self.class_names}, dataset.class_names, self.path)
+        elif self.num_classes != dataset.num_classes:
+            what = f"{self.report.architecture} for {self.num_classes} classes"
+            raise UserError(
+                f"{source or f'checkpoint {self.path}'}: {what}, the data ({dataset.name}) has {dataset.num_classes}"
+            )
 
 
-def open_network(args: argparse.Namespace, device: str = "auto") -> Opened:
-    """The network that --run and --checkpoint name; without either that of the newest run.
+def open_networks(
+    source: str | Path, settings: Sequence[str] = (), on: Config | None = None, device: str | torch.device | None = None
+) -> Opened:
+    """Open a run folder (its best checkpoint), a checkpoint of this project, or a public file (path, URL or known id).
 
-    device: where to, unless --device says. Raises: UserError for a file that cannot be read, and for an ensemble, which
-    is not one network.
+    on: a config whose data and eval sections replace the checkpoint's; the model is always the checkpoint's own.
+    settings: SECTION.KEY=VALUE, applied last; `model.` keys change how a checkpoint's own model is built.
+    device: where the networks go (default: the config's).
+    Raises: UserError for a file that cannot be read or does not fit, and for `model.` settings of a public file.
     """
-    if args.run and args.checkpoint:
-        raise UserError("give --run or --checkpoint, not both")
-    path = locate(args.checkpoint) if args.checkpoint else chosen_checkpoint(run_of(args))
-    place = resolve_device(args.device or device)
-    if not ckpt.is_ours(path) and args.checkpoint:
-        public = open_public(path)
-        network, report = public.network.to(place), public.report
-        title = f"{report.architecture} ({report.layout})"
-        names, palette = tuple(public.class_names), public.palette
-        return Opened(network, network.model, path, title, names, palette, None, place)
+    is_run = (Path(source) / "config.yaml").is_file()
+    path = chosen_checkpoint(Path(source)) if is_run else locate(source)
+    if not is_run and not ckpt.is_ours(path):
+        return _open_public(path, settings, on, device)
     checkpoint = ckpt.load_ours(path)
-    cfg = config_from(checkpoint["config"], command.overrides(args))
-    members = networks(checkpoint, cfg, len(checkpoint["class_names"]), place)
-    if len(members) > 1:
-        raise UserError(f"checkpoint {path}: an ensemble of {len(members)} networks; name one of them by --checkpoint")
-    palette = [tuple(colour) for colour in checkpoint["palette"]]
+    values = to_dict(config_from(checkpoint["config"]))
+    if on is not None:
+        values |= {section: to_dict(on)[section] for section in ("data", "eval")}
+    cfg = config_from(values, settings)
+    place = resolve_device(device or cfg.device)
     names = tuple(checkpoint["class_names"])
-    return Opened(members[0], members[0], path, cfg.model.name, names, palette, tuple(cfg.data.size), place)
+    members = networks(checkpoint, cfg, len(names), place, path)
+    return Opened(members, path, cfg.model.name, names, [tuple(c) for c in checkpoint["palette"]], place, cfg)
 
 
-def run_of(args: argparse.Namespace) -> Path:
-    return open_run(args.run) if args.run else newest_run()
-
-
-@dataclass(frozen=True)
-class Public:
-    """A public file as these commands use it."""
-
-    network: nn.Module  # images normalised as here -> {"out": logits (B, num_classes, H, W)}, in eval mode
-    num_classes: int
-    class_names: tuple[str, ...]  # "class 0", .. where nothing tells them
-    palette: list[tuple[int, int, int]]
-    report: Report
-    note: str  # where the names are from
-
-
-def open_public(path: str | Path) -> Public:
-    """Raises: UserError for what cannot be read, is of no known layout, or is an encoder, which segments nothing."""
+def _open_public(path: Path, settings: Sequence[str], on: Config | None, device: str | torch.device | None) -> Opened:
+    """As open_networks. Raises: UserError for an unknown layout, and for an encoder, which does not segment."""
+    if changes := [item for item in settings if item.startswith("model.")]:
+        raise UserError(f"--set {changes[0]}: {path} is a public file, its network is always built as published")
+    cfg = config_from(to_dict(on) if on is not None else {}, settings)
+    place = resolve_device(device or cfg.device)
     container, words = open_container(path)
     model, report = load_container(container, words, path)
     if report.num_classes is None:
@@ -129,21 +160,38 @@ def open_public(path: str | Path) -> Public:
         raise file_error(path, f"{problem}; train a head on it with model.pretrained")
     count = max(report.num_classes, 2)  # one channel: the class against everything else
     names, origin = class_names(container.meta, count)
-    return Public(
-        network=AsPublished(model, normalisation(report.options["form"], words)).eval(),
-        num_classes=count,
+    return Opened(
+        networks=[AsPublished(model, normalisation(report.options["form"], words)).eval().to(place)],
+        path=path,
+        title=f"{report.architecture} ({report.layout})",
         class_names=names or tuple(f"class {i}" for i in range(count)),
         palette=palette(container.meta, count),
+        device=place,
+        config=cfg,
         report=report,
-        note=origin or "not in the file",
+        names_from=origin or "not in the file",
     )
 
 
-class AsPublished(nn.Module):
-    """Images normalised as in this house -> as the publisher's network expects them -> its logits.
+def open_network(args: argparse.Namespace, device: str | None = None) -> Opened:
+    """What --run and --checkpoint name (neither: the newest run), for tools that look into one network.
 
-    A network with one channel of logits z says by sigmoid(z) > 0.5 whether a pixel is its class: the same as two
-    channels (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)). Shapes: (B, 3, H, W) -> (B, max(C, 2), H, W).
+    device: where it goes, unless --device says (default: the config's). Raises: UserError, also for an ensemble.
+    """
+    if args.run and args.checkpoint:
+        raise UserError("give --run or --checkpoint, not both")
+    source = args.checkpoint or (open_run(args.run) if args.run else newest_run())
+    opened = open_networks(source, command.overrides(args), device=args.device or device)
+    opened.network  # noqa: B018  refuses an ensemble
+    return opened
+
+
+class AsPublished(nn.Module):
+    """A public network behind this project's image normalisation.
+
+    Turns images normalised with ImageNet's mean and std into what the publisher's network expects. A network with one
+    channel of logits z marks a pixel as its class where sigmoid(z) > 0.5: the same as two channels (0, z), whose
+    softmax is (1 - sigmoid(z), sigmoid(z)). Shapes: (B, 3, H, W) -> {"out": (B, max(C, 2), H, W)}.
     """
 
     def __init__(self, model: nn.Module, wanted) -> None:
@@ -157,7 +205,7 @@ class AsPublished(nn.Module):
         self.same = not self.per_image and (mean, std) == (MEAN, STD)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        if self.per_image:  # whatever scale and shift the images come with fall out
+        if self.per_image:  # removes any scale and shift that the images come with
             std, mean = torch.std_mean(images, (2, 3), correction=0, keepdim=True)
             images = (images - mean) / std.clamp(min=1e-6)
         elif not self.same:

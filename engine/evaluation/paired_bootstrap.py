@@ -1,119 +1,74 @@
-"""Two results of the same images, subtracted: what their protocols differ in, and paired bootstrap intervals.
+"""Paired bootstrap: the difference of two scores on the same images, with its 95 % interval.
 
-A result is what eval.py writes: {"protocol", "per_class", "per_image", ..} with one confusion matrix an image.
+What varies is drawn with replacement, the same draw for both sides: groups of images, and seeds where each side was
+trained with several. Confusion matrices are summed over the drawn groups, scores are taken of the sums, and the
+interval is the 2.5th to 97.5th percentile of the differences (Efron and Tibshirani, An Introduction to the Bootstrap).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 from engine.evaluation.per_image import PerImage
 from engine.evaluation.scores import excluded
-from engine.metrics import ConfusionMatrix, none_if_nan
+from engine.metrics import ConfusionMatrix
+
+Groups = Sequence[ConfusionMatrix]  # one matrix per group: a city, a stretch of video, or an image
 
 
-def require_same_images(a: dict, b: dict, names: tuple[str, str]) -> None:
-    """Raises: UserError where two results are not of the same classes, or not of the same images, each once."""
-    if list(a["per_class"]) != list(b["per_class"]):
-        raise UserError(
-            f"{names[0]} and {names[1]}: other classes: {', '.join(a['per_class'])}; {', '.join(b['per_class'])}"
-        )
-    mine, theirs = (set(r["per_image"]["names"]) for r in (a, b))
-    if mine != theirs or len(mine) != len(a["per_image"]["names"]):
-        lonely = sorted(mine ^ theirs)
-        raise UserError(f"{names[0]} and {names[1]}: not the same images ({len(lonely)} in one of them: {lonely[:1]})")
+@dataclass(frozen=True)
+class Draws:
+    """IoU of both sides in S draws; row 0 is the sample itself, nothing redrawn."""
+
+    iou_a: Tensor  # (S + 1, T, C) float64, T trainings (seeds); nan where a draw has a class nowhere
+    iou_b: Tensor
+    times: Tensor  # (S + 1, T) float64: how often each training is drawn
+
+    def difference(self, kept: Tensor, absent: str = "nan") -> dict[str, float] | None:
+        """mIoU(b) - mIoU(a) over the `kept` classes, (C,) bool: difference, low and high (95 %), as fractions.
+
+        absent: see miou_difference. None where the difference is undefined in the sample or in every draw; draws in
+        which it is undefined are left out of the interval.
+        """
+        gap = miou_difference(self.iou_a, self.iou_b, kept, absent)  # (S + 1, T)
+        gap = (gap * self.times).sum(1) / self.times.sum(1)
+        drawn = gap[1:][~gap[1:].isnan()]
+        if gap[0].isnan() or not len(drawn):
+            return None
+        low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
+        return {"difference": gap[0].item(), "low": low, "high": high}
 
 
-def group_matrices(result: dict, by: str) -> dict[str, ConfusionMatrix]:
-    """One matrix a group or image, in the order of names."""
-    like = ConfusionMatrix(len(result["per_class"]), void=result["protocol"].get("void", "ignore"))
-    per_image = PerImage.from_json(result["per_image"])
-    if by == "image":
-        return dict(sorted(zip(per_image.names, per_image.matrices(like))))
-    return dict(sorted(per_image.by_group(like).items()))
+def bootstrap(a: Sequence[Groups], b: Sequence[Groups], samples: int = 1000, seed: int = 0) -> Draws:
+    """Draw groups and trainings. a, b: one row per training, each with one matrix per group, in the same order.
 
-
-def compare(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int = 0) -> dict:
-    """Differences b - a as fractions: {"miou": .., "per_class": {name: ..}}, each with difference, low, high."""
-    sides = [group_matrices(r, by) for r in (a, b)]
-    if list(sides[0]) != list(sides[1]):
-        raise UserError("the two files group their images differently; use --by image")
-    if len(sides[0]) < 2:
-        raise UserError(f"one {by} alone has no interval" + ("; use --by image" if by == "group" else ""))
-    left_out = excluded(a["protocol"].get("exclude", []), list(a["per_class"]))
-    iou_a, iou_b = bootstrap_ious(*[list(s.values()) for s in sides], samples, seed)  # (S + 1, C) each
-    absent = a["protocol"].get("absent", "nan")
-    kept = torch.tensor([c not in left_out for c in range(iou_a.shape[1])])
-    per_class = {}
-    for c, name in enumerate(a["per_class"]):
-        only = torch.zeros(len(kept), dtype=torch.bool)
-        only[c] = True
-        per_class[name] = _plain(interval(miou_difference(iou_a, iou_b, only)))  # nan where a draw has it on no side
-    return {
-        "by": by, "groups": len(sides[0]), "samples": samples, "seed": seed,
-        "miou": _plain(interval(miou_difference(iou_a, iou_b, kept, absent))), "per_class": per_class,
-    }  # fmt: skip
-
-
-def _plain(found: dict) -> dict | None:
-    found = {k: none_if_nan(v) for k, v in found.items()}
-    return found if None not in found.values() else None
-
-
-def bootstrap_ious(
-    a: Sequence[ConfusionMatrix], b: Sequence[ConfusionMatrix], samples: int = 1000, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """IoU of both sides in every draw of a paired bootstrap, each (samples + 1, C) float64; row 0: nothing redrawn.
-
-    a, b: one confusion matrix a group (city, sequence block or image), in the same order. Groups are drawn with
-    replacement, the same draw for both sides. Memory: 3 C numbers a group.
+    Memory: 3 C numbers a group and training.
     """
-    groups = len(a)
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(groups, (samples, groups), generator=generator)  # (S, G)
-    times = torch.zeros(samples, groups, dtype=torch.float64).scatter_add_(
-        1, draws, torch.ones(samples, groups, dtype=torch.float64)
-    )
-    times = torch.cat([torch.ones(1, groups, dtype=torch.float64), times])
+    groups = _times_drawn(samples, len(a[0]), generator)  # (S + 1, G)
+    trainings = _times_drawn(samples, len(a), generator)  # (S + 1, T)
 
-    def ious(side: Sequence[ConfusionMatrix]) -> torch.Tensor:
-        tp, target, pred = torch.einsum("sg,gkc->ksc", times, torch.stack([m.totals() for m in side]))  # (S+1, C) each
+    def ious(side: Sequence[Groups]) -> Tensor:
+        totals = torch.stack([torch.stack([m.totals() for m in row]) for row in side])  # (T, G, 3, C)
+        tp, target, pred = torch.einsum("sg,tgkc->kstc", groups, totals)  # (S + 1, T, C) each
         return tp / (target + pred - tp)
 
-    return ious(a), ious(b)
+    return Draws(ious(a), ious(b), trainings)
 
 
-def interval(draws: torch.Tensor) -> dict[str, float]:
-    """Percentile interval of bootstrap draws (S + 1,) whose first entry is the sample itself; nan draws are left out
-    (a class that a draw holds nowhere has no difference)."""
-    rest = draws[1:][~draws[1:].isnan()]
-    low, high = (
-        torch.quantile(rest, torch.tensor([0.025, 0.975], dtype=rest.dtype)).tolist() if len(rest) else [math.nan] * 2
-    )
-    return {"difference": draws[0].item(), "low": low, "high": high}
+def _times_drawn(samples: int, n: int, generator: torch.Generator) -> Tensor:
+    """(S + 1, n) float64: how often each of n is drawn when n are drawn with replacement; row 0: each once."""
+    draws = torch.randint(n, (samples, n), generator=generator)
+    times = torch.zeros(samples, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
+    return torch.cat([torch.ones(1, n, dtype=torch.float64), times])
 
 
-def bootstrap_difference(
-    a: Sequence[ConfusionMatrix],
-    b: Sequence[ConfusionMatrix],
-    samples: int = 1000,
-    seed: int = 0,
-    exclude: Collection[int] = (),
-    absent: str = "nan",
-) -> dict[str, float]:
-    """Paired bootstrap of mIoU(b) - mIoU(a) over groups of images (Efron & Tibshirani, percentile interval).
-
-    exclude, absent: as in ConfusionMatrix.miou; of absent classes see miou_difference.
-    Returns difference, low, high (95 %), as fractions. a, b, samples, seed: see bootstrap_ious.
-    """
-    return interval(miou_difference(*bootstrap_ious(a, b, samples, seed), a[0]._kept(exclude), absent))
-
-
-def miou_difference(iou_a: torch.Tensor, iou_b: torch.Tensor, kept: torch.Tensor, absent: str = "nan") -> torch.Tensor:
+def miou_difference(iou_a: Tensor, iou_b: Tensor, kept: Tensor, absent: str = "nan") -> Tensor:
     """(.., C), (.., C) -> (..): mean of b - a over the `kept` classes, (C,) bool.
 
     absent: a class that a side has nowhere counts 0 (zero) or 1 (one) there, and the mean runs over all kept classes.
@@ -122,3 +77,61 @@ def miou_difference(iou_a: torch.Tensor, iou_b: torch.Tensor, kept: torch.Tensor
     fill = 1.0 if absent == "one" else 0.0
     counted = kept & ~(iou_a.isnan() & iou_b.isnan()) if absent == "nan" else kept.expand(iou_a.shape)
     return ((iou_b.nan_to_num(fill) - iou_a.nan_to_num(fill)) * counted).sum(-1) / counted.sum(-1)
+
+
+def bootstrap_difference(
+    a: Groups, b: Groups, samples: int = 1000, seed: int = 0, exclude: Collection[int] = (), absent: str = "nan"
+) -> dict[str, float] | None:
+    """mIoU(b) - mIoU(a) of two networks with its interval, see Draws.difference.
+
+    exclude, absent: as in ConfusionMatrix.miou; of absent classes see miou_difference.
+    """
+    kept = torch.tensor([c not in exclude for c in range(a[0].num_classes)])
+    return bootstrap([a], [b], samples, seed).difference(kept, absent)
+
+
+# --- two result files, as eval.py writes them: {"protocol", "per_class", "per_image", ..} ----------------------------
+
+
+def result_differences(a: dict, b: dict, by: str = "group", samples: int = 1000, seed: int = 0) -> dict:
+    """Differences b - a of two results with their intervals: {"miou": .., "per_class": {name: ..}, ..}.
+
+    by: what is drawn, "group" or "image". Raises: UserError where the groups differ, or there is only one.
+    """
+    sides = [group_matrices(result, by) for result in (a, b)]
+    if list(sides[0]) != list(sides[1]):
+        raise UserError("the two files group their images differently; use --by image")
+    if len(sides[0]) < 2:
+        raise UserError(f"a single {by} gives no interval" + ("; use --by image" if by == "group" else ""))
+    draws = bootstrap(*[[list(side.values())] for side in sides], samples, seed)
+    names = list(a["per_class"])
+    left_out = excluded(a["protocol"].get("exclude", []), names)
+    kept = torch.tensor([c not in left_out for c in range(len(names))])
+    alone = torch.eye(len(names), dtype=torch.bool)
+    return {
+        "by": by, "groups": len(sides[0]), "samples": samples, "seed": seed,
+        "miou": draws.difference(kept, a["protocol"].get("absent", "nan")),
+        "per_class": {name: draws.difference(alone[c]) for c, name in enumerate(names)},
+    }  # fmt: skip
+
+
+def require_same_images(a: dict, b: dict, names: tuple[str, str]) -> None:
+    """Raises: UserError where two results have different classes, or not the same images, each once."""
+    if list(a["per_class"]) != list(b["per_class"]):
+        classes = "; ".join(", ".join(r["per_class"]) for r in (a, b))
+        raise UserError(f"{names[0]} and {names[1]}: other classes: {classes}")
+    images_a, images_b = (set(r["per_image"]["names"]) for r in (a, b))
+    if images_a != images_b or len(images_a) != len(a["per_image"]["names"]):
+        unpaired = sorted(images_a ^ images_b)
+        raise UserError(
+            f"{names[0]} and {names[1]}: not the same images ({len(unpaired)} in only one of them: {unpaired[:1]})"
+        )
+
+
+def group_matrices(result: dict, by: str) -> dict[str, ConfusionMatrix]:
+    """One confusion matrix per group or image of a result, sorted by name."""
+    like = ConfusionMatrix(len(result["per_class"]), void=result["protocol"].get("void", "ignore"))
+    per_image = PerImage.from_json(result["per_image"])
+    if by == "image":
+        return dict(sorted(zip(per_image.names, per_image.matrices(like))))
+    return dict(sorted(per_image.by_group(like).items()))

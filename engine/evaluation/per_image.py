@@ -6,7 +6,7 @@ beside its score, and another file can be compared with it image by image (tools
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -77,11 +77,12 @@ def _empty(like: ConfusionMatrix) -> ConfusionMatrix:
     return ConfusionMatrix(like.num_classes, like.ignore_index, like.void_rule)
 
 
-def image_mious(matrices: Sequence[ConfusionMatrix], exclude: Collection[int] = ()) -> torch.Tensor:
-    """(N,) float64: of each image the mean IoU over the classes in its target or prediction; nan without any.
+def image_miou(matrix: ConfusionMatrix, exclude: Collection[int] = ()) -> float:
+    """Mean IoU of one image over the classes in its target or prediction; nan without any.
 
-    Their mean over images is the per-image mIoU, where a small object counts as much as a large one (the idea: Csurka
-    et al., BMVC 2013, and mIoU^I of Wang et al., arXiv 2310.19252). Classes that an image lacks are always left out
-    of its own mean, whatever the absent rule of the whole set.
+    Void pixels count by the matrix's rule (eval.void), `exclude` holds the indices of eval.exclude. Classes that the
+    image lacks are always left out: eval.absent is a rule for classes that the whole set lacks.
+    The mean over images is the per-image mIoU, where a small object counts as much as a large one (the idea: Csurka
+    et al., BMVC 2013, and mIoU^I of Wang et al., arXiv 2310.19252).
     """
-    return torch.tensor([m.miou("nan", exclude) for m in matrices], dtype=torch.float64)
+    return matrix.miou("nan", exclude)

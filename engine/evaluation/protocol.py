@@ -6,9 +6,18 @@ from data import data_hash
 from engine.config import Config
 from engine.evaluation.views import WHOLE, Views
 
+ABSENT_RULE = {
+    "nan": "absent classes are left out of the mean",
+    "zero": "absent classes count 0",
+    "one": "absent classes count 1",
+}
+# Keys that may differ between two scores that are compared: what was scored, and how it was trained and chosen. `labels`
+# is not among them: a contaminated run must not be compared with an honest one.
+WHO = {"checkpoint", "run", "stage", "candidate", "start", "select", "member", "predictions", "targets", "raw"}
+
 
 def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
-    """Everything a number depends on beside the weights."""
+    """The protocol of a score on a data set, as plain values for JSON."""
     return {
         "data": cfg.data.name,
         "split": dataset.split,
@@ -31,16 +40,18 @@ def protocol(cfg: Config, dataset, views: Views = WHOLE) -> dict:
     }
 
 
-def describe(protocol: dict) -> str:
-    """One line with everything a score depends on beside the weights."""
-    size = "x".join(str(v) for v in protocol.get("size") or ())
-    scored = "scored at the labels' own size" if protocol.get("native") else f"scored at {size} (H x W)"
-    parts = [f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
+def protocol_line(protocol: dict) -> str:
+    """A protocol in one line: of a network's scores, or of label files (tools/score.py), which have no size or views."""
+    images, of_files = protocol.get("images"), "predictions" in protocol
+    parts = [protocol.get("data", "?") if of_files else f"{protocol.get('data', '?')} {protocol.get('split', '?')}"]
     if protocol.get("sample"):
         counts = "/".join(str(n or "own") for n in protocol["sample"])
         parts += [f"splits {counts} drawn from train by {protocol['sample_by']}, seed {protocol['sample_seed']}"]
-    parts += [f"{protocol['images']} images"] if protocol.get("images") else []
-    parts += [f"network input {size}, {scored}" if protocol.get("native") else scored]
+    parts += [f"{images} {'label files' if of_files else 'images'}"] if images else []
+    if not of_files:
+        size = "x".join(str(v) for v in protocol.get("size") or ())
+        native = protocol.get("native")
+        parts += [f"network input {size}, scored at the labels' own size" if native else f"scored at {size} (H x W)"]
     scales = protocol.get("scales") or [1.0]
     parts += [f"test-time scales {', '.join(f'{s:g}' for s in scales)}"] if list(scales) != [1.0] else []
     parts += ["mirrored image averaged in"] if protocol.get("flip") else []
@@ -53,20 +64,9 @@ def describe(protocol: dict) -> str:
     return ", ".join([*parts, ABSENT_RULE.get(protocol.get("absent"), f"absent rule {protocol.get('absent')}")])
 
 
-# what may differ: who is compared, and how it was made and chosen. Not the labels of a run with folds (contaminated)
-WHO = {"checkpoint", "run", "stage", "candidate", "start", "select", "member", "predictions", "targets", "raw"}
-
-
 def protocol_differences(a: dict, b: dict) -> list[str]:
-    """What differs between two protocols beside who was scored, a line each."""
+    """One line for each key in which two protocols differ, those in WHO aside."""
     keys = sorted((set(a) | set(b)) - WHO)
     values = [(k, a.get(k), b.get(k)) for k in keys]
     values = [v for v in values if v[0] != "labels" or v[1] or v[2]]  # one checkpoint has none, like an honest run
     return [f"{k}: {x} and {y}" for k, x, y in values if x != y]
-
-
-ABSENT_RULE = {
-    "nan": "absent classes are left out of the mean",
-    "zero": "absent classes count 0",
-    "one": "absent classes count 1",
-}

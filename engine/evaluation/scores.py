@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from common.errors import UserError, unknown
 from engine.evaluation.boundary_iou import BoundaryIoU
 from engine.evaluation.calibration import BinnedScores
-from engine.evaluation.per_image import PerImage, image_mious
+from engine.evaluation.per_image import PerImage, image_miou
 from engine.evaluation.score_strips import row_softmax, strips
 from engine.metrics import ConfusionMatrix, none_if_nan
 
@@ -35,6 +35,11 @@ class Score:
         matrix.update(pred, target)
         total.merge(matrix)
         self.per_image.add(name, group, matrix)
+
+    def image_mious(self, exclude: Collection[int] = ()) -> torch.Tensor:
+        """(N,) float64: of each image its own mIoU (see image_miou); nan where it is undefined."""
+        matrices = self.per_image.matrices(self.confusion)  # with the set's rule for void pixels
+        return torch.tensor([image_miou(m, exclude) for m in matrices], dtype=torch.float64)
 
     def add_extra(self, scores: torch.Tensor, logits: bool, pred: torch.Tensor, target: torch.Tensor) -> None:
         """Bin a batch's scores (B, C, h, w), logits or probabilities, at the target's size; count its boundaries."""
@@ -89,7 +94,7 @@ def metrics(
 def scores(score: Score, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()) -> dict:
     """The scores of a whole set and of its images, as eval.py and tools/score.py write them."""
     left_out = excluded(exclude, list(class_names))
-    of_images = image_mious(score.per_image.matrices(score.confusion), left_out)  # (N,)
+    of_images = score.image_mious(left_out)
     result = metrics(score.confusion, class_names, absent, exclude)
     result["miou_per_image"] = none_if_nan(of_images.nanmean().item())
     if score.boundary:

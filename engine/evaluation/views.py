@@ -1,4 +1,4 @@
-"""From images to a prediction: one model or several, one view or several, any target size."""
+"""From images to predictions: one model or an ensemble, one view of the image or several, any target size."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from engine.evaluation.score_strips import classes, strips
 
 @dataclass(frozen=True)
 class Views:
-    """Test-time views whose class probabilities are averaged: scales of the image, its mirror, sliding windows."""
+    """Test-time augmentation: the class probabilities of scaled, mirrored and windowed views are averaged."""
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     window: tuple[int, int] | None = None  # (H, W) in pixels, at each scale
-    blend: str = "mean"  # overlapping windows: all alike, in steps of 2/3; or `gaussian`, in steps of 1/2 of the window
-    stride: tuple[int, int] | None = None  # (H, W) in pixels from one window to the next, instead of that share
+    blend: str = "mean"  # of overlapping windows: equal weights, in steps of 2/3 of a window; `gaussian`: steps of 1/2
+    stride: tuple[int, int] | None = None  # (H, W) in pixels from one window to the next, instead of those steps
 
     @staticmethod
     def of(cfg: EvalConfig) -> Views:
         if cfg.window and (len(cfg.window) != 2 or min(cfg.window) < 64):
-            raise UserError(f"eval.window: {cfg.window}: expected [H, W] of at least 64 px, the least a network takes")
+            raise UserError(
+                f"eval.window: {cfg.window}: expected [H, W] of at least 64 px, the smallest input of a network"
+            )
         return Views(tuple(cfg.scales), cfg.flip, tuple(cfg.window) or None, cfg.blend, tuple(cfg.stride) or None)
 
     def steps(self) -> tuple[int, int] | None:
@@ -39,24 +41,24 @@ class Views:
         return tuple(max(1, int(side * share)) for side in self.window)
 
     def covers(self, size: Sequence[int]) -> bool:
-        """Whether an image of this size is looked at as a whole."""
+        """Whether a window covers the whole image of this size (H, W)."""
         return self.window is None or (self.window[0] >= size[0] and self.window[1] >= size[1])
 
     def single(self, size: Sequence[int]) -> bool:
-        """Whether one forward is all there is: then scores are logits, else probabilities."""
+        """Whether there is one forward pass only: then scores are logits, else probabilities."""
         return self.scales == (1.0,) and not self.flip and self.covers(size)
 
 
-WHOLE = Views()  # one look at the whole image
+WHOLE = Views()  # one view, the whole image
 
 
 @torch.inference_mode()
 def predict_scores(models: Sequence[nn.Module], images: Tensor, views: Views = WHOLE) -> Tensor:
-    """Scores (B, C, H, W) for images (B, 3, H, W), whose argmax is the prediction.
+    """Scores (B, C, H, W) for images (B, 3, H, W); their argmax is the prediction. Models must be in eval mode.
 
     One model and one view: its logits, in its own precision. Otherwise the mean of softmax probabilities over models
-    and views in float32, each view brought back to H x W (bilinear, align_corners=False) before averaging. Models must
-    be in eval mode. Memory beside a view's logits: one map of the mean (with windows one more), and a strip.
+    and views in float32, each view resized to H x W (bilinear, align_corners=False) before averaging. Memory beyond a
+    view's logits: one map for the mean (with windows one more), and a strip.
     """
     size = images.shape[-2:]
     if len(models) == 1 and views.single(size):
@@ -82,14 +84,14 @@ def predict_scores(models: Sequence[nn.Module], images: Tensor, views: Views = W
 def predict_classes(
     models: Sequence[nn.Module], images: Tensor, views: Views, size: Sequence[int], amp: torch.dtype | None = None
 ) -> Tensor:
-    """(B, h, w) int64: the class of each pixel, scores resized to `size` (h, w) before the argmax."""
+    """The class of each pixel, (B, h, w) int64: scores are resized to `size` (h, w) before the argmax."""
     with autocast(images.device, amp):
         scores = predict_scores(models, images, views)
     return classes(scores, size)
 
 
 def _windows(model: nn.Module, images: Tensor, views: Views) -> Tensor:
-    """Weighted mean of softmax probabilities over overlapping windows that cover the image, (B, C, H, W) float32."""
+    """Weighted mean of softmax probabilities over windows that cover the image, (B, C, H, W) float32."""
     height, width = images.shape[-2:]
     h, w = min(views.window[0], height), min(views.window[1], width)
     down, right = views.steps()
@@ -106,16 +108,16 @@ def _windows(model: nn.Module, images: Tensor, views: Views) -> Tensor:
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Offsets of windows that cover 0..length, `stride` apart; the last one ends at the border."""
+    """Offsets of windows that cover 0..length, `stride` apart; the last window ends at the border."""
     return [*range(0, length - window, stride), length - window]
 
 
 def window_weights(h: int, w: int, blend: str) -> Tensor:
-    """(h, w): how much a window's pixels count where windows overlap, 1 at the most.
+    """(h, w): the weight of a window's pixels where windows overlap, at most 1.
 
     gaussian: the importance map of nnU-Net (Isensee et al., Nature Methods 2021; compute_gaussian in its
-    sliding_window_prediction.py): standard deviation 1/8 of the window's sides, since a network sees least context at
-    the border of its input. Theirs is a filtered impulse centred on pixel n // 2; this is the function itself, centred.
+    sliding_window_prediction.py), with a standard deviation of 1/8 of the window's sides: a network sees the least
+    context at the border of its input. Theirs is a filtered impulse centred on pixel n // 2, ours the exact function.
     """
     if blend == "mean":
         return torch.ones(h, w)
@@ -123,20 +125,14 @@ def window_weights(h: int, w: int, blend: str) -> Tensor:
     return sides[0][:, None] * sides[1]
 
 
-def resize(scores: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of (B, C, H, W) to size (H, W); nothing where it already fits."""
-    if tuple(scores.shape[-2:]) == tuple(size):
-        return scores
-    return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=False)
-
-
 def autocast(device: torch.device, amp: torch.dtype | None) -> AbstractContextManager:
-    """Autocast in dtype `amp`; None: disabled, the same code path."""
+    """Autocast to dtype `amp`; None: disabled, by the same code path."""
     return torch.autocast(device.type, dtype=amp or torch.bfloat16, enabled=amp is not None)
 
 
 def amp_dtype(cfg: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """auto: bf16 on GPUs that compute in it (not emulated), else fp16; none on the CPU, where neither is faster."""
+    """The autocast dtype of train.amp. auto: bf16 on GPUs that support it natively, else fp16; none on the CPU, where
+    neither is faster. Raises: UserError for fp16 on the CPU."""
     if cfg.amp == "auto":
         if device.type != "cuda":
             return None

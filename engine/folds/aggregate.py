@@ -18,9 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from engine.metrics import best_first, worst_if_nan
 
 State = dict[str, Tensor]
-CANDIDATES = ("best", "mean", "top3", "greedy", "weighted", "ensemble")
 
 
 # --- arithmetic ----------------------------------------------------------------------------------------------------
@@ -54,8 +54,13 @@ def average(states: Sequence[State], weights: Sequence[float] | None = None) -> 
 
 
 def softmax_weights(select_mious: Sequence[float]) -> list[float]:
-    """Weights proportional to exp(mIoU in points): a fold one point better counts e times as much."""
-    points = [100 * m for m in select_mious]
+    """Weights proportional to exp(mIoU in points): a fold one point better counts e times as much.
+
+    A fold whose mIoU is undefined gets weight 0; if all are undefined, all weigh the same.
+    """
+    points = [100 * worst_if_nan(m) for m in select_mious]
+    if max(points) == -math.inf:
+        return [1 / len(points)] * len(points)
     powers = [math.exp(p - max(points)) for p in points]
     return [p / sum(powers) for p in powers]
 
@@ -140,7 +145,7 @@ def make_candidates(
     trained on. score_select(states) -> mIoU on the images that rank candidates. top: another topK beside top3.
     """
     folds = len(states)
-    order = sorted(range(folds), key=lambda i: (-select_mious[i], i))  # best first
+    order = best_first(select_mious)
 
     def single(name: str, fold: int) -> Candidate:
         return Candidate(name, [fold], [1.0], [states[fold]])
@@ -171,7 +176,7 @@ def greedy_soup(order: list[int], select_mious: Sequence[float], soup, score_sel
     for fold in order[1:]:
         trial = soup("greedy", [*members, fold])
         miou = score_select(trial.states)
-        if miou >= best:
+        if worst_if_nan(miou) >= worst_if_nan(best) and miou == miou:  # an undefined score proves nothing
             members, candidate, best = [*members, fold], trial, miou
     return candidate
 

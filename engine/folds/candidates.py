@@ -13,15 +13,16 @@ from collections.abc import Sequence
 
 from common.errors import UserError
 from common.memory import peak_memory
+from data.class_weights import class_shares
 from engine import checkpoint as ckpt
-from engine.evaluation.evaluate import class_frequency
 from engine.evaluation.paired_bootstrap import bootstrap_difference
 from engine.evaluation.protocol import protocol
 from engine.evaluation.scores import Score, scores
 from engine.folds import aggregate
 from engine.folds.batchnorm import refit
 from engine.folds.diagnostics import line_between, pairwise_distances, start_distance
-from engine.folds.roles import Study, score_labels
+from engine.folds.roles import Study, ranking_split, score_labels
+from engine.metrics import best_first, none_if_nan
 from engine.training.job import finished
 
 LONG = ("per_image", "roc")  # as long as all other scores of a row together: kept for one candidate
@@ -59,11 +60,13 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
     select_mious = [study.miou(s) for s in select_scores]
 
     rows = judge_candidates(study, stage, members, select_scores, report_scores, top, keep)
-    ranked = max(rows, key=lambda r: r["select_miou"])  # of equals the first
-    shown = ranked["name"] if detail == "all" else detail
-    rows = [r if r["name"] == shown else {k: v for k, v in r.items() if k not in LONG} for r in rows]
+    ranked = rows[best_first([r["select_miou"] for r in rows])[0]]
+    if ranked["select_miou"] is None:
+        ranked["notes"].append("no mIoU on the images that rank is defined: the first candidate is taken")
     mean = sum(select_mious) / len(select_mious)
     sd = math.sqrt(sum((m - mean) ** 2 for m in select_mious) / (len(select_mious) - 1))
+    shown = ranked["name"] if detail == "all" else detail
+    rows = [r if r["name"] == shown else {k: v for k, v in r.items() if k not in LONG} for r in rows]
     return {
         "stage": stage,
         "stages": study.stages,
@@ -72,13 +75,13 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "protocol": study_protocol(study, stage),
         "labels": labels,
         "folds": fold_rows(study, stage, members, select_mious, report_scores),
-        "fold_mean": mean,
-        "fold_sd": sd,
+        "fold_mean": none_if_nan(mean),  # undefined where one of them is
+        "fold_sd": none_if_nan(sd),
         "candidates": rows,
         "winner": ranked["name"],
         "pairwise_distance": pairwise_distances(study, states),
         "line": line_between(study, states, select_mious),
-        "class_frequency": class_frequency(study.cfg, used_images(study)),
+        "class_frequency": class_shares(used_images(study)),
         "images": len(study.report),
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(study.device),
@@ -112,13 +115,13 @@ def judge_candidates(
 def score_folds(study: Study, states: Sequence[aggregate.State]) -> tuple[list[Score], list[Score]]:
     """Every fold on the ranking and on the reported images. With eval.extra the best one has its extras, as it is the
     one fold that is a candidate by itself."""
-    extra, folds = study.cfg.eval.extra, range(len(states))
+    extra = study.cfg.eval.extra
     if one_split(study):
         scores_of = [study.score([s], study.report, extra) for s in states]
         return scores_of, scores_of
     on_select = [study.score([s], study.select) for s in states]
-    best = max(folds, key=lambda i: study.miou(on_select[i]))
-    return on_select, [study.score([states[i]], study.report, extra and i == best) for i in folds]
+    best = best_first([study.miou(s) for s in on_select])[0]
+    return on_select, [study.score([s], study.report, extra and i == best) for i, s in enumerate(states)]
 
 
 def score_both(study: Study, states: Sequence[aggregate.State], extra: bool) -> tuple[Score, Score]:
@@ -134,7 +137,7 @@ def one_split(study: Study) -> bool:
 
 def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Score, baseline: Score, labels) -> dict:
     row = {"name": candidate.name, "members": candidate.members, "weights": candidate.weights}
-    row |= {"select_miou": study.miou(select), "miou_raw": study.miou(raw)}
+    row |= {"select_miou": none_if_nan(study.miou(select)), "miou_raw": none_if_nan(study.miou(raw))}
     found = scores(report, study.train.class_names, study.cfg.eval.absent, study.cfg.eval.exclude)
     row |= {k: v for k, v in found.items() if k not in ("images", "seconds")}  # the stage's own stand beside the rows
     groups = list(baseline.groups)
@@ -145,7 +148,15 @@ def candidate_row(study: Study, candidate, select: Score, report: Score, raw: Sc
             seed=study.cfg.seed, exclude=study.exclude, absent=study.cfg.eval.absent,
         )  # fmt: skip
     labels = [x for x in labels if x != "unconnected" or candidate.raw is not None]  # only averages need a connection
-    return row | {"bootstrap": difference, "labels": labels, "notes": candidate.notes}
+    notes = candidate.notes + undefined_notes(study, {ranking_split(study.cfg): select, study.report.split: report})
+    return row | {"bootstrap": difference, "labels": labels, "notes": notes}
+
+
+def undefined_notes(study: Study, scores_of: dict[str, Score]) -> list[str]:
+    """Why a mIoU is undefined, one sentence for each kind of images where it is."""
+    counted = [name for i, name in enumerate(study.train.class_names) if i not in study.exclude]
+    why = f"neither labels nor prediction there hold {' or '.join(counted)}"
+    return [f"the mIoU on {split} is undefined: {why}" for split, s in scores_of.items() if math.isnan(study.miou(s))]
 
 
 def save_candidate(study: Study, stage: int, candidate, members: list[dict], row: dict) -> None:
@@ -178,8 +189,8 @@ def fold_rows(study: Study, stage: int, members: list[dict], select_mious, repor
                 "fold": fold,
                 "best_epoch": last["progress"]["best_epoch"],
                 "val_miou": member["val_miou"],
-                "select_miou": select_mious[fold],
-                "miou": study.miou(report_scores[fold]),
+                "select_miou": none_if_nan(select_mious[fold]),
+                "miou": none_if_nan(study.miou(report_scores[fold])),
                 "distance_from_start": start_distance(study, stage, member),
                 "seconds": last["info"]["seconds"],
                 "member": str((study.fold_folder(stage, fold) / f"{study.cfg.cv.member}.pt").relative_to(study.run)),

@@ -25,19 +25,20 @@ from engine.config import Config, stage_config, start_config
 from engine.folds.aggregate import State
 from engine.folds.candidates import aggregate_stage
 from engine.folds.roles import Study, open_study, ranking_split
-from engine.training.job import Job, finished, initial_model
+from engine.metrics import best_first
+from engine.training.job import Job, Prepared, finished, initial_model
 from engine.training.log import Log, open_log
 from engine.training.train import fit
 
 START = "start"
 
 
-def cross_validate(cfg: Config, run: Path, device: torch.device) -> dict:
+def cross_validate(cfg: Config, run: Path, device: torch.device, prepared: Prepared | None = None) -> dict:
     """Train the start and every fold of every stage, aggregate after each; returns the last stage's results.
 
     Goes on where a killed run stopped: finished jobs are skipped, the log is cut back to the last checkpoint.
     """
-    study, log = open_study(cfg, run, device), open_log(run, cfg)
+    study, log = open_study(cfg, run, device, prepared=prepared), open_log(run, cfg)
     describe_roles(study)
     if distributed.is_main():
         cut_log(study, log)
@@ -75,7 +76,8 @@ def fold_job(study: Study, stage: int, fold: int, init: State | None) -> Job:
     seed = derive_seed(cfg.seed, "stage", stage, "fold", fold)
     train = study.augmented.subset(indices, cfg.data.augment, seed)
     val = study.train.subset(part["val"])
-    return Job(study.fold_folder(stage, fold), cfg, train, val, seed, fold, stage, init)
+    teachers = study.prepared.teachers if study.prepared else {}
+    return Job(study.fold_folder(stage, fold), cfg, train, val, seed, fold, stage, init, teachers=teachers)
 
 
 def start_weights(study: Study, log: Log) -> State | None:
@@ -97,15 +99,22 @@ def start_weights(study: Study, log: Log) -> State | None:
 def start_job(study: Study) -> Job:
     cfg = start_config(study.cfg)
     cfg.train.early_stopping = 0
-    seed = derive_seed(cfg.seed, "start")
+    seed = start_seed(cfg)
     train = study.augmented.subset(study.roles["start"], cfg.data.augment, seed)
-    return Job(study.run / START, cfg, train, study.select, seed, START, 0)
+    job = Job(study.run / START, cfg, train, study.select, seed, START, 0)
+    if study.prepared:
+        job.built, job.teachers = study.prepared.network, study.prepared.teachers
+    return job
+
+
+def start_seed(cfg: Config) -> int:
+    return derive_seed(cfg.seed, "start")
 
 
 def next_start(study: Study, stage: int, results: dict) -> State:
     """Weights of the stage's best single network; an ensemble cannot start anything."""
     single = [c for c in results["candidates"] if c["name"] != "ensemble"]
-    name = max(single, key=lambda c: (c["select_miou"], -results["candidates"].index(c)))["name"]
+    name = single[best_first([c["select_miou"] for c in single])[0]]["name"]
     return ckpt.load_ours(study.candidate_path(stage, name))["model"]
 
 

@@ -9,6 +9,7 @@ from engine.evaluation.networks import build_network
 from engine.folds import aggregate
 from engine.folds.batchnorm import refit
 from engine.folds.roles import Study, ranking_split
+from engine.metrics import best_first, none_if_nan
 
 
 def trained_names(study: Study) -> list[str]:
@@ -34,7 +35,7 @@ def line_between(study: Study, states: Sequence[aggregate.State], select_mious: 
     cfg = study.cfg.cv
     if cfg.line_points < 2:
         return None
-    a, b = sorted(range(len(states)), key=lambda i: (-select_mious[i], i))[:2]
+    a, b = best_first(select_mious)[:2]
     dataset = study.select
     step = max(1, len(dataset) // cfg.line_images)
     dataset = dataset.subset(list(range(0, len(dataset), step))[: cfg.line_images])
@@ -42,5 +43,5 @@ def line_between(study: Study, states: Sequence[aggregate.State], select_mious: 
     mious = []
     for t in ts:
         state = refit(study, aggregate.average([states[a], states[b]], [1 - t, t]), [a, b])
-        mious.append(study.miou(study.score([state], dataset)))
+        mious.append(none_if_nan(study.miou(study.score([state], dataset))))
     return {"folds": [a, b], "t": ts, "miou": mious, "images": len(dataset), "split": ranking_split(study.cfg)}

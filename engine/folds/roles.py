@@ -13,16 +13,18 @@ from pathlib import Path
 import torch
 
 from common import distributed
+from common.errors import UserError
 from data import build_dataset, sampled_names
 from data.dataset import SegmentationDataset, limited
 from data.splits import Splits, make_splits
-from engine.config import Config
+from engine.config import Config, loss_spec, start_config
 from engine.evaluation.evaluate import score_models
 from engine.evaluation.networks import candidate_path, network
 from engine.evaluation.scores import Score, excluded
 from engine.evaluation.views import Views
 from engine.folds.aggregate import State
 from engine.metrics import ConfusionMatrix
+from engine.training.job import Prepared
 
 
 def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
@@ -30,8 +32,11 @@ def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
 
     cv.start=none and =pretrained need no start images: these go to the folds. cv.select=val ranks on the reported
     split, so nothing is held back for `select`. cv.start=train is the widespread protocol: the start sees every
-    training image, so no score on training images is honest.
+    training image, so no score on training images is honest. Raises: UserError where the config gives a role no
+    images, or lets the start learn from those of `select`.
     """
+    require_images(cfg)
+    require_start_apart_from_select(cfg)
     start_share = cfg.cv.start_share if cfg.cv.start == "role" else 0.0
     select_share = cfg.cv.select_share if cfg.cv.select == "role" else 0.0
     splits = make_splits(train, cfg.seed, cfg.cv.folds, start_share, select_share, cfg.cv.group, cfg.data.limit)
@@ -39,6 +44,43 @@ def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
         splits.roles["start"] = sorted(name for role in ("fold", "select") for name in splits.roles[role])
     splits.sample = sampled_names(cfg.data)
     return splits
+
+
+def require_images(cfg: Config) -> None:
+    """Raises: UserError for a share of 0 where the role is needed."""
+    if cfg.cv.start == "role" and not cfg.cv.start_share:
+        raise UserError(
+            "cv.start_share: 0 leaves no images to train the common start on: raise it, or set cv.start to none "
+            "(each fold starts by itself), pretrained or train"
+        )
+    if cfg.cv.select == "role" and not cfg.cv.select_share:
+        raise UserError(
+            "cv.select_share: 0 leaves no images to rank folds and candidates on: raise it, or set cv.select to val "
+            "(labelled contaminated)"
+        )
+
+
+def require_start_apart_from_select(cfg: Config) -> None:
+    """`select` validates the starting run, and must not steer it: these images rank the folds later.
+
+    Raises: UserError for a plateau schedule or class weights that follow the validation IoU, unless the run is labelled
+    contaminated anyway.
+    """
+    if cfg.cv.start != "role" or cfg.cv.select != "role":
+        return
+    start = start_config(cfg)
+    specs = [loss_spec(start.loss), start.loss.aux]
+    parts = [part for spec in specs for part in spec.get("terms", [spec])]
+    key, remedy = None, ""
+    if start.schedule.name == "plateau":
+        key, remedy = "schedule.name: plateau", "{schedule.name: poly}"
+    elif any(part.get("follow_iou") for part in parts):
+        key, remedy = "follow_iou", "{loss.terms: [..]}" if start.loss.terms else "{loss.follow_iou: 0}"
+    if key:
+        raise UserError(
+            f"{key} would steer the starting run by the images of `select`, which only rank folds and candidates: "
+            f"set cv.start_overrides: {remedy}, or cv.start to pretrained or none"
+        )
 
 
 def score_labels(cfg: Config, stage: int) -> list[str]:
@@ -69,6 +111,7 @@ class Study:
     roles: dict[str, list[int]]  # indices into train, by role
     folds: list[dict[str, list[int]]]  # {"train": ..., "val": ...} of each fold
     views: Views = Views()
+    prepared: Prepared | None = None  # what train.py built before the run
 
     @cached_property
     def select(self):
@@ -108,9 +151,12 @@ class Study:
         return confusion.miou(self.cfg.eval.absent, self.exclude)
 
 
-def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None) -> Study:
+def open_study(
+    cfg: Config, run: Path, device: torch.device, split: str = "val", views: Views | None = None,
+    prepared: Prepared | None = None,
+) -> Study:  # fmt: skip
     """Data and splits of a run; splits are drawn once, saved, and checked against the data ever after."""
-    augmented = build_dataset(cfg, "train", train=True)
+    augmented = prepared.train if prepared else build_dataset(cfg, "train", train=True)
     if cfg.eval.native:  # targets keep their own size where they are scored
         train = build_dataset(cfg, "train", train=False)
     else:  # the same files and the same cache
@@ -122,5 +168,6 @@ def open_study(cfg: Config, run: Path, device: torch.device, split: str = "val",
         splits.save(path)
     splits.check_sample(sampled_names(cfg.data))
     roles, folds = splits.indices(train.names)
-    report = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
-    return Study(cfg, run, device, train, augmented, report, roles, folds, views or Views.of(cfg.eval))
+    report = prepared.val if prepared and split == "val" else build_dataset(cfg, split, train=False)
+    report = limited(report, cfg.data.limit)
+    return Study(cfg, run, device, train, augmented, report, roles, folds, views or Views.of(cfg.eval), prepared)

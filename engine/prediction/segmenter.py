@@ -11,16 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from common.console import say
-from common.device import resolve_device
-from common.errors import UserError, unknown
-from data.augment.geometry import resize as resize_pair
+from common.errors import UserError
+from data.augment.geometry import resize_pair
 from data.augment.transforms import normalise
-from engine import checkpoint as ckpt
-from engine.config import config_from
-from engine.evaluation.class_lists import TABLES
-from engine.evaluation.networks import networks, open_public
+from engine.evaluation.class_lists import class_list
+from engine.evaluation.networks import open_networks
 from engine.evaluation.views import Views, amp_dtype, predict_classes
-from models.inference import deploy
+from models import deploy
 
 LARGEST = 2048 * 2048  # pixels a public network is shown at once, unless data.size asks for more
 
@@ -34,32 +31,24 @@ class Segmenter:
     palette: np.ndarray  # (C, 3) uint8
 
 
-def segmenter_of_ours(path: Path, settings: list[str]) -> Segmenter:
-    """A checkpoint of ours at its config's data.size. settings: SECTION.KEY=VALUE."""
-    checkpoint = ckpt.load_ours(path)
-    cfg = config_from(checkpoint["config"], settings)
-    device = resolve_device(cfg.device)
-    models = [ready(m, cfg, device) for m in networks(checkpoint, cfg, len(checkpoint["class_names"]), device)]
-    return Segmenter(
-        lambda image: predict_image(models, image, cfg, device, Views.of(cfg.eval)),
-        tuple(checkpoint["class_names"]),
-        np.asarray(checkpoint["palette"], np.uint8),
-    )
+def open_segmenter(source: str | Path, settings: Sequence[str]) -> Segmenter:
+    """A segmenter from a run, a checkpoint of this project or a public file; settings: SECTION.KEY=VALUE.
 
-
-def segmenter_of_public(path: Path, settings: list[str]) -> Segmenter:
-    """A public file at each picture's own size (64 px to LARGEST pixels) unless data.size is among the settings."""
-    cfg = config_from({}, settings)
-    device, resized = resolve_device(cfg.device), any(item.startswith("data.size=") for item in settings)
-    public = open_public(path)
-    say(f"{public.report}\nclass names     {public.note}: {', '.join(public.class_names)}")
-    network = ready(public.network.to(device), cfg, device)
+    A checkpoint of this project sees pictures at its config's data.size. A public file sees them at their own size
+    (64 px to LARGEST pixels), unless data.size is among the settings.
+    """
+    opened = open_networks(source, settings)
+    cfg, device = opened.config, opened.device
+    if opened.report:
+        say(f"{opened.report}\nclass names     {opened.names_from}: {', '.join(opened.class_names)}")
+    models = [ready(m, cfg, device) for m in opened.networks]
+    own_size = opened.report and not any(item.startswith("data.size=") for item in settings)
 
     def segment(image: np.ndarray) -> np.ndarray:
-        size = cfg.data.size if resized else network_size(image.shape[:2])
-        return predict_image([network], image, cfg, device, Views.of(cfg.eval), size)
+        size = network_size(image.shape[:2]) if own_size else cfg.data.size
+        return predict_image(models, image, cfg, device, Views.of(cfg.eval), size)
 
-    return Segmenter(segment, public.class_names, np.asarray(public.palette, np.uint8))
+    return Segmenter(segment, opened.class_names, np.asarray(opened.palette, np.uint8))
 
 
 def ready(network: nn.Module, cfg, device: torch.device) -> nn.Module:
@@ -68,18 +57,11 @@ def ready(network: nn.Module, cfg, device: torch.device) -> nn.Module:
 
 
 def with_classes(segmenter: Segmenter, name: str) -> Segmenter:
-    """Names and colours of a public data set, or of a classes.yaml, in place of what the file says.
+    """The segmenter with the class names and colours of `--classes` (see class_list) instead of the file's.
 
-    Raises: UserError for an unknown name, or where the network has another number of classes.
+    Raises: UserError for an unknown list, and where the network has another number of classes.
     """
-    from data.sets.folder import read_classes
-
-    if name in TABLES:
-        table = TABLES[name]
-    elif Path(name).is_file():
-        table = read_classes(Path(name))
-    else:
-        raise unknown("class list (--classes: one of these, or a classes.yaml)", name, TABLES)
+    table = class_list(name)
     if table.num_classes != len(segmenter.class_names):
         raise UserError(f"--classes {name}: {table.num_classes} classes, the network has {len(segmenter.class_names)}")
     return replace(segmenter, class_names=table.class_names, palette=table.palette)

@@ -1,62 +1,45 @@
-"""The best, the median and the worst images of a run: what an average hides. Pictures for report.html."""
+"""The best, the median and the worst images of a run, for report.html: an average hides them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from common.drawing import colourise
 from common.files import write_json
-from data import build_dataset
-from data.dataset import limited
-from engine import checkpoint as ckpt
-from engine.config import Config
-from engine.evaluation.networks import chosen_checkpoint, networks
-from engine.evaluation.scores import excluded
-from engine.evaluation.views import Views
-from engine.metrics import ConfusionMatrix
 from engine.report.picture_pages import IGNORED, error_map
-from engine.report.samples import sample_of
 
-AT_MOST = 200  # images looked at, spread over the validation split
 WIDTH = 640  # pixels of a picture, at most
 
 
-def write_cases(run: Path, cfg: Config, device: torch.device, each: int = 2) -> None:
-    """cases/cases.json and, for the `each` best, median and worst validation images by their own mIoU, four pictures:
-    K_image.jpg, K_target.png, K_prediction.png, K_error.png. By the run's chosen network; log.samples 0: nothing."""
-    if not cfg.log.samples:
-        return
-    dataset = limited(build_dataset(cfg, "val", train=False), cfg.data.limit)
-    models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
-    count, views = min(len(dataset), AT_MOST), Views.of(cfg.eval)
-    left_out = excluded(cfg.eval.exclude, dataset.class_names)
-    mious: dict[int, float] = {}
-    for i in [k * len(dataset) // count for k in range(count)]:
-        _, target, pred = sample_of(models, cfg, dataset, device, views, i)
-        matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
-        matrix.update(torch.from_numpy(pred), torch.from_numpy(target))
-        miou = matrix.miou(exclude=left_out)
-        if miou == miou:  # an image without a labelled pixel has none
-            mious[i] = miou
-    rows = []
-    for where, i in _chosen(mious, each):
-        _save(run / "cases", len(rows), dataset, sample_of(models, cfg, dataset, device, views, i))
-        rows.append({"where": where, "name": dataset.names[i], "miou": mious[i]})
-    write_json(run / "cases" / "cases.json", {"images": len(mious), "cases": rows})
+def best_and_worst(mious: Sequence[float | None], each: int = 2) -> list[tuple[str, int]]:
+    """(best | median | worst, index) of the `each` best, median and worst images; no image twice.
 
-
-def _chosen(mious: dict[int, float], each: int) -> list[tuple[str, int]]:
-    """(best | median | worst, index), no image twice."""
-    order = sorted(mious, key=lambda i: (-mious[i], i))
+    mious: of each image as the evaluation gives it; None for an image without a labelled pixel, which is left out.
+    """
+    order = sorted((i for i, miou in enumerate(mious) if miou is not None), key=lambda i: (-mious[i], i))
     middle = max(0, len(order) // 2 - each // 2)
     parts = {"best": order[:each], "worst": order[-each:][::-1], "median": order[middle : middle + each]}
     seen: set[int] = set()
     rows = {where: [i for i in part if i not in seen and not seen.add(i)] for where, part in parts.items()}
     return [(where, i) for where in ("best", "median", "worst") for i in rows[where]]
+
+
+def write_cases(
+    run: Path, dataset, cases: Sequence[tuple[str, int, float]], samples: Mapping[int, tuple], images: int
+) -> None:
+    """cases/cases.json, and four pictures a case: K_image.jpg, K_target.png, K_prediction.png, K_error.png.
+
+    cases: (best | median | worst, index, mIoU); samples: index -> (image, target, prediction); images: how many had
+    an mIoU to choose from.
+    """
+    for k, (_, i, _) in enumerate(cases):
+        _save(run / "cases", k, dataset, samples[i])
+    rows = [{"where": where, "name": dataset.names[i], "miou": miou} for where, i, miou in cases]
+    write_json(run / "cases" / "cases.json", {"images": images, "cases": rows})
 
 
 def _save(folder: Path, k: int, dataset, sample: tuple) -> None:

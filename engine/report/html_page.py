@@ -1,4 +1,4 @@
-"""What the pages made for a browser share: the frame with styles and script inside it, tables, swatches, pictures."""
+"""Parts of an HTML page that is one file: frame with styles and script, tables, colour legends, embedded pictures."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
+from engine.report.score_tables import pct
 
 HERE = Path(__file__).parent
 
 
 def write_page(path: Path, title: str, body: str, styles: str = "", script: str = "") -> Path:
-    """Write one HTML file that needs no other: report.css and report.js, then `styles` and `script`, stand inside it.
+    """Write one HTML file that needs no other: html_page.css and html_page.js, then `styles` and `script`, are in it.
 
-    title is plain text, body HTML. Raises: UserError where the file cannot be written.
+    title is plain text, body HTML. Raises: UserError if the file cannot be written.
     """
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{(HERE / 'report.css').read_text()}{styles}</style>\n"
-        f"</head>\n<body>\n{body}\n<script>\n{(HERE / 'report.js').read_text()}{script}</script>\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{(HERE / 'html_page.css').read_text()}{styles}</style>\n"
+        f"</head>\n<body>\n{body}\n<script>\n{(HERE / 'html_page.js').read_text()}{script}</script>\n</body>\n</html>\n"
     )
     try:
         path.write_text(page, encoding="utf-8")
@@ -30,8 +31,11 @@ def write_page(path: Path, title: str, body: str, styles: str = "", script: str 
     return path
 
 
-def table(rows: Sequence[Sequence], headers: Sequence[str], kind: str = "") -> str:
-    """Cells are HTML already; (value, html) sorts by value."""
+def html_table(rows: Sequence[Sequence], headers: Sequence[str], kind: str = "") -> str:
+    """A table whose cells are HTML, or (value, HTML) to sort by the value; kind "sortable": a click on a header sorts.
+
+    Not common.tables: those print plain text, these cells carry markup and sort keys.
+    """
     head = "".join(f"<th>{html.escape(h)}</th>" for h in headers)
     body = []
     for row in rows:
@@ -41,6 +45,16 @@ def table(rows: Sequence[Sequence], headers: Sequence[str], kind: str = "") -> s
     return (
         f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table></div>'
     )
+
+
+def score_cell(value: float | None, markup: str = "") -> tuple:
+    """A fraction as a cell in percent that sorts by its value, followed by `markup`."""
+    return ("" if value is None else value, pct(value) + markup)
+
+
+def note(text: str) -> str:
+    """A grey paragraph of plain text."""
+    return f'<p class="note">{html.escape(text)}</p>'
 
 
 def swatch(colour: Sequence[int]) -> str:
@@ -54,7 +68,7 @@ def legend(class_names: Sequence[str], palette: Sequence[Sequence[int]]) -> str:
 
 
 def buttons(kinds: Sequence[str], pressed: str) -> str:
-    """One button a kind of picture; report.js then shows the pictures of that kind."""
+    """One button for each kind of picture; a click shows the pictures of that kind (html_page.js)."""
     words = (
         f'<button data-kind="{kind}" aria-pressed="{"true" if kind == pressed else "false"}">{kind}</button>'
         for kind in kinds
@@ -63,5 +77,5 @@ def buttons(kinds: Sequence[str], pressed: str) -> str:
 
 
 def data_uri(content: bytes, mime: str) -> str:
-    """A file's content as an address that holds it."""
+    """A data: address that holds a file's content."""
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"

@@ -1,7 +1,7 @@
-"""report.html: one file a run that opens anywhere, with no server and no network. Pictures and scripts are inside it.
+"""report.html: one file per run that opens in any browser, with no server and no network.
 
-It shows what report.md shows, to be handled: tables to sort, a confusion matrix to point at, the best, median and worst
-images with target, prediction and error. Curves are drawn here as SVG, so that it needs no matplotlib.
+It holds the tables and plots of report.md. Here tables sort by a click, the confusion matrix tells what its cells mean,
+and the best, median and worst images switch between image, target, prediction and error.
 """
 
 from __future__ import annotations
@@ -12,132 +12,77 @@ from pathlib import Path
 
 import yaml
 
-from engine.evaluation.protocol import describe
-from engine.report import report_charts, svg
-from engine.report.html_page import buttons, data_uri, legend, write_page
-from engine.report.html_page import swatch as _swatch
-from engine.report.html_page import table as _table
-from engine.report.plots import SERIES, timeline
-from engine.report.report import headline
-from engine.report.run_results import best_row, latest, read_run, shown_candidates
-from engine.report.tables import BY_CLASS, MORE, SUMMARY, candidate_headers, candidate_rows, pct
+from engine.evaluation.protocol import protocol_line
+from engine.report.html_page import buttons, data_uri, html_table, legend, note, score_cell, swatch, write_page
+from engine.report.markdown_report import label_notes, title
+from engine.report.run_plots import shown_plots, skipped_plots
+from engine.report.run_results import best_row, latest, read_run
+from engine.report.score_tables import candidate_cells, class_columns, class_label, class_legend, fold_cells, mean_cells
 
-PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU, %", "train_miou", "val_miou", 100.0))
 KINDS = {"image": "image.jpg", "target": "target.png", "prediction": "prediction.png", "error": "error.png"}
 
 
 def write_html(run_dir: Path) -> Path:
-    """Write report.html into a run folder, from its files; returns its path. Raises: UserError as write_report does."""
+    """Write report.html into a run folder; returns its path. It embeds the plots that write_report drew before.
+
+    Raises: UserError if the folder is not a run, or a file in it is damaged.
+    """
     run = Path(run_dir)
     facts = read_run(run)
     results = latest(facts)
-    parts = [_head(run, facts, results), _curves(facts)]
+    parts = [headline(run, facts, results)]
     if results is not None:
-        row = best_row(results)
-        parts += [_candidates(results), _classes(results), _confusion(results)]
-        parts += [report_charts.probabilities(row, results["palette"]), report_charts.images(row), _cases(run, results)]
-    parts.append(_provenance(facts))
+        parts += [candidates(results), classes(results), confusion(results), cases(run, results)]
+    parts += [plots(run, facts), provenance(facts)]
     body = "\n".join(part for part in parts if part)
     return write_page(run / "report.html", facts["config"].get("name", run.name), body)
 
 
-def _head(run: Path, facts: dict, results: dict | None) -> str:
-    title = headline(run, facts)[0].removeprefix("# ")
-    out = [f"<h1>{html.escape(title)}</h1>"]
+# --- sections: each returns HTML --------------------------------------------------------------------------------------
+
+
+def headline(run: Path, facts: dict, results: dict | None) -> str:
+    head = f"<h1>{html.escape(title(run, facts))}</h1>"
     if results is None:
-        return "\n".join([*out, "<p>Nothing is scored yet.</p>"])
+        return f"{head}<p>Nothing is scored yet.</p>"
     row, protocol = best_row(results), results["protocol"]
-    cards = [(f"{pct(row.get(key))} %", label) for key, label in (SUMMARY | MORE).items() if row.get(key) is not None]
-    seconds = sum(r.get("seconds") or 0 for r in facts["log"])
-    cards.append((f"{seconds / 60:.1f} min", "training"))
+    cards = [(f"{score} %", label) for label, score in mean_cells(row) if score != "-"]
+    cards.append((f"{sum(r.get('seconds') or 0 for r in facts['log']) / 60:.1f} min", "training"))
     inner = "".join(f'<div class="card"><b>{v}</b><span>{html.escape(label)}</span></div>' for v, label in cards)
-    notes = [describe(protocol), f"data hash {str(protocol.get('data_hash', '?'))[:12]}"]
-    if "candidates" in results:
-        notes.insert(0, f"candidate {row['name']}, ranked first")
-    out.append(f'<div class="cards">{inner}</div>')
-    return "\n".join([*out, *(f'<p class="note">{html.escape(note)}</p>' for note in notes)])
+    notes = [f"candidate {row['name']}, ranked first"] if "candidates" in results else []
+    notes += [protocol_line(protocol), f"data hash {str(protocol.get('data_hash', '?'))[:12]}"]
+    notes += [f"{label}: {text}" for label, text in label_notes(results).items()]
+    return f'{head}<div class="cards">{inner}</div>{"".join(map(note, notes))}'
 
 
-# --- curves -----------------------------------------------------------------------------------------------------------
-
-
-def _curves(facts: dict) -> str:
-    if not facts["log"]:
-        return ""
-    series, phases = timeline(facts["log"])
-    charts = []
-    for label, train, val, scale in (
-        ("loss", "train_loss", "val_loss", 1.0),
-        ("mIoU, %", "train_miou", "val_miou", 100.0),
-    ):
-        lines = []
-        for (_, fold), points in series.items():
-            colour = _colour(fold)
-            for key, dash in ((train, "4 3"), (val, "")):
-                kept = [(x, scale * row[key]) for x, row in points if row.get(key) is not None]
-                lines += [(kept, colour, dash)] if kept else []
-        caption = f"{label}: training batches dashed, validation solid"
-        charts.append(f"<figure>{svg.by_epoch(lines, label)}<figcaption>{caption}</figcaption></figure>")
-    folds = dict.fromkeys(fold for _, fold in series)
-    legend = "" if len(folds) < 2 else "".join(
-        f'<span class="item">{_swatch(_rgb(fold))}{"start" if fold == "start" else f"fold {fold}"}</span>'
-        for fold in folds)  # fmt: skip
-    note = "" if len(phases) < 2 else '<p class="note">Phases: ' + ", ".join(
-        f"{html.escape(name)} from epoch {x + 0.5:.0f}" for name, x in phases) + "</p>"  # fmt: skip
-    return f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div><p class="legend">{legend}</p>{note}'
-
-
-def _colour(fold: int | str | None) -> str:
-    return SERIES[(fold if isinstance(fold, int) else 7 if fold == "start" else 0) % len(SERIES)]
-
-
-def _rgb(fold: int | str | None) -> tuple[int, ...]:
-    return tuple(int(_colour(fold)[k : k + 2], 16) for k in (1, 3, 5))
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def _candidates(results: dict) -> str:
+def candidates(results: dict) -> str:
     if "candidates" not in results:
         return ""
-    rows = [[html.escape(cell) for cell in row] for row in candidate_rows(results)]
-    folds = [
-        [str(f["fold"]), str(f["best_epoch"]), pct(f["val_miou"]), pct(f["select_miou"]), pct(f["miou"])]
-        for f in results["folds"]
-    ]
-    split = results["protocol"].get("split", "val")
-    headers = ["fold", "best epoch", "own validation fold", "select mIoU", f"{split} mIoU"]
-    return (
-        "<h2>Candidates</h2>" + _table(rows, candidate_headers(results), "sortable")
-        + '<p class="note">* ranked first on select; raw: BatchNorm statistics averaged instead of re-estimated.</p>'
-        + "<h2>Folds</h2>" + _table(folds, headers, "sortable")
-    )  # fmt: skip
+    rows, headers = candidate_cells(results)
+    cells = [[html.escape(cell) for cell in row] for row in rows]
+    how = note("* ranked first on select; raw: BatchNorm statistics averaged instead of re-estimated.")
+    folds = html_table(*fold_cells(results), "sortable")
+    return f"<h2>Candidates</h2>{html_table(cells, headers, 'sortable')}{how}<h2>Folds</h2>{folds}"
 
 
-def _classes(results: dict) -> str:
-    shown, frequency = shown_candidates(results), results.get("class_frequency") or {}
-    out, rows, best = results["protocol"].get("exclude") or (), [], best_row(results)
-    more = {label: best[key] for key, label in BY_CLASS.items() if key in best}
+def classes(results: dict) -> str:
+    columns, left_out = class_columns(results), results["protocol"].get("exclude") or ()
+    rows = []
     for name, colour in zip(results["class_names"], results["palette"]):
-        text = f"({html.escape(name)})" if name in out else html.escape(name)
-        row: list = [_swatch(colour) + text, (frequency.get(name, ""), pct(frequency.get(name)))]
-        for per_class in shown.values():
-            value = per_class.get(name)
-            bar = f'<span class="bar" style="width:{0 if value is None else 4 * value:.2f}em"></span>'
-            row.append(("" if value is None else value, f'{pct(value)}<span class="track">{bar}</span>'))
-        known = [values.get(name) for values in more.values()]
-        rows.append(row + [("" if v is None else v, pct(v)) for v in known])
-    headers = ["class", "share of training pixels", *(f"IoU, {name}" for name in shown), *more]
-    note = '<p class="note">In percent. A click on a head sorts.' + (" In brackets: not in the means." if out else "")
-    note += f" {html.escape(' and '.join(more))}: of {best.get('name', 'this run')}." if more else ""
-    return "<h2>Classes</h2>" + _table(rows, headers, "sortable") + note + "</p>"
+        cells = [score_cell(v.get(name), bar(v.get(name)) if h.startswith("IoU") else "") for h, v in columns.items()]
+        rows.append([swatch(colour) + html.escape(class_label(name, left_out)), *cells])
+    table = html_table(rows, ["class", *columns], "sortable")
+    return f"<h2>Classes</h2>{table}{note(class_legend(results) + ' A click on a header sorts.')}"
 
 
-def _confusion(results: dict) -> str:
-    best = best_row(results)
+def bar(value: float | None) -> str:
+    return f'<span class="track"><span class="bar" style="width:{4 * (value or 0):.2f}em"></span></span>'
+
+
+def confusion(results: dict) -> str:
+    """The confusion matrix; a pointed or clicked cell is explained in words above it."""
     names, rows = results["class_names"], []
-    for i, counts in enumerate(best["confusion_matrix"]):
+    for i, counts in enumerate(best_row(results)["confusion_matrix"]):
         total, cells = sum(counts), []
         for j, n in enumerate(counts):
             share = 100 * n / total if total else 0.0
@@ -148,16 +93,14 @@ def _confusion(results: dict) -> str:
         rows.append(f"<tr><th>{html.escape(names[i])}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{html.escape(n)}</th>" for n in names)
     return (
-        '<h2>Confusion matrix</h2><p class="note">Rows: target, in percent of its pixels. Columns: prediction.</p>'
-        '<p id="told">Point at a cell.</p><div class="scroll"><table class="confusion"><thead><tr><th></th>'
+        f"<h2>Confusion matrix</h2>{note('Rows: target, in percent of its pixels. Columns: prediction.')}"
+        '<p id="cell">Point at a cell.</p><div class="scroll"><table class="confusion"><thead><tr><th></th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def _cases(run: Path, results: dict) -> str:
+def cases(run: Path, results: dict) -> str:
+    """The best, median and worst images, four pictures each, of which one shows."""
     path = run / "cases" / "cases.json"
     if not path.is_file():
         return ""
@@ -168,19 +111,33 @@ def _cases(run: Path, results: dict) -> str:
             mime, hidden = ("jpeg" if file.endswith("jpg") else "png"), "" if kind == "prediction" else " hidden"
             data = data_uri((run / "cases" / f"{k}_{file}").read_bytes(), f"image/{mime}")
             images.append(f'<img data-kind="{kind}" alt="{kind}" src="{data}"{hidden}>')
-        caption = f"{case['where']}: {html.escape(case['name'])}, mIoU {pct(case['miou'])} %"
+        caption = f"{case['where']}: {html.escape(case['name'])}, mIoU {100 * case['miou']:.2f} %"
         figures.append(f"<figure>{''.join(images)}<figcaption>{caption}</figcaption></figure>")
-    note = f"Of {found['images']} images, by their own mIoU. Error: orange is wrong, black is ignored."
+    how = note(f"Of {found['images']} images, by their own mIoU. Error: orange is wrong, black is ignored.")
     return (
-        f'<h2>Best, median and worst</h2><p class="note">{note}</p>{buttons(list(KINDS), "prediction")}'
+        f"<h2>Best, median and worst</h2>{how}{buttons(list(KINDS), 'prediction')}"
         f'<div class="cases">{"".join(figures)}</div>{legend(results["class_names"], results["palette"])}'
     )
 
 
-def _provenance(facts: dict) -> str:
+def plots(run: Path, facts: dict) -> str:
+    """Every plot of report.md with its caption, embedded."""
+    figures, skipped = [], skipped_plots(facts)
+    for name, caption in shown_plots(run).items():
+        text, data = name.replace("_", " "), data_uri((run / "plots" / f"{name}.png").read_bytes(), "image/png")
+        figures.append(
+            f'<figure><img alt="{text}" src="{data}"><figcaption><b>{text}.</b> {html.escape(caption)}</figcaption>'
+            "</figure>"
+        )
+    if not figures and not skipped:
+        return ""
+    return f'<h2>Plots</h2>{note(skipped + ".") if skipped else ""}<div class="plots">{"".join(figures)}</div>'
+
+
+def provenance(facts: dict) -> str:
     config = yaml.safe_dump(facts["config"], sort_keys=False, default_flow_style=None, width=100)
-    env = facts["environment"]
-    rows = [[html.escape(str(k)), html.escape(str(v))] for k, v in env.items() if not isinstance(v, dict | list)]
-    return f"<h2>Config</h2><details><summary>every key</summary><pre>{html.escape(config)}</pre></details>" + (
-        "<h2>Environment</h2>" + _table(rows, ["", ""]) if rows else ""
-    )
+    rows = [[html.escape(str(v)) for v in item] for item in facts["environment"].items()
+            if not isinstance(item[1], dict | list)]  # fmt: skip
+    environment = f"<h2>Environment</h2>{html_table(rows, ['', ''])}" if rows else ""
+    details = f"<details><summary>every key</summary><pre>{html.escape(config)}</pre></details>"
+    return f"<h2>Config</h2>{details}{environment}"

@@ -1,4 +1,4 @@
-"""A run folder's files, read for the report: what is missing is None or empty, what is damaged is an error."""
+"""The files of a run folder, read for a report. A missing file gives None or an empty value, a damaged one an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.errors import UserError
 
 
 def read_run(run: Path) -> dict:
-    """Everything the report needs: config, environment, splits, log (rows), stages (results by stage), single."""
+    """Everything a report needs: config, environment, splits, log (rows), stages (one result each), single."""
     if not (run / "config.yaml").is_file():
         raise UserError(f"not a run folder: {run} (no config.yaml in it)")
     try:
@@ -39,7 +39,7 @@ def _json(path: Path):
 
 
 def _log(path: Path) -> list[dict]:
-    """The rows of log.jsonl; a last line cut off by a kill is left out, damage elsewhere is an error."""
+    """The rows of log.jsonl, without a last line that a kill cut off; damage elsewhere is an error."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows = []
     for number, text in enumerate(lines, 1):
@@ -52,12 +52,12 @@ def _log(path: Path) -> list[dict]:
 
 
 def section(config: dict, name: str) -> dict:
-    """A section of a config that may lack it."""
+    """A section of a config, empty where the config lacks it."""
     return config.get(name) or {}
 
 
 def latest(facts: dict) -> dict | None:
-    """Results of the last finished stage, or of the single run; None where nothing is finished."""
+    """The results of the last finished stage, or of the single run; None if nothing is finished."""
     return facts["stages"][-1] if facts["stages"] else facts["single"]
 
 
@@ -67,12 +67,12 @@ def winners(facts: dict) -> list[tuple[dict, dict]]:
 
 
 def best_row(results: dict) -> dict:
-    """The row whose scores are shown: the single run's, or the winner's."""
+    """The row whose scores are shown: the winner of a stage, or the single run itself."""
     return next((c for c in results.get("candidates", []) if c["name"] == results["winner"]), results)
 
 
 def shown_candidates(results: dict) -> dict[str, dict]:
-    """{name: {class: IoU}}: the winner and, to compare with, the best single fold (or the mean if that won)."""
+    """{name: {class: IoU}}: the winner, and the best single fold for comparison (or the mean, if that fold won)."""
     if "candidates" not in results:
         return {"this run": results["per_class"]}
     by_name = {c["name"]: c["per_class"] for c in results["candidates"]}
@@ -82,3 +82,9 @@ def shown_candidates(results: dict) -> dict[str, dict]:
         for name in dict.fromkeys([winner, "best" if winner != "best" else "mean"])
         if name in by_name
     }
+
+
+def all_labels(results: dict) -> list[str]:
+    """The labels of a stage and of its candidates, each once."""
+    rows = results.get("candidates", [])
+    return list(dict.fromkeys([*results.get("labels", []), *(x for c in rows for x in c.get("labels", []))]))

@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from data import build_dataset
-from data.augment.geometry import resize as resize_pair
+from common.spread import evenly_spaced
+from data.augment.geometry import resize_pair
 from data.augment.transforms import denormalise
-from engine import checkpoint as ckpt
 from engine.config import Config
-from engine.evaluation.networks import chosen_checkpoint, networks
 from engine.evaluation.views import Views
 from engine.prediction.segmenter import predict_tensor
+from engine.report.best_and_worst import best_and_worst, write_cases
 from engine.report.picture_pages import samples_page
 
-
-def sample_predictions(models: Sequence[nn.Module], cfg: Config, dataset, device, count: int) -> list[tuple]:
-    """(image, target, prediction), uint8, of `count` images spread over a data set, as the network sees them; with
-    eval.native at the target's own size."""
-    chosen = [round(k * (len(dataset) - 1) / max(count - 1, 1)) for k in range(min(count, len(dataset)))]
-    return [sample_of(models, cfg, dataset, device, Views.of(cfg.eval), i) for i in chosen]
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # image (H, W, 3), target (H, W), prediction (H, W), all uint8
 
 
-def sample_of(models: Sequence[nn.Module], cfg: Config, dataset, device, views: Views, i: int) -> tuple:
-    """(image, target, prediction), uint8, of one image of a data set."""
+def write_pictures(
+    run: Path, cfg: Config, models: Sequence[nn.Module], dataset, device: torch.device, results: dict
+) -> None:
+    """plots/samples.png with `log.samples` images of the data set, and cases/ with its best, median and worst images.
+
+    models: the networks that gave `results` (results.json). Each image that is drawn is predicted once.
+    log.samples 0: nothing is written.
+    """
+    if not cfg.log.samples:
+        return
+    winner = next((row for row in results.get("candidates", ()) if row["name"] == results["winner"]), results)
+    mious = dict(zip(winner["per_image"]["names"], winner["per_image"]["miou"]))
+    cases = best_and_worst([mious.get(name) for name in dataset.names])
+    shown = evenly_spaced(len(dataset), cfg.log.samples)
+    samples = predict_samples(models, cfg, dataset, device, {*shown, *(i for _, i in cases)})
+    images, targets, preds = zip(*(samples[i] for i in shown))
+    path = run / "plots" / "samples.png"
+    samples_page(images, targets, preds, dataset.palette, dataset.class_names, path, dataset.ignore_index)
+    rows = [(where, i, mious[dataset.names[i]]) for where, i in cases]
+    write_cases(run, dataset, rows, samples, sum(miou is not None for miou in mious.values()))
+
+
+def predict_samples(
+    models: Sequence[nn.Module], cfg: Config, dataset, device: torch.device, indices: Iterable[int]
+) -> dict[int, Sample]:
+    """Images of a data set by index, as the network sees them; with eval.native at the target's own size."""
+    views = Views.of(cfg.eval)
+    return {i: sample_of(models, cfg, dataset, device, views, i) for i in sorted(indices)}
+
+
+def sample_of(models: Sequence[nn.Module], cfg: Config, dataset, device, views: Views, i: int) -> Sample:
     tensor, target = dataset[i]
     pred = predict_tensor(models, tensor[None], cfg, device, views, target.shape)
     image = resize_pair(denormalise(tensor), None, target.shape)[0].permute(1, 2, 0).numpy()  # (h, w, 3)
     return image, target.to(torch.uint8).numpy(), pred
-
-
-def write_samples(run: Path, cfg: Config, device: torch.device) -> None:
-    """plots/samples.png: image, target, prediction and error of a few val images, by the run's chosen network."""
-    if not cfg.log.samples:
-        return
-    dataset = build_dataset(cfg, "val", train=False)
-    models = networks(ckpt.load_ours(chosen_checkpoint(run)), cfg, dataset.num_classes, device)
-    images, targets, preds = zip(*sample_predictions(models, cfg, dataset, device, cfg.log.samples))
-    path = run / "plots" / "samples.png"
-    samples_page(images, targets, preds, dataset.palette, dataset.class_names, path, dataset.ignore_index)

@@ -1,20 +1,20 @@
-"""Pictures of scores: classes, candidates, confusion. Frame and colours are those of engine/plots."""
+"""Plots of scores: IoU of each class, confusion matrix, IoU against class frequency, mIoU of single images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engine.report.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, figure, percent, rgb
+from engine.report.plots import BLUE, GREY, INK, figure, rgb
 
 
 def class_iou(
     class_names: Sequence[str], palette: Sequence[Sequence[int]], scores: Mapping[str, Mapping[str, float | None]],
     path: Path, note: str = "",
 ) -> Path:  # fmt: skip
-    """IoU of each class as bars in the class's colour, best class on top; up to three candidates side by side.
+    """IoU of each class as bars in the class's colour, best class on top, for up to three candidates.
 
-    scores: {candidate: {class: IoU or None}}, the most important candidate first (it gives the order and the numbers).
+    scores: {candidate: {class: IoU or None}}; the first candidate gives the order and the large numbers.
     """
     names, first = list(scores)[:3], next(iter(scores))
     order = sorted(range(len(class_names)), key=lambda c: _sortable(scores[first].get(class_names[c])), reverse=True)
@@ -33,7 +33,7 @@ def class_iou(
                 text = "absent" if v is None else f"{100 * v:.1f}"
                 ax.text(100 * (v or 0) + 0.8, y, text, va="center", fontsize=8 if k == 0 else 6.5,
                         color=INK if k == 0 else GREY)  # fmt: skip
-            sample = (0.5, 0.5, 0.5, shades[k])  # the legend's patch: a shade without a class's colour
+            sample = (0.5, 0.5, 0.5, shades[k])  # grey patch of the legend: the shade without a class colour
             ax.bar([0], [0], color=sample, edgecolor=INK, linewidth=0.6, hatch=hatches[k], label=name)
         ax.set_yticks(range(len(order)), [class_names[c] for c in order])
         ax.set(xlim=(0, 106), ylim=(len(order) - 0.4, -0.6), xlabel="IoU [%]")
@@ -49,49 +49,8 @@ def _sortable(value: float | None) -> float:
     return -1.0 if value is None else value
 
 
-def candidates(rows: Sequence[dict], path: Path, note: str = "", split: str = "val") -> Path:
-    """Candidates compared: mIoU on select, on the reported split, and there before BatchNorm was re-estimated; beside
-    it the difference to the best single fold with its 95 % interval. rows: `candidates` of results.json."""
-    ys = list(range(len(rows)))
-    column = lambda key: percent([r.get(key) for r in rows])  # noqa: E731
-
-    def draw(fig) -> None:
-        left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        for y, a, b, c in zip(ys, column("select_miou"), column("miou"), column("miou_raw")):
-            known = [v for v in (a, b, c) if v == v]
-            left.plot([min(known, default=0), max(known, default=0)], [y, y], color=PALE, linewidth=4, zorder=1)
-        marks = [("miou_raw", "x", ORANGE, f"{split}, BatchNorm statistics merely averaged"),
-                 ("select_miou", "D", BLUE, "select (ranks)"), ("miou", "o", GREEN, f"{split} (reported)")]  # fmt: skip
-        for key, marker, colour, label in marks:
-            hollow = {"markerfacecolor": "white"} if marker == "D" else {}
-            left.plot(column(key), ys, marker, color=colour, markersize=8, markeredgewidth=1.8, label=label, **hollow)
-        left.set_yticks(ys, [r["name"] for r in rows])
-        left.set(xlabel="mIoU [%]", ylim=(len(rows) - 0.5, -0.5))
-        left.margins(x=0.08)
-        for y, row in zip(ys, rows):
-            _draw_interval(right, y, row)
-        right.axvline(0, color=INK, linewidth=1)
-        right.set(xlabel=f"{split} mIoU minus best single fold\n[points, 95 % interval]")
-        right.margins(x=0.12)
-        fig.legend(loc="outside lower left", ncols=3, fontsize=9)
-
-    return figure("Candidates compared", note, path, 10.5, 2.3 + 0.42 * len(rows), draw)
-
-
-def _draw_interval(ax, y: int, row: dict) -> None:
-    bootstrap = row.get("bootstrap")
-    if not bootstrap:
-        text = "reference" if row["name"] == "best" else "no interval"
-        ax.annotate(text, (0, y), (6, 0), textcoords="offset points", va="center", fontsize=8, color=GREY)
-        return
-    low, middle, high = (100 * bootstrap[k] for k in ("low", "difference", "high"))
-    colour = GREEN if low > 0 else ORANGE if high < 0 else GREY
-    ax.plot([low, high], [y, y], color=colour, linewidth=3, solid_capstyle="round", alpha=0.55)
-    ax.plot([middle], [y], "o", color=colour, markersize=7)
-
-
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, note: str = "") -> Path:
-    """Confusion matrix, each row (target) in percent of its pixels; readable up to 34 classes."""
+    """The confusion matrix, each row (target) in percent of its pixels; readable up to 34 classes."""
     n = len(class_names)
     size, small = 2.6 + 0.46 * n, 8 if n <= 20 else 7
 
@@ -109,7 +68,7 @@ def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path:
 
 
 def draw_confusion(ax, matrix: Sequence[Sequence[int]], class_names: Sequence[str], fontsize: float):
-    """Squares and their numbers in `ax`, without names; returns the image."""
+    """The cells and their numbers in `ax`, without class names; returns the image."""
     n = len(class_names)
     shares = [[100 * v / sum(row) if sum(row) else float("nan") for v in row] for row in matrix]
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -132,7 +91,7 @@ def frequency_iou(
     frequency: Mapping[str, float], per_class: Mapping[str, float | None], palette: Sequence[Sequence[int]], path: Path,
     note: str = "",
 ) -> Path:  # fmt: skip
-    """IoU of each class against its share of the training pixels (log), the classes by name and colour."""
+    """IoU of each class against its share of the training pixels (log axis)."""
     points = [(100 * frequency[n], 100 * v, n, rgb(palette[c])) for c, (n, v) in enumerate(per_class.items())
               if v is not None and frequency.get(n, 0) > 0]  # fmt: skip
 
@@ -144,64 +103,57 @@ def frequency_iou(
         ax.set(xlabel="share of the labelled training pixels [%]", ylabel="IoU [%]", ylim=(-4, 104))
         ax.margins(x=0.12)
         low, high = ax.get_xlim()
-        if high < 16 * low:  # at least a decade, so that there are ticks to read
+        if high < 16 * low:  # show at least a decade, so that the axis has ticks
             low, high = (low * high) ** 0.5 / 4, (low * high) ** 0.5 * 4
             ax.set_xlim(low, high)
         between = "25" if high < 1000 * low else ""  # which ticks between the powers of ten get a number
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         ax.xaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in between else "")
-        fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
-        fig.set_layout_engine("none")
-        _place_labels(ax, [p[:3] for p in points])
+        place_labels(fig, ax, [p[:3] for p in points])
 
     return figure("IoU against class frequency", note, path, 8.5, 5.6, draw)
 
 
-def _place_labels(ax, points: list[tuple[float, float, str]]) -> None:
-    """Write each name beside its point, at the nearest place (of 8 directions and 4 distances) that covers no point
-    and no earlier name; a thin line leads to the far ones."""
-    pixels = [ax.transData.transform((x, y)) for x, y, _ in points]
-    taken = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in pixels]  # names keep off the points themselves
+def place_labels(fig, ax, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each name next to its point (x, y), at the nearest of 8 directions and 5 distances that covers no point and
+    no earlier name. A thin line leads to names that are far away."""
+    fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
+    fig.set_layout_engine("none")
+    frame, scale = ax.get_window_extent(), fig.dpi / 72  # pixels per point
     sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-    places = [(dx * reach, dy * reach) for reach in (9, 16, 26, 40, 60) for dx, dy in sides]  # nearest first
-    for x, y, name in points:
-        clashes = [_clashes(ax, (x, y), name, place, taken) for place in places]
-        place = places[clashes.index(min(clashes))]
-        taken.append(_write(ax, (x, y), name, place, keep=True))
-        if max(map(abs, place)) > 9:
-            ax.annotate("", (x, y), place, textcoords="offset points", zorder=1,
+    centres = [ax.transData.transform((x, y)) for x, y, _ in points]
+    taken = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in centres]
+    for (x, y, name), (cx, cy) in zip(points, centres):
+        style = {"textcoords": "offset points", "ha": "center", "va": "center"}
+        text = ax.annotate(name, (x, y), (0, 0), fontsize=8.5, **style)
+        size = text.get_window_extent()
+        places = []  # (boxes covered, reach, offset in points, box in pixels)
+        for reach in (9, 16, 26, 40, 60):
+            for side in sides:
+                dx, dy = (d * (reach * scale + n / 2) for d, n in zip(side, (size.width, size.height)))
+                x0, y0 = cx + dx - size.width / 2, cy + dy - size.height / 2
+                x1, y1 = x0 + size.width, y0 + size.height
+                outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
+                covered = sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
+                places.append((3 * outside + covered, reach, (dx / scale, dy / scale), (x0, y0, x1, y1)))
+        _, reach, offset, box = min(places, key=lambda place: place[0])  # the first, nearest of the best
+        text.set_position(offset)
+        taken.append(box)
+        if reach > 9:
+            ax.annotate("", (x, y), offset, zorder=1, **style,
                         arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6})  # fmt: skip
 
 
-def _write(ax, point, name: str, place: tuple[int, int], keep: bool = False) -> tuple[float, float, float, float]:
-    """Write a name `place` points away from a data point; returns the pixels (x0, y0, x1, y1) that it covers."""
-    sign = [(d > 0) - (d < 0) + 1 for d in place]
-    ha, va = ("right", "center", "left")[sign[0]], ("top", "center", "bottom")[sign[1]]
-    text = ax.annotate(name, point, place, textcoords="offset points", fontsize=8.5, ha=ha, va=va)
-    box = text.get_window_extent(ax.figure.canvas.get_renderer())
-    if not keep:
-        text.remove()
-    return box.x0, box.y0, box.x1, box.y1
-
-
-def _clashes(ax, point, name: str, place: tuple[int, int], taken: list) -> int:
-    """How many taken boxes a name would cover there; being outside of the axes counts more."""
-    x0, y0, x1, y1 = _write(ax, point, name, place)
-    frame = ax.get_window_extent(ax.figure.canvas.get_renderer())
-    outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
-    return 3 * outside + sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
-
-
 def histogram(mious: Sequence[float], width: int = 5) -> list[tuple[float, float, int]]:
-    """(from, to, images) of bins `width` points wide, from the one with the worst image to the one with the best; the
-    last edge of all, 1, belongs to the bin below it."""
+    """(from, to, images) of bins `width` points wide, from the bin of the worst image to that of the best. A score of
+    1 is in the last bin."""
     places = [min(int(100 * m // width), 100 // width - 1) for m in mious]
-    edges = range(min(places), max(places) + 1)
-    return [(k * width / 100, (k + 1) * width / 100, places.count(k)) for k in edges]
+    bins = range(min(places), max(places) + 1)
+    return [(k * width / 100, (k + 1) * width / 100, places.count(k)) for k in bins]
 
 
 def per_image(row: Mapping, path: Path, note: str = "") -> Path:
-    """How many images have which mIoU of their own, and the two means that are quoted. row: of results.json."""
+    """Histogram of the images' own mIoU, with the two means that papers quote. row: of results.json."""
     named = sorted((v, n) for n, v in zip(row["per_image"]["names"], row["per_image"]["miou"]) if v is not None)
     bins = histogram([v for v, _ in named])
 

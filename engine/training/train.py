@@ -1,4 +1,4 @@
-"""Training one network: the epoch on one screen, and around it what a run does between two epochs."""
+"""The training loop. `train_one_epoch` is one pass over the batches; `fit` repeats it, validates and saves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from engine.training.optim import set_lr
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss term became inf or nan; the message names it."""
+    """A loss term is inf or nan. The message names the term."""
 
 
 def train_one_epoch(
@@ -84,7 +84,7 @@ def train_one_epoch(
 
 @torch.no_grad()
 def teach(teacher: nn.Module | None, images: torch.Tensor, amp: torch.dtype | None) -> tuple[torch.Tensor, ...]:
-    """The teacher's logits (B, C, H, W), if there is one, as the loss's further argument."""
+    """The teacher's logits (B, C, H, W) as the extra argument of the loss; empty if there is no teacher."""
     if teacher is None:
         return ()
     with autocast(images.device, amp):
@@ -92,7 +92,7 @@ def teach(teacher: nn.Module | None, images: torch.Tensor, amp: torch.dtype | No
 
 
 def fit(job: Job, log: Log, device: torch.device) -> Progress:
-    """Train a job from its last checkpoint, or from its start, to its end; writes last.pt, best.pt and log rows."""
+    """Train a job to its end, from its last checkpoint if there is one. Writes last.pt, best.pt and a log row an epoch."""
     parts, train = build_parts(job, device), job.cfg.train
     progress, seconds = restore(job, parts)
     while not progress.finished:
@@ -104,15 +104,16 @@ def fit(job: Job, log: Log, device: torch.device) -> Progress:
         progress.finished = progress.epoch >= train.epochs or 0 < train.early_stopping <= progress.waited
         row["seconds"] = round(time.perf_counter() - started, 2)
         seconds += row["seconds"]
-        say(describe(job, row, improved))
+        say(epoch_line(job, row, improved))
         if distributed.is_main():
             save(job, parts, progress, row, seconds, improved, log)
-        distributed.from_main(None)  # nobody goes on before the checkpoint is on the disk
+        distributed.from_main(None)  # all processes wait until the checkpoint is on the disk
     return progress
 
 
 def save(job: Job, parts: Parts, progress: Progress, row: dict, seconds: float, improved: bool, log: Log) -> None:
-    """Log row, then best.pt, then last.pt: a kill in between repeats the epoch and overwrites what is too new."""
+    """Write the log row, then best.pt, then last.pt. After a kill in between, the resumed run repeats the epoch and
+    overwrites what was already written."""
     log.append(row)
     info = {"seconds": seconds, "log_bytes": log.size(), "written": time.strftime("%Y-%m-%d %H:%M:%S")}
     weights = member_checkpoint(job, parts, progress, row["val_miou"], info)
@@ -123,7 +124,7 @@ def save(job: Job, parts: Parts, progress: Progress, row: dict, seconds: float, 
 
 
 def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
-    """Train the next epoch; returns its log row, validation not yet filled in."""
+    """Train the next epoch. Returns its log row; `validate` fills in the validation scores."""
     cfg, started, first = job.cfg, time.perf_counter(), progress.iteration
     sampler, per_epoch = parts.loader.batch_sampler, len(parts.loader)
     sampler.set_epoch(progress.epoch)
@@ -149,7 +150,9 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
         raise UserError(f"{job.title()}, epoch {row['epoch']}: {e} in the batch of {names}; {advice}") from None
     progress.epoch += 1
     shares = distributed.gather((means, confusion.counts, sum(len(batch) for batch in sampler)))
-    means = {k: sum(share[0][k] for share in shares) / len(shares) for k in means}  # shares are equally many images
+    means = {
+        k: sum(share[0][k] for share in shares) / len(shares) for k in means
+    }  # every process has the same number of images
     confusion.counts = sum(share[1] for share in shares)
     row["train_loss"], left_out = means.pop("loss"), excluded(cfg.eval.exclude, job.train.class_names)
     row |= {f"train_{k}": v for k, v in means.items()} | {"train_miou": none_if_nan(confusion.miou(exclude=left_out))}
@@ -158,7 +161,7 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
 
 
 def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
-    """Score the job's validation images into `row`; count plateau and early stopping. Returns True for a new best."""
+    """Write the validation scores into `row`; update plateau and early stopping. Returns True for a new best epoch."""
     score = evaluate(
         parts.model, parts.val_loader, job.val.num_classes, parts.device,
         ignore_index=job.val.ignore_index, void=job.cfg.eval.void, amp=parts.amp, criterion=parts.criterion,
@@ -168,6 +171,9 @@ def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
     row["val_fw_iou"] = none_if_nan(score.confusion.frequency_weighted_iou())
     progress.val_iou = score.confusion.iou().tolist()
     progress.plateau.step(score.loss, job.cfg.schedule.patience)
+    if math.isnan(miou) and progress.best_miou < 0:  # no epoch has a score yet: the latest one is kept
+        progress.best_epoch, progress.waited = progress.epoch, 0
+        return True
     if miou > progress.best_miou:
         progress.best_miou, progress.best_epoch, progress.waited = miou, progress.epoch, 0
         return True
@@ -175,7 +181,7 @@ def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
     return False
 
 
-def describe(job: Job, row: dict, improved: bool) -> str:
+def epoch_line(job: Job, row: dict, improved: bool) -> str:
     percent = lambda x: "     -" if x is None else f"{100 * x:6.2f}"  # noqa: E731
     return (
         f"{job.title():16s} epoch {row['epoch']:3d}/{job.cfg.train.epochs}  lr {row['lr']:.2e}  "

@@ -5,16 +5,15 @@ The file itself is read by models/checkpoints/container.py: torch.hub.load_state
 
 from __future__ import annotations
 
-import hashlib
 import urllib.parse
 import urllib.request
 from pathlib import Path, PurePosixPath
 
 import torch
 
-from common.download import CHUNK, download
+from common.download import download
 from common.errors import UserError
-from common.files import file_error
+from common.files import file_error, file_hash
 
 
 def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
@@ -76,10 +75,6 @@ def check_hash(path: Path, sha256_prefix: str | None) -> None:
     """Raises: UserError if the content's sha256 does not begin with the prefix; None: nothing to check."""
     if not sha256_prefix or not path.is_file():
         return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(sha256_prefix.lower()):
-        got = digest.hexdigest()[: len(sha256_prefix)]
+    got = file_hash(path)[: len(sha256_prefix)]
+    if got != sha256_prefix.lower():
         raise file_error(path, f"damaged or another file: its sha256 begins {got}, not {sha256_prefix}")

@@ -26,7 +26,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import DropPath, conv_bn, kaiming_fan_out
+from models.layers import DropPath, kaiming_fan_out
 
 Padding = Literal["symmetric", "static_same", "same"]
 
@@ -63,11 +63,15 @@ class ConvBN(nn.Module):
         self.act = nn.SiLU(inplace=True) if activation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pad is not None:
-            height, width = (self.native, self.native) if self.pad == "static_same" else x.shape[-2:]
-            k = self.conv.kernel_size[0]
-            x = F.pad(x, (*same_padding(width, k), *same_padding(height, k)))  # (B, in, H + 1 .. 4, W + 1 .. 4)
-        return self.act(conv_bn(self.conv, self.bn, x))
+        return self.act(self.bn(self.conv(self.padded(x))))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """x with the zeros that the convolution's own symmetric padding cannot add."""
+        if self.pad is None:
+            return x
+        height, width = (self.native, self.native) if self.pad == "static_same" else x.shape[-2:]
+        k = self.conv.kernel_size[0]
+        return F.pad(x, (*same_padding(width, k), *same_padding(height, k)))  # (B, in, H + 1 .. 4, W + 1 .. 4)
 
 
 class SqueezeExcite(nn.Module):

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError, unknown
-from models.layers import conv_bn, conv_bn_relu, kaiming_fan_out
+from models.layers import conv_bn_relu, kaiming_fan_out
 
 Dilate = Literal["first_keeps", "whole_stage"]
 StemForm = Literal["conv7x7", "v1c", "deep128"]
@@ -49,9 +49,11 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else conv_bn(*self.downsample, x)
-        x = conv_bn(self.conv1, self.bn1, x, relu=True)
-        return conv_bn(self.conv2, self.bn2, x, add=shortcut, relu=True)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu_(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        x += shortcut
+        return F.relu_(x)
 
 
 class Bottleneck(nn.Module):
@@ -72,10 +74,12 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else conv_bn(*self.downsample, x)
-        x = conv_bn(self.conv1, self.bn1, x, relu=True)
-        x = conv_bn(self.conv2, self.bn2, x, relu=True)
-        return conv_bn(self.conv3, self.bn3, x, add=shortcut, relu=True)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu_(self.bn1(self.conv1(x)))
+        x = F.relu_(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        x += shortcut
+        return F.relu_(x)
 
 
 class ResNet(nn.Module):
@@ -139,11 +143,11 @@ class ResNet(nn.Module):
         self.deep_stem = nn.Sequential(conv_bn_relu(3, a, stride=2), conv_bn_relu(a, b), conv_bn_relu(b, c))
         return c
 
+    def conv7x7(self, images: Tensor) -> Tensor:
+        return F.relu_(self.bn1(self.conv1(images)))  # (B, 64, H/2, W/2)
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        if hasattr(self, "deep_stem"):
-            x = self.deep_stem(images)  # (B, 64 or 128, H/2, W/2)
-        else:
-            x = conv_bn(self.conv1, self.bn1, images, relu=True)  # (B, 64, H/2, W/2)
+        x = self.deep_stem(images) if hasattr(self, "deep_stem") else self.conv7x7(images)  # (B, 64 or 128, H/2, W/2)
         features = [x] if self.stem else []
         x = F.max_pool2d(x, 3, stride=2, padding=1)  # (B, 64 or 128, H/4, W/4)
         for stage in range(1, self.stages + 1):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from models.inference.blocks import folded_in_inference
 from models.layers import conv_bn_relu, double_conv, kaiming_fan_out
 from models.segmenter import prepare
 from models.tensors import resize
@@ -95,6 +96,7 @@ class BetterSegNetwork(nn.Module):
         for part in (self.stages, self.center, self.up, self.last):
             kaiming_fan_out(part, biased=True)
 
+    @folded_in_inference
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x, skips = prepare(images), []
         for stage in self.stages[:-1]:

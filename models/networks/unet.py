@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.inference.blocks import folded_in_inference
 from models.layers import conv_bn_relu, double_conv, kaiming_fan_out
 from models.segmenter import prepare
 from models.tensors import resize
@@ -101,6 +102,7 @@ class UNet(nn.Module):
         for part in (self.stem, self.down, self.up, self.last):
             kaiming_fan_out(part, biased=True)
 
+    @folded_in_inference
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(prepare(images))  # (B, base, H, W)
         skips = []

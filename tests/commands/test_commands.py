@@ -17,6 +17,8 @@ import predict as predict_command
 import train as train_command
 from common import command
 from engine import checkpoint as ckpt
+from engine.config import load_config, to_dict
+from engine.evaluation.networks import build_network
 from tests.helpers import make_folder, write_image, write_mask
 from tools import compare as compare_command
 
@@ -210,6 +212,38 @@ def test_eval_of_a_checkpoint_file(place):
     assert json.loads((place / "e.json").read_text())["miou"] == want
 
 
+def test_a_checkpoint_keeps_its_own_model_whatever_the_config_says(place, tmp_path, capsys):
+    """--config gives the data and how to score; it once gave the model too."""
+    deeplab = {"name": "deeplabv3plus_resnet18", "aspp_channels": 8, "decoder_channels": 8, "output_stride": 16}
+    own = write_config(tmp_path / "own.yaml", place / "data")
+    raw = yaml.safe_load(own.read_text()) | {"model": deeplab}
+    own.write_text(yaml.safe_dump(raw))
+    cfg = load_config(own)
+    torch.manual_seed(0)
+    model = build_network(cfg, 3)
+    file = tmp_path / "deeplab.pt"
+    ckpt.save({"model": ckpt.cpu_state(model), "config": to_dict(cfg), "class_names": ["a", "b", "c"],
+               "palette": [[0, 0, 0]] * 3}, file)  # fmt: skip
+
+    def matrix(*words: object) -> list:
+        assert call("eval", "--checkpoint", file, "--json", tmp_path / "s.json", *words) == 0
+        result = json.loads((tmp_path / "s.json").read_text())
+        return [result["protocol"]["flip"], result["confusion_matrix"]]
+
+    plain = matrix()
+    other = {"unet": {"name": "unet", "base_channels": 4}, "stride": {**deeplab, "output_stride": 8}}
+    for name, section in other.items():
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(yaml.safe_dump(raw | {"model": section, "eval": {"absent": "zero"}}))
+        assert matrix("--config", config) == plain, name
+        assert json.loads((tmp_path / "s.json").read_text())["protocol"]["absent"] == "zero"
+        assert matrix("--config", config, "--flip")[0]
+    changed = matrix("--set", "model.output_stride=8")  # by hand it applies to the checkpoint's model
+    assert changed != plain and changed == matrix("--config", "single.yaml", "--set", "model.output_stride=8")
+    err = fails(capsys, "eval", "--checkpoint", file, "--set", "model.decoder_channels=16")
+    assert "deeplab.pt" in err and "does not fit" in err
+
+
 def test_predict_files_folders_sizes_and_modes(place, tmp_path, capsys):
     write_image(tmp_path / "in" / "deep" / "a.jpg", (50, 120))
     Image.new("RGBA", (33, 77), (10, 200, 30, 128)).save(tmp_path / "in" / "b.png")
@@ -365,7 +399,7 @@ def test_help_has_an_example():
 
 
 def test_a_bug_is_a_traceback_and_exit_code_1(place):
-    code = "import train, sys; from common import command; train.prepare = None; "
+    code = "import train, sys; from common import command; train.config_and_run = None; "
     code += "sys.exit(command.run(train.main, train.build_parser(), ['x']))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert out.returncode == 1 and "Traceback" in out.stderr

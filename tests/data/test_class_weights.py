@@ -13,7 +13,7 @@ import yaml
 
 from common import command
 from data import build_dataset
-from data.class_weights import RULES, cache_file, class_weights, count_pixels
+from data.class_weights import RULES, cache_file, class_shares, class_weights, count_pixels
 from engine import checkpoint as ckpt
 from engine.config import config_from, dump, load_config, stage_config
 from engine.folds import cross_validation
@@ -277,6 +277,14 @@ def test_folds_count_their_own_images_and_stages_have_their_own_rule(tmp_path, f
             own = count_pixels(build_dataset(cfg, "train", True))[study.folds[fold]["train"]]
             assert weights.tolist() == pytest.approx(class_weights(rule, own))
             assert json.loads((job.folder / FILE).read_text())[0]["images"] == len(own)
+
+
+def test_shares_come_from_the_masks_alone(folder):
+    """At the labels' own size, whatever `data.size` and augmentation; broken images do not matter."""
+    for image in folder.rglob("images/**/*.png"):
+        image.write_bytes(b"no image")
+    shares = class_shares(build_dataset(config("folder", folder, size=(64, 64), augment="standard"), "train", True))
+    assert shares == {"a": pytest.approx(8400 / 14400), "b": pytest.approx(0.25), "c": pytest.approx(2400 / 14400)}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

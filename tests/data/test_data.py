@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import DATASETS, build_dataset
 from data.augment.transforms import denormalise
-from data.check.pairs import check_pairs
+from data.check.before_training import check_before_training
 from data.files import read_mask
 from data.sets.folder import read_classes
 from tests.helpers import config, make_camvid, make_cityscapes, make_folder, refuses, write_image, write_mask
@@ -61,7 +61,7 @@ def test_splits_without_labels_predict_but_do_not_score(tmp_path):
     write_image(root / "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png")
     dataset = build_dataset(config("cityscapes", root), "test", False)
     assert not dataset.labelled and dataset.load(0)[0].shape == (3, 40, 60) and dataset.load(0)[1] is None
-    for ask in (lambda: dataset[0], lambda: check_pairs(dataset)):
+    for ask in (lambda: dataset[0], lambda: check_before_training([dataset])):
         with refuses("cityscapes test has no labels"):
             ask()
 
@@ -106,10 +106,10 @@ def test_classes_yaml(tmp_path):
         ("[a, b]", "expected keys names"),
         ("colours: []", "names: expected a list"),
         ("names: [a]", "at least two"),
-        ("names: [a, a]", "'a' stands there twice"),
+        ("names: [a, a]", "'a' is listed twice"),
         ("names: [a, b]\ncolors: []", "unknown key in .*'colors': did you mean 'colours'"),
         ("names: [a, b]\ncolours: [[0, 0, 0]]", "for each of the 2 names, got 1"),
-        ("names: [a, b]\ncolours: [[0, 0, 0], [0, 0, 0]]", "stands for two classes"),
+        ("names: [a, b]\ncolours: [[0, 0, 0], [0, 0, 0]]", "is listed for two classes"),
         ("names: [a, b]\ncolours: [[0, 0, 0], [0, 256, 0]]", "expected a whole number 0..255, got '256'"),
         ("names: [a, b]\nignore: void", "ignore: expected a whole number"),
         ("names: [a, b]\nids: {7: 2}", "ids: 7: class 2 is not among"),
@@ -162,7 +162,7 @@ def test_jpeg_labels_and_size_mismatch(tmp_path):
     root = make_folder(tmp_path, ("train",))
     write_mask(root / "labels/train/03.png", (0, 1), (40, 61))
     dataset = build_dataset(config("folder", root), "train", True)
-    for ask in (lambda: dataset[3], lambda: check_pairs(dataset, thorough=1)):
+    for ask in (lambda: dataset[3], lambda: check_before_training([dataset], most=1)):
         with refuses("03.png: label is 40x61 but its image 03.png is 40x60"):
             ask()
     (root / "labels/train/03.png").unlink()
@@ -174,20 +174,21 @@ def test_jpeg_labels_and_size_mismatch(tmp_path):
 def test_black_and_white_masks(tmp_path):
     """255 as foreground: refused whether 255 is ignored (it would count nowhere) or unknown, with the line to add."""
     root = make_folder(tmp_path, ("train",), values=(0, 255), names=("background", "thing"))
-    with refuses(r"hold only 0 and 255, and 255 is ignored, .*\(4800 px\).*data.label_map: \{255: 1\}"):
-        check_pairs(build_dataset(config("folder", root), "train", True))
-    mended = build_dataset(config("folder", root, label_map={255: 1}), "train", True)
-    check_pairs(mended)
-    assert set(mended[0][1].unique().tolist()) == {0, 1}
-    check_pairs(build_dataset(config("folder", root, label_map={255: 255}), "train", True))  # void on purpose
+    with refuses(r"hold only 0 and 255 \(4800 px, 50.0 %, are 255\), and 255 is ignored, .*data.label_map: \{255: 1\}"):
+        check_before_training([build_dataset(config("folder", root), "train", True)])
+    fixed = build_dataset(config("folder", root, label_map={255: 1}), "train", True)
+    check_before_training([fixed])
+    assert set(fixed[0][1].unique().tolist()) == {0, 1}
+    on_purpose = config("folder", root, label_map={255: 255})
+    check_before_training([build_dataset(on_purpose, "train", True)])
 
     (root / "classes.yaml").write_text("names: [background, thing]\nignore: 9\n")
-    with refuses(r"255 \(1200 px\); likely cause: a black and white mask.*data.label_map: \{255: 1\}"):
-        check_pairs(build_dataset(config("folder", root), "train", True))
+    with refuses(r"hold only 0 and 255 \(4800 px, 50.0 %, are 255\), and 255 is unknown; data.label_map: \{255: 1\}"):
+        check_before_training([build_dataset(config("folder", root), "train", True)])
 
-    write_mask(root / "labels/train/02.png", (0, 1, 255))  # one true class 1 anywhere: 255 is a real void
+    write_mask(root / "labels/train/03.png", (0, 1, 255))  # a class 1 in a mask outside the sample: 255 is void
     (root / "classes.yaml").write_text("names: [background, thing]\n")
-    check_pairs(build_dataset(config("folder", root), "train", True), thorough=2)
+    check_before_training([build_dataset(config("folder", root), "train", True)], most=2)
 
 
 def test_masks_of_nothing_but_void_are_refused(tmp_path):
@@ -195,7 +196,7 @@ def test_masks_of_nothing_but_void_are_refused(tmp_path):
     for label in (root / "gtFine").rglob("*.png"):
         write_mask(label, (0,))
     with refuses("every pixel of every mask .* is ignored"):
-        check_pairs(build_dataset(config("cityscapes", root), "train", True))
+        check_before_training([build_dataset(config("cityscapes", root), "train", True)])
 
 
 # --- real photographs -------------------------------------------------------------------------------------------------
@@ -205,8 +206,8 @@ def test_real_camvid(seg_data):
     cfg = config("camvid", seg_data / "camvid", size=(360, 480), augment="standard")
     train, val = (build_dataset(cfg, split, split == "train") for split in ("train", "val"))
     assert (len(train), len(val)) == (367, 101) and train.native_size(0) == (360, 480)
-    check_pairs(train)
-    check_pairs(val)
+    check_before_training([train])
+    check_before_training([val])
     assert {g.split("-")[0] for g in train.groups} == {"0001TP", "0006R0", "0016E5"}
     image, target = train.load(0)
     assert image.shape == (3, 360, 480) and set(target.unique().tolist()) <= {*range(11), 255}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data import build_dataset
-from data.check.pairs import check_pairs
+from data.check.before_training import check_before_training
 from data.labels import CITYSCAPES
 from data.sets.ade20k import ADE20K
 from data.sets.pets import PETS
@@ -42,7 +42,7 @@ def test_kitti_semantics_layout_has_ids_and_a_val_of_its_own(tmp_path):
     assert sorted(set(train.groups)) == ["block 00", "block 01"] and set(val.groups) == {"block 02"}
     assert set(train[0][1].unique().tolist()) == {0, 2, 13, 255} and train.num_classes == 19
     assert len(test) == 3 and not test.labelled
-    check_pairs(train)
+    check_before_training([train])
 
 
 def test_kitti_road_layout_has_train_ids_and_testing_is_val(tmp_path):
@@ -70,7 +70,7 @@ def test_kitti_colours_are_the_palette(tmp_path):
     train = build_dataset(config("kitti", tmp_path), "train", False)
     assert train.palette[0].tolist() == [1, 2, 3] and train.palette[18].tolist() == [119, 11, 32]
     (tmp_path / "colors.txt").write_text("1 2 3\n1 2 300\n")
-    with refuses("colors.txt: expected a row 'R G B' .*19 classes"):
+    with refuses("colors.txt: expected one row 'R G B' .*per class, 19 in all"):
         build_dataset(config("kitti", tmp_path), "train", False)
 
 
@@ -83,7 +83,7 @@ def test_kitti_mmseg_layout(tmp_path):
     with refuses("img_dir/test: no such data folder"):
         build_dataset(cfg, "test", False)
     write_mask(tmp_path / "ann_dir/val/000000_10.png", (0, 26), HW)
-    with refuses(r"000000_10.png: label values outside .*cityscapes trainIds.*26 \(1500 px\)"):
+    with refuses(r"000000_10.png: values that are no class of .cityscapes trainIds.*26 \(1500 px\)"):
         build_dataset(cfg, "val", False)[0]
 
 
@@ -95,7 +95,7 @@ def test_kitti_layouts_that_are_none_or_two_are_refused(tmp_path):
         build_dataset(config("kitti", tmp_path / "inner"), "train", False)
     for folder in ("training/image", "training/label", "training/image_2", "training/semantic"):
         (tmp_path / "two" / folder).mkdir(parents=True)
-    with refuses(r"more than one KITTI layout lies here \(semantics, road\)"):
+    with refuses(r"found more than one KITTI layout \(semantics, road\)"):
         build_dataset(config("kitti", tmp_path / "two"), "train", False)
 
 
@@ -104,9 +104,9 @@ def test_real_kitti(seg_data):
     cfg = config("kitti", root, (96, 320))
     train, val, test = (build_dataset(cfg, s, False) for s in ("train", "val", "test"))
     assert [len(d) for d in (train, val, test)] == [4, 1, 5] and not test.labelled
-    check_pairs(train), check_pairs(val)
+    check_before_training([train]), check_before_training([val])
     with refuses("kitti test has no labels"):
-        check_pairs(test)
+        check_before_training([test])
     image, target = train[1]
     assert image.shape == (3, 96, 320) and {0, 8, 10, 255} <= set(target.unique().tolist())
     assert train.native_size(0) == (370, 1224) and test.native_size(0) == (375, 1242)
@@ -173,7 +173,7 @@ def test_real_pets(seg_data):
     assert [len(d) for d in (train, val, test)] == [96, 24, 120]
     assert not set(train.names) & set(val.names) and not set(train.names) & set(test.names)
     for dataset in (train, val, test):
-        check_pairs(dataset, thorough=4)
+        check_before_training([dataset], most=4)
     image, target = train[0]
     assert image.shape == (3, 64, 64) and set(target.unique().tolist()) <= {0, 1, 2, 255}
     counts = torch.stack([torch.bincount(val[i][1].flatten(), minlength=3)[:3] for i in range(len(val))]).sum(0)
@@ -203,7 +203,7 @@ def test_voc_layout(tmp_path):
     train = build_dataset(cfg, "train", False)
     assert train.load(0)[1][0, :4].tolist() == [0, 15, 20, 255] and train.num_classes == 21
     assert not build_dataset(cfg, "test", False).labelled
-    check_pairs(train)
+    check_before_training([train])
     (year / "ImageSets/Segmentation/train.txt").write_text("2007_000000\n2008_000001\n")
     with refuses("2008_000001.jpg: no such file, but train.txt names"):
         build_dataset(cfg, "train", False)
@@ -240,7 +240,7 @@ def test_ade20k_layout(tmp_path):
         "wall", "sky", "road", "person", "traffic light", "flag",
     ]  # fmt: skip
     assert ADE20K.palette.shape == (150, 3) and ADE20K.palette[[0, 149]].tolist() == [[120, 120, 120], [92, 0, 255]]
-    check_pairs(train)
+    check_before_training([train])
     write_mask(root / "annotations/training/ADE_train_1.png", (0, 151), HW)
     with refuses(r"151 \(1500 px\)"):
         build_dataset(cfg, "train", False).load(0)

@@ -11,14 +11,14 @@ from data import build_dataset, sampled_names
 from data.splits import Splits, draw_sample
 from engine import checkpoint as ckpt
 from engine.config import config_from, dump
-from engine.evaluation.protocol import describe
+from engine.evaluation.protocol import protocol_line
 from engine.evaluation.scores import excluded, metrics
 from engine.folds.roles import open_study
 from engine.metrics import ConfusionMatrix
-from engine.report.report import write_report
-from engine.report.samples import write_samples
-from engine.report.tables import class_table
-from engine.training.single_run import train_single
+from engine.report.markdown_report import write_report
+from engine.report.samples import write_pictures
+from engine.report.score_tables import class_table
+from engine.training.single_run import prepare, train_single
 from tests.helpers import config, make_camvid, make_folder, refuses, write_image, write_mask
 
 CPU = torch.device("cpu")
@@ -103,12 +103,12 @@ def test_a_run_with_sample_remap_and_exclude(tmp_path, folder):
     row = json.loads((run / "log.jsonl").read_text())
     assert row["val_miou"] == pytest.approx(results["miou"])
     assert results["protocol"]["exclude"] == ["background"] and results["protocol"]["sample"] == [7, 3, 2]
-    said = describe(results["protocol"])
+    said = protocol_line(results["protocol"])
     assert "means without background" in said and "splits 7/3/2 drawn from train by image, seed 0" in said
     report = write_report(run).read_text()
     assert said in report and "| (background) |" in report and "In brackets: not in the means." in report
     assert "(background)" in class_table(results, results["protocol"])
-    own = describe({**results["protocol"], "sample": [7, 0, 2], "background": "ignore"})
+    own = protocol_line({**results["protocol"], "sample": [7, 0, 2], "background": "ignore"})
     assert "splits 7/own/2" in own and "background ignored" in own
     splits = Splits.load(run / "splits.json")
     assert len(splits.roles["train"]) == 7 and [len(splits.sample[s]) for s in ("val", "test")] == [3, 2]
@@ -136,8 +136,9 @@ def test_cross_validation_keeps_the_sample_and_excludes(tmp_path, folder):
 
 def test_the_page_of_samples_fits_native_targets(tmp_path, folder):
     cfg = tiny(folder, "eval.native=true", "log.samples=2")
-    train_single(cfg, tmp_path, CPU)
-    write_samples(tmp_path, cfg, CPU)
+    prepared = prepare(cfg)
+    results = train_single(cfg, tmp_path, CPU, prepared)
+    write_pictures(tmp_path, cfg, [prepared.network.model], prepared.val, CPU, results)
     assert (tmp_path / "plots/samples.png").is_file()
 
 

@@ -134,7 +134,7 @@ def test_none_only_resizes():
 def test_resized_mask_takes_the_centre_of_each_cell():
     """As the image's own resampling does; taking each cell's corner would shift the mask by half a cell."""
     columns = torch.arange(64, dtype=torch.uint8).expand(64, 64).contiguous()
-    image, mask = geometry.resize(columns.expand(3, 64, 64).contiguous(), columns, (16, 16))
+    image, mask = geometry.resize_pair(columns.expand(3, 64, 64).contiguous(), columns, (16, 16))
     assert mask[0].tolist() == list(range(2, 64, 4))
     assert (image[0, 8, 1:-1].int() - mask[8, 1:-1].int()).abs().max() <= 1
 

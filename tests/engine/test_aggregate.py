@@ -152,6 +152,21 @@ def test_greedy_keeps_only_what_does_not_hurt():
     assert alone["greedy"].members == [0] and alone["greedy"].raw is None  # nothing averaged, nothing re-estimated
 
 
+def test_a_fold_without_a_score_ranks_last_and_weighs_nothing():
+    nan = math.nan
+    found, _ = candidates([nan, 0.5, nan, 0.7], [9.0, 1.2, 8.0, 1.0], best_at=1.1)
+    assert found["best"].members == [3] and found["greedy"].members == [1, 3]
+    assert found["top3"].members == [0, 1, 3]  # the two with a score, then the first without
+    assert found["weighted"].weights[0] == found["weighted"].weights[2] == 0.0
+    assert sum(found["weighted"].weights) == pytest.approx(1) and found["weighted"].weights[3] > 0.5
+
+
+def test_if_no_fold_has_a_score_the_first_is_best():
+    found, _ = candidates([math.nan] * 3, [1.0, 2.0, 3.0], best_at=math.nan)
+    assert found["best"].members == [0] and found["greedy"].members == [0]
+    assert found["weighted"].weights == pytest.approx([1 / 3] * 3)
+
+
 def test_batchnorm_is_re_estimated_for_every_average_and_for_its_members_only():
     _, calls = candidates([0.5, 0.7, 0.6, 0.4], [0, 1, 2, 3], best_at=99)
     assert (0, 1, 2, 3) in calls and (0, 1, 2) in calls

@@ -101,6 +101,38 @@ def test_another_model_by_set_drops_the_options_of_the_first():
     assert cfg.model.name == "unet" and cfg.model.options == {}
 
 
+KD = "loss: {terms: [{name: dice}, {name: kd}], weights: [1, 2], teacher: a.pt}"
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "expected"),
+    [
+        ("", ["model.output_stride=8", "model.name=deeplabv3plus_resnet50"], {"model": {"output_stride": 8}}),
+        (KD, ["loss.teacher=b.pt", "loss.name=kd"], {"loss": {"teacher": "b.pt", "name": "kd", "terms": []}}),
+        (KD, ["loss.weights=[3]", "loss.terms=[{name: kd}]"], {"loss": {"weights": [3.0], "teacher": "a.pt"}}),
+        (KD, ["loss.smooth=0.5", "loss.name=dice"], {"loss": {"smooth": 0.5, "teacher": None, "weights": []}}),
+        ("optim: {nesterov: true}", ["optim.lr=0.1", "optim={name: sgd}"], {"optim": {"lr": 0.1, "nesterov": False}}),
+    ],
+)
+def test_the_order_of_set_does_not_matter(text, sets, expected):
+    one, other = config(text, *sets), config(text, *reversed(sets))
+    assert one == other
+    for section, values in expected.items():
+        assert to_dict(one)[section] | values == to_dict(one)[section]
+
+
+def test_of_one_key_set_twice_the_last_counts_and_rivals_are_refused():
+    assert config("", "optim.lr=1", "optim.lr=2").optim.lr == 2
+    for sets in (["loss.name=dice", "loss.terms=[{name: dice}]"], ["loss.terms=[{name: dice}]", "loss.name=dice"]):
+        with pytest.raises(UserError, match="loss.name and loss.terms are both set"):
+            config("", *sets)
+
+
+def test_the_order_of_a_stages_keys_does_not_matter():
+    cfg = config(f"{KD}\ncv: {{stages: [{{loss.weights: [3], loss.terms: [{{name: kd}}]}}]}}")
+    assert stage_config(cfg, 0).loss.weights == [3.0]
+
+
 def test_stages_change_what_they_name_and_nothing_else():
     text = """
 optim: {lr: 1e-3}

@@ -1,11 +1,13 @@
 """Cross-validation end to end on a tiny folder: roles, labels, candidates, resume, stages, eval.py's protocol."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from engine.report.tables import candidates_table
 
 from common.errors import UserError
 from engine import checkpoint as ckpt
@@ -236,6 +238,61 @@ def test_stages_start_from_the_winner(folder, tmp_path):
     assert (run / "aggregate" / "mean.pt").exists()  # the last stage has the plain names
 
 
+@pytest.fixture(scope="module")
+def without_scores(folder, tmp_path_factory):
+    """The same images, but void is all that the labels of `select` and val hold: no mIoU is defined there."""
+    root = tmp_path_factory.mktemp("void") / "data"
+    shutil.copytree(folder, root)
+    study = open_study(config(root), tmp_path_factory.mktemp("run"), CPU)
+    for name in study.select.names:
+        write_mask(root / "labels" / "train" / f"{name}.png", (255,))
+    for name in study.report.names:
+        write_mask(root / "labels" / "val" / f"{name}.png", (255,))
+    return root
+
+
+def test_a_run_whose_scores_are_undefined_ends_and_resumes(without_scores, tmp_path, capsys):
+    """Ranking by max once preferred nan, and results.json refused it after all folds were trained."""
+    cfg = config(without_scores, "cv.stages=[{epochs: 1}, {epochs: 1}]")
+    run = run_in(tmp_path, cfg, "run")
+    results = cv.cross_validate(cfg, run, CPU)
+    rows = {c["name"]: c for c in results["candidates"]}
+    assert results["winner"] == "best" and rows["best"]["members"] == [0] and rows["greedy"]["members"] == [0]
+    for row in rows.values():
+        assert [row[k] for k in ("miou", "select_miou", "miou_raw", "bootstrap")] == [None] * 4
+        assert any("select is undefined" in n and "a or b or c" in n for n in row["notes"])
+    assert any("first candidate" in note for note in rows["best"]["notes"])
+    assert results["fold_mean"] is None and results["fold_sd"] is None and set(results["line"]["miou"]) == {None}
+    assert {f["select_miou"] for f in results["folds"]} == {None}
+    assert ckpt.load(run / "aggregate" / "best.pt")["select_miou"] is None
+    assert json.loads((run / "stage1" / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert cv.cross_validate(cfg, run, CPU) == results  # a resume reads it
+    assert " -  " in candidates_table(results) and "undefined" in candidates_table(results)
+
+
+def test_a_defined_score_ranks_before_an_undefined_one(finished, tmp_path, monkeypatch):
+    """The first fold has no mIoU on select; the second, and what is averaged, has one."""
+    cfg, run, _ = finished
+    study = open_study(cfg, run, CPU)
+    members = [ckpt.load_ours(run / f"stage0/fold{f}/best.pt") for f in range(2)]
+    real = study.score
+    undefined = ckpt.state_hash(members[0]["model"])
+
+    def score(states, dataset, extra=False):
+        found = real(states, dataset, extra)
+        if dataset is study.select and ckpt.state_hash(states[0]) == undefined:
+            found.confusion.counts = torch.zeros_like(found.confusion.counts)
+        return found
+
+    monkeypatch.setattr(study, "score", score)
+    results = aggregate_stage(study, 0, keep=False)
+    rows = {c["name"]: c for c in results["candidates"]}
+    assert rows["best"]["members"] == [1] and rows["weighted"]["weights"] == [0.0, 1.0]
+    assert results["folds"][0]["select_miou"] is None and results["folds"][1]["select_miou"] is not None
+    assert rows[results["winner"]]["select_miou"] is not None and rows["ensemble"]["select_miou"] is None
+    assert results["line"]["folds"] == [1, 0] and results["fold_mean"] is None
+
+
 def test_pretrained_start_is_common_to_all_folds(finished, folder, tmp_path):
     _, run, _ = finished
     best = run / "aggregate" / "best.pt"
@@ -265,6 +322,41 @@ def test_more_folds_than_groups(folder, tmp_path):
     cfg = config(folder, "cv.folds=30")
     with pytest.raises(UserError, match="groups"):
         open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["cv.start_share=0"], ["cv.start_share", "cv.start to none"]),
+        (["cv.select_share=0"], ["cv.select_share", "cv.select to val"]),
+        (["schedule.name=plateau"], ["plateau", "select", "cv.start_overrides", "schedule.name: poly"]),
+        (["loss.follow_iou=2"], ["follow_iou", "{loss.follow_iou: 0}"]),
+        (["loss.terms=[{name: focal, follow_iou: 1}]"], ["follow_iou", "loss.terms"]),
+        (["loss.aux={name: focal, follow_iou: 1}"], ["follow_iou"]),
+        (["cv.start_overrides={schedule.name: plateau}"], ["plateau"]),
+    ],
+)
+def test_roles_without_images_and_starts_that_follow_select_are_refused(folder, tmp_path, sets, words):
+    cfg = config(folder, *sets)
+    with pytest.raises(UserError) as e:
+        open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    assert all(word in str(e.value) for word in words) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["cv.start_share=0", "cv.start=none"],
+        ["cv.select_share=0", "cv.select=val"],
+        ["schedule.name=plateau", "cv.start_overrides={schedule.name: poly}"],
+        ["loss.follow_iou=2", "cv.start_overrides={loss.follow_iou: 0}"],
+        ["schedule.name=plateau", "cv.select=val"],  # labelled contaminated
+    ],
+)
+def test_the_remedies_work(folder, tmp_path, sets):
+    cfg = config(folder, *sets)
+    study = open_study(cfg, run_in(tmp_path, cfg, "run"), CPU)
+    assert len(study.select) and (cfg.cv.start == "none" or cv.start_job(study).train)
 
 
 def test_limit_is_per_role_and_fold(folder, tmp_path):

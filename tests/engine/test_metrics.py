@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from engine.evaluation.paired_bootstrap import bootstrap_difference
-from engine.metrics import ConfusionMatrix
+from engine.evaluation.scores import Score, scores
+from engine.metrics import ConfusionMatrix, best_first, worst_if_nan
 
 
 def from_counts(rows) -> ConfusionMatrix:
@@ -141,3 +142,39 @@ def test_the_bootstraps_difference_is_that_of_the_means(absent):
     assert found["difference"] == pytest.approx(b[0].miou(absent) - a[0].miou(absent), abs=1e-12)
     found = bootstrap_difference(a, b, samples=5, absent=absent, exclude=[0])
     assert found["difference"] == pytest.approx(b[0].miou(absent, [0]) - a[0].miou(absent, [0]), abs=1e-12)
+
+
+def test_rankings_put_undefined_scores_last():
+    nan = float("nan")
+    assert best_first([nan, 0.2, None, 0.5, 0.5, 0.0]) == [3, 4, 1, 5, 0, 2]
+    assert best_first([nan, nan]) == [0, 1] and worst_if_nan(nan) == worst_if_nan(None) == -math.inf
+
+
+def test_an_undefined_difference_has_no_interval():
+    """Two networks on images of the excluded class alone: no class is left for either mean."""
+    parts = []
+    for pixels in (3, 5):
+        m = ConfusionMatrix(2)
+        m.update(torch.zeros(pixels), torch.zeros(pixels))
+        parts.append(m)
+    assert bootstrap_difference(parts, parts, exclude=[0]) is None
+    assert bootstrap_difference(parts, parts) == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+@pytest.mark.parametrize(("void", "exclude", "expected"), [
+    ("ignore", [], [1.0, 1 / 4, None]),  # the second image: a is missed, b half right
+    ("error", [], [1 / 2, 1 / 4, 0.0]),  # the first: a right, b false on void
+    ("ignore", ["a"], [None, 1 / 2, None]),
+    ("error", ["a"], [0.0, 1 / 2, 0.0]),
+])  # fmt: skip
+@pytest.mark.parametrize("absent", ["nan", "zero", "one"])
+def test_scores_of_single_images_follow_the_rules_of_the_set(void, exclude, expected, absent):
+    """By hand. Classes that an image lacks are left out of its own mean, whatever eval.absent says of the set."""
+    images = [([0, 1], [0, 255]), ([1, 1], [1, 0]), ([2, 2], [255, 255])]  # (prediction, target)
+    score = Score(ConfusionMatrix(3, void=void))
+    for i, (pred, target) in enumerate(images):
+        score.add_image(str(i), "g", torch.tensor([pred]), torch.tensor([target]))
+    result = scores(score, ["a", "b", "c"], absent, exclude)
+    assert result["per_image"]["miou"] == pytest.approx(expected)
+    known = [v for v in expected if v is not None]
+    assert result["miou_per_image"] == pytest.approx(sum(known) / len(known))

@@ -1,4 +1,4 @@
-"""Every plot is drawn, no text is cut off or written over another, and the page of samples shows what it should."""
+"""Plots: each is drawn, and no text is cut off or overlaps. Pages of samples: rows, colours, legend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.report import picture_pages, plots, score_plots
+from engine.report import fold_plots, picture_pages, probability_plots, score_plots, training_plots
 from tests import fake_run as fake
 from tools.study import plots as study_plots
 
@@ -15,7 +15,7 @@ LONG = [f"class with a long name {k}" for k in range(34)]
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were saved, with their layout done."""
+    """The figures that were saved, with their final layout."""
     from matplotlib.figure import Figure
 
     saved, save = [], Figure.savefig
@@ -44,7 +44,7 @@ def assert_nothing_cut(fig) -> None:
 
 
 def shown(fig, box, text) -> bool:
-    """Tick labels beyond the axes' limits exist as objects and are never drawn."""
+    """Whether a text is drawn; tick labels beyond the axes' limits exist and are not."""
     for ax in fig.axes:
         for axis, low, high in ((ax.xaxis, *ax.get_xlim()), (ax.yaxis, *ax.get_ylim())):
             for tick in axis.get_major_ticks() + axis.get_minor_ticks():
@@ -82,24 +82,24 @@ def test_training_plots(tmp_path, drawn):
     logs = [fake.log_rows(12, "start", 0), *(fake.log_rows(8, f, s, 1, every=3) for s in (0, 1) for f in range(10))]
     rows = [row for log in logs for row in log]
     for log in (rows, fake.log_rows(1, None, None), fake.log_rows(20, None, None)):
-        for function in (plots.curves, plots.learning_rate):
+        for function in (training_plots.curves, training_plots.learning_rate):
             assert is_picture(function(log, tmp_path / "x" / "a.png", NOTE))
             assert_nothing_cut(drawn[-1])
 
 
-def test_timeline_sets_stages_behind_each_other():
+def test_timeline_puts_stages_after_each_other():
     rows = [*fake.log_rows(5, "start", 0), *fake.log_rows(4, 0, 0), *fake.log_rows(3, 1, 0), *fake.log_rows(2, 0, 1)]
-    series, phases = plots.timeline(rows)
+    series, phases = training_plots.timeline(rows)
     assert phases == [("start", 0.5), ("stage 0", 5.5), ("stage 1", 9.5)]
     assert [x for x, _ in series[-1, "start"]] == [1, 2, 3, 4, 5]
     assert [x for x, _ in series[0, 1]] == [6, 7, 8] and [x for x, _ in series[1, 0]] == [10, 11]
-    series, phases = plots.timeline(fake.log_rows(3, None, None))
+    series, phases = training_plots.timeline(fake.log_rows(3, None, None))
     assert list(series) == [(None, None)] and len(phases) == 1
 
 
 def test_the_curve_drawn_is_the_log(tmp_path, drawn):
     rows = fake.log_rows(6, None, None, every=2)
-    plots.curves(rows, tmp_path / "c.png")
+    training_plots.curves(rows, tmp_path / "c.png")
     (_, _), (_, right) = np.asarray(drawn[-1].axes[:4]).reshape(2, 2)
     lines = [line for line in right.get_lines() if len(line.get_xdata()) == 3]
     assert list(lines[0].get_xdata()) == [2, 4, 6]  # epochs without validation are left out, not drawn as zero
@@ -110,12 +110,12 @@ def test_the_curve_drawn_is_the_log(tmp_path, drawn):
 def test_fold_stage_and_line_plots(tmp_path, drawn, count):
     result = fake.stage_results(0, 1, count)
     result["folds"][1]["select_miou"] = None
-    plots.folds(result["folds"], result["fold_mean"], result["fold_sd"], tmp_path / "f.png", NOTE)
-    plots.folds(result["folds"], None, None, tmp_path / "f.png", NOTE)
-    plots.line(result["line"], tmp_path / "l.png", NOTE)
+    fold_plots.folds(result["folds"], result["fold_mean"], result["fold_sd"], tmp_path / "f.png", NOTE)
+    fold_plots.folds(result["folds"], None, None, tmp_path / "f.png", NOTE)
+    fold_plots.line(result["line"], tmp_path / "l.png", NOTE)
     rows = [dict(stage=s, winner="ensemble", miou=0.5 + s / 50, select_miou=0.5, fold_mean=0.4, fold_sd=None)
             for s in range(count)]  # fmt: skip
-    assert is_picture(plots.stages(rows, tmp_path / "s.png", NOTE))
+    assert is_picture(fold_plots.stages(rows, tmp_path / "s.png", NOTE))
     for fig in drawn:
         assert_nothing_cut(fig)
     assert_disjoint(labels_of(drawn[0].axes[0], "x"))
@@ -124,13 +124,34 @@ def test_fold_stage_and_line_plots(tmp_path, drawn, count):
 def test_candidates_plot(tmp_path, drawn):
     result = fake.stage_results(0, 1, 5)
     rows = result["candidates"]
-    assert is_picture(score_plots.candidates(rows, tmp_path / "c.png", NOTE))
+    assert is_picture(fold_plots.candidates(rows, tmp_path / "c.png", NOTE))
     assert_nothing_cut(drawn[-1])
     left, right = drawn[-1].axes
     reported = next(line for line in left.get_lines() if line.get_label() == "val (reported)")
     assert np.allclose(reported.get_xdata(), [100 * r["miou"] for r in rows])
     rows[1] |= {"miou": None, "miou_raw": None, "bootstrap": None}  # nothing to score must not stop a report
-    assert is_picture(score_plots.candidates(rows[:2], tmp_path / "c.png", NOTE))
+    assert is_picture(fold_plots.candidates(rows[:2], tmp_path / "c.png", NOTE))
+
+
+def test_nothing_to_draw_is_drawn_empty(tmp_path, drawn):
+    """An mIoU that is undefined in every epoch, fold and image must not stop a report."""
+    row = {"epoch": 1, "lr": 0.1, "fold": None, "stage": None}
+    row |= dict.fromkeys(("train_loss", "val_loss", "train_miou", "val_miou"))
+    none = dict.fromkeys(("miou", "select_miou", "val_miou", "fold_mean", "fold_sd"))
+    path = tmp_path / "x.png"
+    for rows in ([], [row]):
+        training_plots.curves(rows, path)
+        training_plots.learning_rate(rows, path)
+        study_plots.epoch_curves({"a": rows}, path)
+    fold_plots.folds([{"fold": 0, **none}], None, None, path)
+    fold_plots.stages([{"stage": s, "winner": "best", **none} for s in (0, 1)], path)
+    fold_plots.line({"folds": [0, 1], "t": [0, 1], "miou": [None, None]}, path)
+    fold_plots.candidates([{"name": "best", **none}], path)
+    score_plots.frequency_iou({"a": 0.0}, {"a": None}, [(1, 2, 3)], path)
+    probability_plots.roc({"a": None}, {"a": None}, [(1, 2, 3)], path)
+    assert len(drawn) == 12
+    for fig in drawn:
+        assert_nothing_cut(fig)
 
 
 @pytest.mark.parametrize("names", [["pet", "background"], fake.NAMES, LONG])
@@ -188,7 +209,7 @@ def test_error_map_marks_wrong_and_ignored_pixels():
 def test_samples_page_holds_every_row_and_the_legend(tmp_path):
     rows = [sample(), sample((40, 30)), sample()]
     rows[1][2][20:] = 0
-    path = plots.samples_page(*map(list, zip(*rows)), fake.PALETTE, fake.NAMES, tmp_path / "p" / "samples.png")
+    path = picture_pages.samples_page(*map(list, zip(*rows)), fake.PALETTE, fake.NAMES, tmp_path / "p" / "samples.png")
     page = np.asarray(Image.open(path))
     width = (page.shape[1] - 5 * picture_pages.GAP) // 4
     assert page.shape[0] > width * (20 / 30) * 2 + width * 40 / 30  # three rows, each in its own proportions
@@ -200,15 +221,17 @@ def test_samples_page_holds_every_row_and_the_legend(tmp_path):
     for colour in fake.PALETTE:
         assert (legend == colour).all(1).any(), colour
     with pytest.raises(ValueError, match="sizes differ"):
-        plots.samples_page([rows[0][0]], [rows[1][1]], [rows[0][2]], fake.PALETTE, fake.NAMES, tmp_path / "x.png")
+        picture_pages.samples_page(
+            [rows[0][0]], [rows[1][1]], [rows[0][2]], fake.PALETTE, fake.NAMES, tmp_path / "x.png"
+        )
     with pytest.raises(ValueError, match="got 1 images, 0 targets"):
-        plots.samples_page([rows[0][0]], [], [], fake.PALETTE, fake.NAMES, tmp_path / "x.png")
+        picture_pages.samples_page([rows[0][0]], [], [], fake.PALETTE, fake.NAMES, tmp_path / "x.png")
 
 
 def test_many_long_class_names_fit_on_the_page(tmp_path):
     image, target, pred = sample()
     palette = np.random.default_rng(0).integers(0, 256, (34, 3))
-    path = plots.samples_page([image], [target], [pred], palette, LONG, tmp_path / "s.png")
+    path = picture_pages.samples_page([image], [target], [pred], palette, LONG, tmp_path / "s.png")
     page = np.asarray(Image.open(path))
     assert (page[:, -4:] == 255).all()  # nothing runs into the margin
 
@@ -219,8 +242,8 @@ def test_probabilities_of_several_networks(tmp_path, networks, classes):
     found = {f"network {k}": fake.extra_scores(0.6, k) for k in range(networks)}
     matrices = {name: fake.confusion(0.6, k) for k, name in enumerate(found)}
     for path in (
-        study_plots.rocs(found, classes, tmp_path / "roc.png"),
-        study_plots.confusions(matrices, fake.NAMES, tmp_path / "confusion.png"),
+        study_plots.roc_panels(found, classes, tmp_path / "roc.png"),
+        study_plots.confusion_panels(matrices, fake.NAMES, tmp_path / "confusion.png"),
     ):
         assert Image.open(path).size[0] > 700
     assert Image.open(tmp_path / "roc.png").size[1] > (1000 if len(classes) > 1 else 300)

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.tables import markdown_table
-from engine.evaluation.protocol import describe
-from engine.report.report import candidates_table, class_table, format_table, write_report
+from common.tables import format_table, markdown_table
+from engine.evaluation.protocol import protocol_line
+from engine.report.html_report import write_html
+from engine.report.markdown_report import write_report
+from engine.report.score_tables import candidates_table, class_table
 from tests import fake_run as fake
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +86,7 @@ def test_one_stage_says_that_out_of_fold_is_optimistic(tmp_path):
     assert "## Winner after each stage" not in text
 
 
-def test_labels_are_explained_and_stand_beside_their_rows(tmp_path):
+def test_labels_are_explained_and_appear_in_their_rows(tmp_path):
     text = report_of(fake.cross_validated(tmp_path / "a", 3, 1, labels=["contaminated"], start="train", select="val"))
     assert "**contaminated**:" in text and "out-of-fold mIoU (contaminated)" in text
     assert "ranked first on the val images themselves" in text and "honest" not in row(text, "best")[-1]
@@ -126,7 +128,7 @@ def test_unfinished_runs_say_so(tmp_path):
     assert "## Distances" not in text and "images by role" not in text and "frequency_iou.png" not in text
 
 
-def test_what_is_no_run_or_damaged_is_one_line(tmp_path):
+def test_a_folder_that_is_no_run_and_damaged_files_give_one_line(tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path)
     run = fake.cross_validated(tmp_path / "run", 3, 1)
@@ -154,6 +156,29 @@ def test_a_page_of_samples_is_shown_where_there_is_one(tmp_path):
     assert "(plots/samples.png)" in report_of(run)
 
 
+def test_plots_of_an_earlier_report_are_replaced(tmp_path):
+    run = fake.single(tmp_path / "run", plots=True)
+    report_of(run)
+    (run / "log.jsonl").unlink()
+    assert "curves.png" not in report_of(run) and not (run / "plots/curves.png").exists()
+    assert "(plots/class_iou.png)" in report_of(run)
+
+
+def test_a_run_whose_miou_is_undefined_has_its_reports(tmp_path):
+    """Binary data without its background, and the class is in no image: every mIoU is null."""
+    run = fake.cross_validated(tmp_path / "run", folds=3, stages=2, plots=True)
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    fake.write_log(run, [row | {"train_miou": None, "val_miou": None} for row in rows])
+    for path in run.glob("stage*/results.json"):
+        results = json.loads(path.read_text())
+        results |= {"fold_mean": None, "fold_sd": None}
+        for part in (*results["folds"], *results["candidates"]):
+            part |= {key: None for key in ("miou", "val_miou", "select_miou", "miou_raw") if key in part}
+        fake.write(path, results)
+    assert "val mIoU - %" in report_of(run)
+    assert "<h1>" in write_html(run).read_text()
+
+
 def test_without_matplotlib_the_report_is_written_and_one_line_printed(tmp_path):
     run = fake.cross_validated(tmp_path / "run", 3, 1, plots=True)
     code = """
@@ -165,18 +190,24 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
 import numpy as np
-from engine import plots
-from engine.report import write_report
+from engine.report.html_report import write_html
+from engine.report.markdown_report import write_report
+from engine.report.picture_pages import samples_page
 page = np.zeros((8, 8), np.uint8)
 image, run = np.zeros((8, 8, 3), np.uint8), Path(sys.argv[1])
-plots.samples_page([image], [page], [page], [(1, 2, 3)], ["a"], run / "plots/samples.png")
+samples_page([image], [page], [page], [(1, 2, 3)], ["a"], run / "plots/samples.png")
 write_report(run)
+write_html(run)
 """
     done = subprocess.run([sys.executable, "-c", code, str(run)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "plots skipped: matplotlib is not installed\n"
     text = (run / "report.md").read_text()
     assert "## Candidates" in text and re.findall(r"plots/(\w+)", text) == ["samples"]
+    page = re.sub(r"base64,[^\"]*", "", (run / "report.html").read_text())
+    assert re.findall(r'<img alt="([^"]*)"', page) == ["samples"]
+    for report in (text, page):
+        assert report.count("plots skipped: matplotlib is not installed.") == 1
 
 
 def test_matplotlib_is_imported_in_one_module():
@@ -232,6 +263,6 @@ def test_class_table_and_the_line_of_the_protocol():
     text = class_table(result, protocol)
     assert f"mIoU  {100 * result['miou']:.2f}" in re.sub(" +", "  ", text)
     assert re.search(r"^train +-$", text, re.M) and text.startswith("streets test")
-    said = describe(protocol)
+    said = protocol_line(protocol)
     for part in ("labels' own size", "scales 0.5, 1", "mirrored", "window 64x96", "absent classes count 0"):
         assert part in said

@@ -1,11 +1,14 @@
 """Schedules against torch's own and against their formulas."""
 
+import copy
+
 import pytest
 import torch
 
 from engine.config.keys import OptimConfig, ScheduleConfig
-from engine.training.optim import build_optimizer, parameter_groups, set_lr
+from engine.training.optim import build_optimizer, load_state, parameter_groups, set_lr
 from engine.training.schedules import SCHEDULES, Plateau, factor
+from models import build_model
 
 ITERS, EPOCH = 100, 10
 
@@ -89,6 +92,63 @@ def test_groups_separate_head_and_decay_and_hold_every_parameter_once():
     assert sorted(flat) == sorted(id(p) for p in model.parameters())
     everything = parameter_groups(model, OptimConfig(weight_decay=0.1, decay_norms=True))
     assert {g["weight_decay"] for g in everything} == {0.1}
+
+
+def test_swins_relative_position_biases_are_not_decayed():
+    with torch.device("meta"):
+        model = build_model("segformer_swin_t", 3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = parameter_groups(model, OptimConfig(weight_decay=0.1))
+    free = [names[id(p)] for g in groups if g["weight_decay"] == 0 for p in g["params"]]
+    assert len([name for name in free if name.endswith("relative_position_bias_table")]) == 12
+
+
+class Windowed(Toy):
+    def __init__(self):
+        super().__init__()
+        self.encoder.relative_position_bias_table = torch.nn.Parameter(torch.ones(9, 2))
+
+    def forward(self, x):
+        return self.head(self.encoder(x)) * self.encoder.relative_position_bias_table.sum()
+
+
+def steps(model, optimizer, n):
+    for i in range(n):
+        optimizer.zero_grad()
+        model(torch.full((1, 3, 8, 8), 0.1 * (i + 1))).square().mean().backward()
+        optimizer.step()
+
+
+def test_a_run_that_began_with_decayed_tables_goes_on_as_it_began(capsys):
+    """As a kill would cut it: 2 steps, saved, 2 more in another process, against 4 steps without a break."""
+    cfg = OptimConfig(name="adamw", lr=0.01, weight_decay=0.5)
+    states = []
+    for cut in (False, True):
+        torch.manual_seed(0)
+        model = Windowed()
+        optimizer = torch.optim.AdamW(parameter_groups(model, cfg, decay_tables=True), lr=cfg.lr)
+        steps(model, optimizer, 2)
+        if cut:
+            saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(model.state_dict())
+            model = Windowed()
+            model.load_state_dict(weights)
+            optimizer = build_optimizer(model, cfg)
+            load_state(optimizer, saved, model, cfg)
+            assert "decays Swin's relative position biases" in capsys.readouterr().err
+        steps(model, optimizer, 2)
+        states.append(model.state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_a_new_run_resumes_without_a_warning(capsys):
+    model, cfg = Windowed(), OptimConfig(name="adamw", weight_decay=0.5)
+    optimizer = build_optimizer(model, cfg)
+    steps(model, optimizer, 1)
+    again = build_optimizer(model, cfg)
+    load_state(again, optimizer.state_dict(), model, cfg)
+    assert [g["weight_decay"] for g in again.param_groups] == [g["weight_decay"] for g in optimizer.param_groups]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])

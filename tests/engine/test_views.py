@@ -1,13 +1,17 @@
 """From scores to predictions: strips, windows, flips give what the plain computation on whole maps gives."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.config import load_config
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.score_strips import axis_weights, classes, rows, strips
 from engine.evaluation.views import Views, predict_classes, predict_scores, window_starts, window_weights
+from tests.helpers import refuses
 
 CPU = torch.device("cpu")
 
@@ -172,3 +176,21 @@ def test_predicted_classes_at_another_size():
     top2 = want.topk(2, 1).values
     clear = top2[:, 0] - top2[:, 1] > 1e-5
     assert pred.shape == (1, 150, 99) and torch.equal(pred[clear], want.argmax(1)[clear])
+
+
+def test_the_stride_is_where_the_windows_are():
+    starts = []
+
+    class Seen(torch.nn.Module):
+        def forward(self, x):
+            starts.append((int(x[0, 0, 0, 0]), int(x[0, 1, 0, 0])))
+            return {"out": x[:, :2]}
+
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(256.0), indexing="ij")
+    images = torch.stack([y, x, x])[None]
+    predict_scores([Seen()], images, Views(window=(128, 128), stride=(96, 96)))
+    assert starts == [(0, 0), (0, 96), (0, 128)]  # the published 1024, 768 on 1024x2048, eight times smaller
+    config = Path(__file__).parents[2] / "configs" / "cityscapes" / "published.yaml"
+    for item in ("eval.stride=[2000, 768]", "eval.window=[]"):
+        with refuses("eval.stride must be"):
+            load_config(config, [item])

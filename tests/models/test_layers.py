@@ -1,4 +1,4 @@
-"""The tricks of models/layers.py change nothing: each against the plain layers it stands for."""
+"""The plain blocks of models/layers.py and of the ResNets compute what their papers write."""
 
 from __future__ import annotations
 
@@ -6,85 +6,50 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from models.layers import atrous_depthwise, conv_bn, conv_bn_relu, separable_conv_bn_relu
-from tests.model_helpers import assert_close, perturb_norms
+from models import build_encoder
+from models.layers import conv_bn_relu, separable_conv_bn_relu
+from tests.model_helpers import perturb_norms
 
 
-def plain(block: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    for layer in block:
-        x = layer(x)
-    return x
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kernel_size, stride", [(1, 1), (1, 2), (3, 1), (3, 2)])
-@pytest.mark.parametrize("size", [3, 20])  # fewer, and more pixels than weights of an output channel
-def test_batchnorm_folds_into_the_convolution_in_inference(size, kernel_size, stride, bias):
-    torch.manual_seed(0)
-    block = conv_bn_relu(20, 5, kernel_size, stride, bias=bias).double().eval()
-    perturb_norms(block)
-    x = torch.randn(2, 20, size, size + 1, dtype=torch.float64)
-    copy_of_x = x.clone()
-    with torch.no_grad():
-        assert_close(block(x), plain(block, x), 1e-12)
-    assert torch.equal(x, copy_of_x)
-    assert torch.equal(block(x), plain(block, x))  # with gradients: the plain layers
-
-
-def test_folding_under_autocast_is_as_exact_as_plain_layers():
-    torch.manual_seed(0)
-    for size in (3, 20):
-        block = conv_bn_relu(32, 16, 1).eval()
-        perturb_norms(block)
-        x = torch.randn(1, 32, size, size)
-        with torch.no_grad():
-            exact = plain(block, x)
-            with torch.autocast("cpu", torch.bfloat16):
-                ours, theirs = block(x).float() - exact, plain(block, x).float() - exact
-        assert ours.abs().mean() <= 2 * theirs.abs().mean()
-
-
-def test_batchnorm_in_training_is_plain():
+def test_conv_bn_relu_is_these_three_layers():
     torch.manual_seed(0)
     a = conv_bn_relu(4, 5).train()
     b = copy.deepcopy(a)
     x = torch.randn(2, 4, 9, 9)
-    assert torch.equal(a(x), plain(b, x))
+    assert torch.equal(a(x), F.relu(b[1](b[0](x))))
     assert torch.equal(a[1].running_mean, b[1].running_mean) and a[1].num_batches_tracked == 1
 
 
-def test_folding_is_for_inference_alone_and_leaves_the_weights():
-    conv, bn = nn.Conv2d(8, 5, 3, padding=1), nn.BatchNorm2d(5).eval()
-    calls = []
-    bn.register_forward_hook(lambda *args: calls.append(1))
-    with torch.no_grad():
-        before = conv.weight.clone()
-        conv_bn(conv, bn, torch.randn(1, 8, 9, 9))  # 81 pixels, 72 weights
-        conv_bn(conv, bn, torch.randn(1, 8, 8, 9))
-        assert not calls and torch.equal(conv.weight, before)
-    conv_bn(conv, bn, torch.randn(1, 8, 9, 9))
-    assert calls == [1]
-
-
-@pytest.mark.parametrize("rate", [1, 2, 5, 6, 7, 12, 40])
-def test_atrous_depthwise_is_the_convolution(rate):
+@pytest.mark.parametrize("depthwise_norm", [False, True])
+def test_separable_block_is_its_layers_one_after_the_other(depthwise_norm):
     torch.manual_seed(0)
-    conv = nn.Conv2d(6, 6, 3, 1, rate, rate, groups=6, bias=False).double()
-    x = torch.randn(2, 6, 7, 12, dtype=torch.float64)
-    with torch.no_grad():
-        assert_close(atrous_depthwise(conv, x), conv(x), 1e-12)
-
-
-def test_separable_block_in_inference_and_training():
-    torch.manual_seed(0)
-    block = separable_conv_bn_relu(6, 4, dilation=3)
-    perturb_norms(block)
-    x = torch.randn(1, 6, 10, 11)
-    with torch.no_grad():
-        assert_close(block.eval()(x), plain(block, x))
-    y = block(x)  # with gradients
-    assert_close(y, plain(block, x))
+    block = separable_conv_bn_relu(6, 4, dilation=3, depthwise_norm=depthwise_norm).train()
+    assert [type(m) for m in block.modules() if not list(m.children())] == (
+        [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2 if depthwise_norm else [nn.Conv2d, nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    )
+    plain, x = copy.deepcopy(block), torch.randn(2, 6, 10, 11)
+    y = block(x)
+    for layer in plain.modules():
+        x = x if list(layer.children()) else layer(x)
+    assert torch.equal(y, x)
     y.sum().backward()
     assert all(p.grad is not None for p in block.parameters())
+
+
+@pytest.mark.parametrize("stage", ["layer1", "layer2"])  # without and with a projection in the first block (ResNet-18)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_residual_block_adds_the_shortcut_before_the_last_relu(name, stage):
+    torch.manual_seed(0)
+    block = getattr(build_encoder(name), stage)[0].train()
+    perturb_norms(block)
+    plain, x = copy.deepcopy(block), torch.randn(2, block.conv1.in_channels, 8, 10)
+    y = x
+    last = 2 if name == "resnet18" else 3
+    for i in range(1, last + 1):
+        y = getattr(plain, f"bn{i}")(getattr(plain, f"conv{i}")(y))
+        y = F.relu(y) if i < last else y
+    shortcut = x if plain.downsample is None else plain.downsample(x)
+    assert torch.equal(block(x), F.relu(y + shortcut))

@@ -1,20 +1,22 @@
-"""tools.check_data: every planted fault is found, explained and mended; clean data raises no alarm."""
+"""tools.check_data: every planted fault is found and explained, with a line that fixes it; clean data raises no alarm."""
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image, ImageFilter
 
 from common import command
 from data import build_dataset
-from data.check import quick
+from data.check import before_training
+from data.check.before_training import check_before_training
 from data.check.file_rules import near_duplicates
-from data.check.quick import quick_check
 from data.check.scan import scan
 from data.check.whole_set import Checked, check_config
 from data.labels import CITYSCAPES_IDS
@@ -260,7 +262,7 @@ def no_labels(root):
 
 
 SHIFTED = "data.label_map: {1: 0, 2: 1, 3: 2}"
-# name in the docs: (plant, level, words of the explanation, words of the mend)
+# name in the docs: (plant, level, words of the explanation, words of the fix)
 PLANTS = {
     "image without label": (missing_label, "error", ["01.png", "train"], "add the label"),
     "label without image": (extra_label, "error", ["01.png"], "add the image"),
@@ -320,7 +322,7 @@ def checked(root: Path) -> Checked:
 def found(result: Checked, fault: str):
     findings = [f for f in result.findings if f.fault == fault]
     assert findings, [f.fault for f in result.findings]
-    return findings[0]  # what is told by split comes once for each
+    return findings[0]  # a finding about a split comes once per split
 
 
 def test_the_clean_city_raises_no_alarm(tmp_path):
@@ -329,14 +331,14 @@ def test_the_clean_city_raises_no_alarm(tmp_path):
 
 @pytest.mark.parametrize("fault", PLANTS)
 def test_a_planted_fault_is_found_and_explained(tmp_path, fault):
-    plant, level, words, mend = PLANTS[fault]
+    plant, level, words, fix = PLANTS[fault]
     root = city(tmp_path / "data")
     plant(root)
     finding = found(checked(root), fault.split(", all")[0].split(", mask")[0])
     assert finding.level == level
     for word in words:
         assert word in finding.text, finding
-    assert mend in finding.mend, finding
+    assert fix in finding.fix, finding
 
 
 @pytest.mark.parametrize("fault", [f for f in PLANTS if PLANTS[f][1] != "error"])
@@ -346,12 +348,12 @@ def test_a_warning_does_not_come_with_errors(tmp_path, fault):
     assert checked(root).count("error") == 0
 
 
-def test_every_line_of_the_config_that_is_offered_does_mend(tmp_path):
-    """The label_map of the mend, applied, leaves no finding."""
+def test_every_line_of_the_config_that_is_offered_does_fix_it(tmp_path):
+    """The label_map of the fix, applied, leaves no finding."""
     for fault in ("counted from 1", "void stored as 0", "0/255 masks", "stretched values", "unmapped values"):
         root = city(tmp_path / fault.replace("/", "-"))
         PLANTS[fault][0](root)
-        line = found(checked(root), fault).mend.split("   ")[0]
+        line = found(checked(root), fault).fix.split("   ")[0]
         cfg = config("folder", root, label_map=yaml.safe_load(line.removeprefix("data.label_map: ")))
         after = check_config(cfg, ("train", "val"))
         assert [f for f in after.findings if f.level == "error"] == [], fault
@@ -365,13 +367,13 @@ def test_cityscapes_ids_of_the_wrong_kind(tmp_path):
     for path in root.rglob("*_labelIds.png"):
         path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
     finding = found(check_config(config("cityscapes", root), ("train",)), "labelIds read as trainIds")
-    assert finding.level == "error" and finding.mend == "data.labels: labelIds"
+    assert finding.level == "error" and finding.fix == "data.labels: labelIds"
 
     root = make_cityscapes(tmp_path / "b", n=2, kind="labelTrainIds")
     for path in root.rglob("*_labelTrainIds.png"):
         path.rename(path.with_name(path.name.replace("labelTrainIds", "labelIds")))
     finding = found(check_config(config("cityscapes", root), ("train",)), "trainIds read as labelIds")
-    assert finding.mend == "data.labels: labelTrainIds"
+    assert finding.fix == "data.labels: labelTrainIds"
 
 
 def test_label_ids_in_a_folder_of_nineteen_classes(tmp_path):
@@ -379,7 +381,7 @@ def test_label_ids_in_a_folder_of_nineteen_classes(tmp_path):
     (root / "classes.yaml").write_text(yaml.safe_dump({"names": [f"c{i}" for i in range(19)]}))
     each_mask(lambda m: np.array([7, 11, 23], np.uint8)[m])(root)
     finding = found(checked(root), "labelIds read as trainIds")
-    line = yaml.safe_load(finding.mend.removeprefix("data.label_map: "))
+    line = yaml.safe_load(finding.fix.removeprefix("data.label_map: "))
     assert line[7] == 0 and line[23] == 10 and line[4] == 255 and set(line) == set(CITYSCAPES_IDS)
 
 
@@ -489,32 +491,61 @@ def both(root: Path) -> list:
     return [build_dataset(config("folder", root), split, train=False) for split in ("train", "val")]
 
 
-def test_the_quick_check_is_one_line(tmp_path):
-    line = quick_check(both(city(tmp_path / "data")))
+def test_the_check_before_training_is_one_line(tmp_path):
+    line = check_before_training(both(city(tmp_path / "data")))
     assert line.startswith("data: 6 train and 3 val pairs, all looked at in ") and line.endswith(": nothing suspicious")
     recompressed_in_val(tmp_path / "data")
-    line = quick_check(both(tmp_path / "data"))
+    line = check_before_training(both(tmp_path / "data"))
     assert "suspicious: near-duplicates across splits" in line and "tools.check_data" in line and "\n" not in line
 
 
-def test_the_quick_check_stops_at_what_the_loader_cannot_read(tmp_path):
+def test_the_check_before_training_stops_at_what_the_loader_cannot_read(tmp_path):
     root = city(tmp_path / "data")
     datasets = both(root)
     truncated_image(root)
     with refuses(r"03\.png.*tools\.check_data"):
-        quick_check(datasets)
+        check_before_training(datasets)
 
 
-def test_the_quick_check_claims_nothing_of_what_it_did_not_read(tmp_path):
+@pytest.mark.parametrize("plant", [bilevel_mask, transparent_mask, empty_image, truncated_mask, text_as_image])
+def test_the_check_before_training_refuses_files_that_no_loader_reads(tmp_path, plant):
+    root = city(tmp_path / "data")
+    plant(root)
+    with refuses(r"train/0[03]\.png: .*tools\.check_data"):
+        check_before_training(both(root))
+
+
+def test_the_check_before_training_claims_nothing_of_what_it_did_not_read(tmp_path):
     root = city(tmp_path / "data", n=12)
     class_only_in_val(root)
-    assert "class only in val" in quick_check(both(root))
-    line = quick_check(both(root), most=4)
+    assert "class only in val" in check_before_training(both(root))
+    line = check_before_training(both(root), most=4)
     assert "8 looked at" in line and "nothing suspicious" in line
 
 
-def test_the_quick_check_keeps_to_its_time(tmp_path, monkeypatch):
+def test_the_check_before_training_keeps_to_its_time(tmp_path, monkeypatch):
     """However slow the disk, one handful a split is read and no more once the time is over."""
     root = city(tmp_path / "data", n=40)
-    monkeypatch.setattr(quick.time, "perf_counter", iter(range(0, 10**6, 100)).__next__)  # 100 s a look
-    assert " 16 looked at" in quick_check(both(root), most=40)
+    monkeypatch.setattr(before_training.time, "perf_counter", iter(range(0, 10**6, 100)).__next__)  # 100 s a look
+    assert " 16 looked at" in check_before_training(both(root), most=40)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_check_before_training_opens_no_file_twice(tmp_path, monkeypatch, cache):
+    """One split is larger than the sample. A data set with a cache does not read the sample again for training."""
+    opened, real = Counter(), Image.open
+
+    def count(path, *args, **kwargs):
+        opened[str(path)] += 1
+        return real(path, *args, **kwargs)
+
+    cfg = config("folder", city(tmp_path / "data", n=12), cache=cache)
+    datasets = [build_dataset(cfg, split, train=split == "train") for split in ("train", "val")]
+    fresh = build_dataset(cfg, "train", train=True)
+    monkeypatch.setattr(Image, "open", count)
+    check_before_training(datasets, most=8)
+    assert len(opened) == 2 * (12 + 6) and set(opened.values()) == {1}
+    samples = [datasets[0][i] for i in range(12)]
+    assert sum(opened.values()) == 36 + 2 * (12 - 8 * cache)
+    for i in range(12):
+        assert all(torch.equal(a, b) for a, b in zip(samples[i], fresh[i]))

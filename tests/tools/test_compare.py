@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common import command
-from engine.evaluation.paired_bootstrap import bootstrap_difference, compare, group_matrices
+from engine.evaluation.paired_bootstrap import bootstrap_difference, group_matrices, result_differences
 from engine.evaluation.per_image import PerImage, pack, unpack
 from engine.evaluation.scores import Score, scores
 from engine.metrics import ConfusionMatrix
@@ -65,7 +65,7 @@ def test_cells_come_back_as_they_were(void):
 
 def test_difference_is_the_bootstrap_of_the_groups(tmp_path, capsys):
     a, b = result(0.6), result(0.3, order=range(11, -1, -1))  # the order of the images does not matter
-    found = compare(a, b)
+    found = result_differences(a, b)
     sides = [group_matrices(r, "group") for r in (a, b)]
     assert found["miou"] == pytest.approx(bootstrap_difference(*[list(s.values()) for s in sides]))
     assert found["miou"]["difference"] == pytest.approx(b["miou"] - a["miou"])
@@ -78,7 +78,7 @@ def test_difference_is_the_bootstrap_of_the_groups(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "12 images" in out and "B - A" in out
     assert json.loads((tmp_path / "c.json").read_text())["groups"] == 12
-    same = compare(a, a)["miou"]
+    same = result_differences(a, a)["miou"]
     assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
 
 
@@ -87,7 +87,7 @@ def test_a_class_in_one_file_only_counts_for_both():
     a, b = result(0.0), result(0.0)
     cells = b["per_image"]["cells"]
     cells[0] = cells[0] + ", 0 3 5"  # five pixels called d
-    found = compare(a, b, "image")
+    found = result_differences(a, b, "image")
     assert found["per_class"]["d"]["difference"] == 0.0
     like = ConfusionMatrix(4)
     for matrix in PerImage.from_json(b["per_image"]).matrices(like):

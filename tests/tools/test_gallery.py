@@ -1,4 +1,4 @@
-"""tools.gallery: one file, true to eval.py and tools.compare, of the images asked for, alive in a browser."""
+"""tools.gallery: one file with the scores of eval.py and tools.compare, the requested images, and working buttons."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import torch
 import eval as eval_command
 from common import command
 from common.files import write_json
-from engine.evaluation.paired_bootstrap import compare
+from engine.evaluation.paired_bootstrap import result_differences
 from engine.training.single_run import train_single
 from models import build_model
 from models.checkpoints.convert import convert
 from tests.engine.test_training import run_in, tiny
 from tests.helpers import make_folder
 from tools.gallery import __main__ as gallery_command
-from tools.gallery import gallery as gallery_module
-from tools.gallery.gallery import Side, choose, name_of, spread, told_apart
+from tools.gallery import images as gallery_images
+from tools.gallery.images import choose_images
+from tools.gallery.networks import Side, name_of, number_equal_labels
 
 NAMES = ("road & path", "<b>car</b>", "sky")
 CPU = torch.device("cpu")
@@ -31,8 +32,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Finished runs: `a` and `b` of one protocol, `large` at another size, `other` on other classes, `folds` with
-    candidates, and `public.pth`, a network of nobody's run."""
+    """Finished runs: `a` and `b` with one protocol, `large` at another size, `other` on other classes, `folds` with
+    candidates; and `public.pth`, a public file."""
     place = tmp_path_factory.mktemp("gallery")
     root = make_folder(place / "data", n=7, names=NAMES)
     make_folder(place / "other", n=7, names=("a", "b", "c"))
@@ -57,7 +58,7 @@ def place(tmp_path_factory) -> Path:
 
 
 class Page(HTMLParser):
-    """Tags must close in order; keeps images, texts, and the cells of every table."""
+    """Collects images, texts and table cells; fails if tags do not close in order."""
 
     EMPTY = ("meta", "img", "br")
 
@@ -92,7 +93,7 @@ class Page(HTMLParser):
 
 
 def run(place: Path, *words) -> tuple[int, Page | None]:
-    """The command on these words; those that name a run or a file of `place` stand for its path."""
+    """Run the command with these words; names of runs and files in `place` become paths."""
     known = {path.name.partition("-2026")[0]: str(path) for path in [*place.glob("*-2026*"), place / "public.pth"]}
     words = [known.get(str(word), str(word)) for word in words]
     out = place / "gallery.html"
@@ -116,12 +117,12 @@ def test_the_page_says_what_eval_and_compare_say(place, capsys):
     code, page = run(place, "a", "b", "--images", "3")
     assert code == 0
     a, b = evaluated(place, "a"), evaluated(place, "b")
-    gap = compare(a, b)
+    gap = result_differences(a, b)
     text = (place / "gallery.html").read_text()
-    page_text = re.sub(r"base64,[^\"]*", "", text)  # pictures spell any four letters by chance
+    page_text = re.sub(r"base64,[^\"]*", "", text)  # base64 may contain any word by chance
     assert all(link.startswith("data:image/") for link in page.links)
     assert "@import" not in page_text and "http" not in page_text
-    assert "<b>car</b>" not in text and page.words["h3"] == [a["per_image"]["names"][i] for i in (0, 3, 6)]
+    assert "<b>car</b>" not in text and page.words["h3"] == [a["per_image"]["names"][i] for i in (0, 2, 4)]
     totals, classes = page.tables
     assert totals[0][:4] == ["network", "mIoU", "difference to a [95 %]", "frequency-weighted IoU"]
     assert [row[0] for row in totals[1:]] == ["a", "b"] and totals[1][2] == "reference"
@@ -132,7 +133,7 @@ def test_the_page_says_what_eval_and_compare_say(place, capsys):
         assert row[1:3] == [f"{100 * r['per_class'][name]:.2f}" for r in (a, b)]
         assert row[3].startswith(f"{100 * (b['per_class'][name] - a['per_class'][name]):+.2f} [")
     captions = "".join(page.words["figcaption"] + page.words["b"])
-    for i in (0, 3, 6):
+    for i in (0, 2, 4):
         assert all(f"{100 * r['per_image']['miou'][i]:.2f}" in captions for r in (a, b))
     saved = json.loads((place / "g.json").read_text())
     assert saved["networks"][1]["difference"] == gap and saved["networks"][0]["miou"] == a["miou"]
@@ -142,8 +143,8 @@ def test_the_page_says_what_eval_and_compare_say(place, capsys):
 
 
 def test_pictures_are_of_the_images_shown_and_of_no_others(place, monkeypatch):
-    seen, real = [], gallery_module.sample_of
-    monkeypatch.setattr(gallery_module, "sample_of", lambda *args: seen.append(args[-1]) or real(*args))
+    seen, real = [], gallery_images.sample_of
+    monkeypatch.setattr(gallery_images, "sample_of", lambda *args: seen.append(args[-1]) or real(*args))
     code, page = run(place, "a", "b", "folds", "--names", "05", "--set", "data.limit=5")
     assert code == 2 and not seen
     code, page = run(place, "a", "b", "folds", "--names", "05", "train/01.png")
@@ -161,12 +162,12 @@ def test_which_images():
     results = [
         {"per_image": {"miou": m, "groups": groups}} for m in ([0.5, 0.2, None, 0.9, 0.2], [0.6, 0.9, 0.1, 0.2, None])
     ]
-    assert choose("worst", 2, results) == [1, 4] and choose("worst", 9, results) == [1, 4, 0, 3]
-    assert choose("disagreement", 9, results) == [1, 3, 0]  # .7 apart twice: the first of them first
-    assert choose("spread", 3, results) == [0, 2, 4]
-    assert choose("worst", 9, results, True) == [1, 4, 0] and choose("disagreement", 9, results, True) == [1, 3]
-    assert choose("spread", 2, results, True) == [0, 4]
-    assert spread(3, 8) == [0, 1, 2] and spread(1, 1) == [0] and spread(500, 1) == [0]
+    assert choose_images("worst", 2, results) == [1, 4] and choose_images("worst", 9, results) == [1, 4, 0, 3]
+    assert choose_images("disagreement", 9, results) == [1, 3, 0]  # .7 apart twice: the first of them first
+    assert choose_images("spread", 3, results) == [0, 1, 3]
+    assert choose_images("worst", 9, results, True) == [1, 4, 0]
+    assert choose_images("disagreement", 9, results, True) == [1, 3]
+    assert choose_images("spread", 2, results, True) == [0, 1]
 
 
 def test_by_worst_and_by_disagreement(place):
@@ -216,7 +217,7 @@ def test_names_of_columns():
     assert name_of("nvidia/mit-b0", Path("pytorch_model.bin"), False) == "mit-b0"
     assert name_of("runs/x-20260101-120000/best.pt", Path("runs/x/best.pt"), False) == "x-20260101-120000/best.pt"
     sides = [Side(label, Path("."), None, None) for label in ("x", "y", "x")]
-    told_apart(sides)
+    number_equal_labels(sides)
     assert [s.label for s in sides] == ["x #1", "y", "x #2"]
 
 
@@ -243,8 +244,8 @@ def test_it_works_in_a_browser(place):
     options = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--dump-dom"]
     dom = subprocess.run([*options, f"file://{page}"], capture_output=True, text=True, timeout=120).stdout
     body = re.sub(r'src="data:[^"]*"', "", dom)
-    told = dict(re.findall(r'data-(open|first|second|third|wide)="([^"]*)"', re.search(r"<body[^>]*>", body)[0]))
-    assert told == {"open": "true", "first": "error of a", "second": "error of b", "third": "image", "wide": "false"}
+    seen = dict(re.findall(r'data-(open|first|second|third|wide)="([^"]*)"', re.search(r"<body[^>]*>", body)[0]))
+    assert seen == {"open": "true", "first": "error of a", "second": "error of b", "third": "image", "wide": "false"}
     hidden = re.findall(r'<img data-kind="(\w+)"[^>]*hidden', body)
     assert hidden == ["prediction"] * 4
     assert 'aria-sort="descending"' in body

@@ -16,11 +16,12 @@ from torch import nn
 
 import eval as eval_command
 import predict as predict_command
+from common import command
 from data import build_dataset
 from data.augment.transforms import normalise
 from data.labels import CITYSCAPES
 from engine.config import load_config
-from engine.evaluation.networks import AsPublished, open_public
+from engine.evaluation.networks import AsPublished, open_networks
 from models import ENCODERS, MODELS, build_model, load_public
 from models.checkpoints import known as known_files
 from models.checkpoints.known import KNOWN, locate
@@ -31,8 +32,8 @@ from tests.helpers import make_folder, refuses, write_image
 from tools import pretrained as pretrained_command
 
 
-def call(command, *words: object) -> int:
-    return command.run(command.main, command.build_parser(), [str(w) for w in words])
+def call(module, *words: object) -> int:
+    return command.run(module.main, module.build_parser(), [str(w) for w in words])
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def test_eval_scores_a_public_file(place, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["city.pth", "--config", "c.yaml"], "segformer_b0 for 19 classes, the data (folder) has 3"),
+        (["city.pth", "--config", "c.yaml"], "segformer_b0 for 19 classes, the data (folder val) has 3"),
         (["encoder.pth", "--config", "c.yaml"], "an encoder (NVlabs Mix Transformer"),
         (["three.pth"], "--config"),
         (["c.yaml", "--config", "c.yaml"], "text, not weights"),
@@ -215,7 +216,7 @@ def test_predict_takes_a_public_file_at_the_images_size(place, tmp_path, capsys)
 
 
 def test_one_channel_is_a_class_against_the_rest(place, tmp_path):
-    network = open_public(place / "one.pt").network
+    network = open_networks(place / "one.pt").network
     x = torch.randn(1, 3, 64, 64)
     standard = (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), correction=0, keepdim=True)
     with torch.no_grad():

@@ -37,7 +37,7 @@ def write(tmp_path):
 def test_rates_are_those_the_optimiser_gets(write):
     cfg = load_config(write())
     (found,) = schedule.phases(cfg)
-    trial = open_trial(cfg, training_images(cfg))
+    trial = open_trial(cfg, training_images(cfg), 9)
     per_epoch = len(trial.parts.loader)
     assert (found.per_epoch, found.iterations) == (per_epoch, 4 * per_epoch) == (6, 24)
     for i in (0, 2, 3, 10, 23):

@@ -117,7 +117,7 @@ def test_what_cannot_be_paired_is_one_line(tmp_path, capsys):
     assert "20x30" in fails(capsys, tmp_path / "p", tmp_path / "t", "--classes", "camvid")
     write_mask(tmp_path / "p/b_ids.png", (0, 1))
     assert "same name" in fails(capsys, tmp_path / "p", tmp_path / "t", "--classes", "camvid")
-    assert "neither camvid" in fails(capsys, tmp_path / "p", tmp_path / "t", "--classes", "camvit")
+    assert "did you mean 'camvid'" in fails(capsys, tmp_path / "p", tmp_path / "t", "--classes", "camvit")
 
 
 def evaluated(place, out, *words) -> dict:

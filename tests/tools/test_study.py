@@ -1,4 +1,4 @@
-"""tools.study on a folder of tiny configs, and the bootstrap over groups and seeds behind its table."""
+"""tools.study on a folder of tiny configs, and its bootstrap over groups and seeds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import eval as eval_command
+from common import command
 from engine.config import Config
 from engine.evaluation.paired_bootstrap import bootstrap_difference
 from engine.metrics import ConfusionMatrix
@@ -19,12 +20,14 @@ from tests.commands.test_commands import write_config
 from tests.helpers import make_folder
 from tools import curves as curves_command
 from tools.study import __main__ as study_command
+from tools.study import comparison
 from tools.study.comparison import Entry, best_of, difference
-from tools.study.tables import main_table
+from tools.study.runs import run_title
+from tools.study.tables import main_cells
 
 
-def call(command, *words: object) -> int:
-    return command.run(command.main, command.build_parser(), [str(w) for w in words])
+def call(module, *words: object) -> int:
+    return command.run(module.main, module.build_parser(), [str(w) for w in words])
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,8 @@ def test_a_study_runs_writes_its_table_and_is_not_run_twice(place, monkeypatch, 
     assert rows[0]["step"] is None and rows[1]["step"] == rows[1]["difference"]  # the row above is the first
     facts = {"focus": [], "cumulative": False}
     third = rows[1] | {"step": {"difference": 0.012, "low": -0.001, "high": 0.02}}
-    assert "to the row above [95 %]" not in main_table([*rows, third], facts)[1]
-    table, headers = main_table([*rows, third], facts | {"cumulative": True})
+    assert "to the row above [95 %]" not in main_cells([*rows, third], facts)[1]
+    table, headers = main_cells([*rows, third], facts | {"cumulative": True})
     assert table[2][headers.index("to the row above [95 %]")] == "+1.20 [-0.10, +2.00]"
     assert rows[1]["parameters"] > 0 and rows[1]["gflops"] > 0 and rows[1]["seconds"] > 0
     assert rows[1]["efficiency"] == pytest.approx(100 * rows[1]["miou"] / rows[1]["gflops"])
@@ -80,7 +83,7 @@ def test_a_study_runs_writes_its_table_and_is_not_run_twice(place, monkeypatch, 
     assert call(study_command, "b_tiny", "--seeds", 0, 1, "--set", "train.batch_size=2") == 0
     assert "python train.py" not in capfd.readouterr().out  # nothing is trained again
     assert call(study_command, "b_tiny", "--only", "1_dice", "--seeds", 0, "--set", "train.batch_size=3") == 0
-    assert "training anew" in capfd.readouterr().out
+    assert "training a new run" in capfd.readouterr().out
 
 
 def test_probabilities_where_they_are_asked_for(place, monkeypatch, capfd):
@@ -161,10 +164,10 @@ def test_a_config_starts_from_anothers_checkpoint(place, monkeypatch, capfd):
 
 def test_titles_tell_the_systems_apart_and_let_studies_share_a_start():
     full, cities = Path("configs/c_pets/full"), Path("configs/c_pets/from_drawn_city")
-    assert study_command.title(full, full) == "c_pets-full"
-    assert study_command.title(full / "fcn_frozen.yaml", full) == "c_pets-full-fcn_frozen"
-    assert study_command.title(cities / "../start/fcn.yaml", cities) == "c_pets-start-fcn"
-    assert study_command.title(full.parent / "start/fcn.yaml", full.parent) == "c_pets-start-fcn"
+    assert run_title(full, full) == "c_pets-full"
+    assert run_title(full / "fcn_frozen.yaml", full) == "c_pets-full-fcn_frozen"
+    assert run_title(cities / "../start/fcn.yaml", cities) == "c_pets-start-fcn"
+    assert run_title(full.parent / "start/fcn.yaml", full.parent) == "c_pets-start-fcn"
 
 
 def test_curves_of_runs_in_one_plot(place, monkeypatch, capfd):
@@ -178,24 +181,32 @@ def test_curves_of_runs_in_one_plot(place, monkeypatch, capfd):
 # --- the bootstrap ----------------------------------------------------------------------------------------------------
 
 
-def matrices(seed: int, right: float, groups: int = 12) -> dict[str, ConfusionMatrix]:
-    """Groups of 400 pixels of 3 classes, of which a share is right."""
+def matrices(seed: int, right: float, groups: int = 12, num_classes: int = 3) -> dict[str, ConfusionMatrix]:
+    """Groups of 400 pixels of the first 3 classes, of which a share is right."""
     generator = torch.Generator().manual_seed(seed)
     out = {}
     for g in range(groups):
         target = torch.randint(3, (400,), generator=generator)
         wrong = torch.rand(400, generator=generator) > right
-        out[f"g{g}"] = ConfusionMatrix(3)
+        out[f"g{g}"] = ConfusionMatrix(num_classes)
         out[f"g{g}"].update(torch.where(wrong, (target + 1) % 3, target), target)
     return out
 
 
-def made(rights: list[float], seeds: list[int]) -> Entry:
+def sum_of(groups: dict[str, ConfusionMatrix]) -> ConfusionMatrix:
+    total = ConfusionMatrix(next(iter(groups.values())).num_classes)
+    for matrix in groups.values():
+        total.merge(matrix)
+    return total
+
+
+def made(rights: list[float], seeds: list[int], num_classes: int = 3) -> Entry:
     trained = []
     for right, seed in zip(rights, seeds):
         cfg = Config()
         cfg.seed = seed
-        trained.append(SimpleNamespace(cfg=cfg, score=SimpleNamespace(groups=matrices(seed, right))))
+        score = SimpleNamespace(groups=matrices(seed, right, num_classes=num_classes), binned=None)
+        trained.append(SimpleNamespace(cfg=cfg, score=score, seconds=1.0, peak_memory=None, run="run"))
     return Entry("x", trained, 1, 1)
 
 
@@ -214,6 +225,31 @@ def test_seeds_that_disagree_widen_the_interval():
     assert 0 < agree["low"] < agree["difference"] < agree["high"]
     assert differ["high"] - differ["low"] > 3 * (agree["high"] - agree["low"]) and differ["low"] < 0
     assert difference(made([0.7], [0]), made([0.7], [1])) is None  # other seeds do not pair
+
+
+@pytest.mark.parametrize("absent, share", [("nan", 1.0), ("zero", 0.5), ("one", 0.5)])
+def test_focus_treats_absent_classes_as_its_difference_does(monkeypatch, absent, share):
+    """The focus holds a class that no validation image has: eval.absent says what that counts, here and there."""
+    names = ["a", "b", "c", "nowhere"]
+    monkeypatch.setattr(comparison, "class_names", lambda e: names)
+    entries = [made([0.7, 0.72], [0, 1], 4), made([0.8, 0.9], [0, 1], 4)]
+    for e in entries:
+        for t in e.trained:
+            t.cfg.eval.absent = absent
+            t.score.confusion = sum_of(t.score.groups)
+    rows = comparison.summary(entries, ["a", "nowhere"])
+    assert [r["per_class"]["nowhere"] for r in rows] == [None, None]
+    for row in rows:
+        assert row["focus"] == pytest.approx(share * row["per_class"]["a"] + (absent == "one") / 2)
+    assert rows[1]["focus_difference"]["difference"] == pytest.approx(rows[1]["focus"] - rows[0]["focus"])
+
+
+def test_a_focus_on_absent_classes_alone_has_no_score(monkeypatch):
+    monkeypatch.setattr(comparison, "class_names", lambda e: ["a", "b", "c", "nowhere"])
+    e = made([0.7], [0], 4)
+    e.trained[0].score.confusion = sum_of(e.trained[0].score.groups)
+    (row,) = comparison.summary([e], ["nowhere"])
+    assert row["focus"] is None
 
 
 def test_classes_can_be_chosen():

@@ -11,8 +11,10 @@ import yaml
 from PIL import Image
 
 from common import command
+from engine import checkpoint as ckpt
 from engine.config import load_config
-from engine.training.train import NonFiniteLoss
+from engine.training.job import Job, Progress, member_checkpoint
+from engine.training.train import NonFiniteLoss, epoch_of
 from tests.helpers import make_folder, refuses, write_image, write_mask
 from tools import overfit
 from tools.lr_find import __main__ as lr_find
@@ -112,7 +114,7 @@ def test_detail_finer_than_the_head_is_told(write, capsys, tmp_path):
     raw = yaml.safe_load(path.read_text())
     raw["model"] = {"name": "segformer_b0", "decoder_dim": 16}
     path.write_text(yaml.safe_dump(raw))
-    trial = open_trial(load_config(path), training_images(load_config(path), "none"))
+    trial = open_trial(load_config(path), training_images(load_config(path), "none"), 9)
     images, target = (torch.stack(x) for x in zip(*[trial.data[i] for i in range(2)]))
     limit, stride = overfit.resolution_limit(trial.parts.model, images, target, 255)
     assert stride == 4 and 0.2 < limit < 0.6  # the lines vanish between logits 4 pixels apart
@@ -123,13 +125,13 @@ def test_detail_finer_than_the_head_is_told(write, capsys, tmp_path):
 
 def test_a_smooth_target_has_no_limit(write):
     cfg = load_config(write())
-    model = open_trial(cfg, training_images(cfg, "none")).parts.model
+    model = open_trial(cfg, training_images(cfg, "none"), 9).parts.model
     assert overfit.resolution_limit(model, torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64).long(), 255) == (1.0, 1)
 
 
 def test_parameters_without_gradient_are_named(write):
     cfg = load_config(write())
-    trial = open_trial(cfg, training_images(cfg, "none"))
+    trial = open_trial(cfg, training_images(cfg, "none"), 9)
     trial.parts.model.unused = torch.nn.Linear(2, 2)
     images, target = (x[None] for x in trial.data[0])
     trial.step(torch.cat([images, images]), torch.cat([target, target]), 1e-3)
@@ -141,17 +143,75 @@ def test_parameters_without_gradient_are_named(write):
 
 def test_a_trial_starts_where_train_py_does_and_scoring_changes_nothing(write):
     cfg = load_config(write())
-    one, two = (open_trial(cfg, training_images(cfg)) for _ in range(2))
+    one, two = (open_trial(cfg, training_images(cfg), 9) for _ in range(2))
     state = {k: v.clone() for k, v in one.parts.model.state_dict().items()}
     images, target = next(endless(one))
-    one.score(images, target, training=True), one.score(images, target)
+    overfit.score(one, images, target, training=True), overfit.score(one, images, target)
     for key, value in two.parts.model.state_dict().items():
         assert torch.equal(value, state[key]) and torch.equal(one.parts.model.state_dict()[key], state[key]), key
 
 
+def write_teacher(write, path):
+    """The checkpoint of a network at its first weights."""
+    cfg = load_config(write())
+    trial = open_trial(cfg, training_images(cfg), 9)
+    job = Job(path.parent, cfg, trial.data, trial.data, 0)
+    ckpt.save(member_checkpoint(job, trial.parts, Progress(), None, {}), path)
+
+
+def test_steps_are_those_of_train_py_with_ramps_aux_and_teacher(write, tmp_path):
+    write_teacher(write, tmp_path / "teacher.pt")
+    terms = [
+        {"name": "cross_entropy", "weight": [1.0, 0.2]},
+        {"name": "dice", "weight": [0.0, 0.8]},
+        {"name": "kd", "weight": 1.0},
+    ]
+    loss = {"terms": terms, "teacher": str(tmp_path / "teacher.pt"), "aux": {"name": "dice"}, "aux_weight": 0.7}
+    path = write(model={"name": "deeplabv3plus_resnet18", "aux": True}, loss=loss, schedule={"name": "constant"})
+    raw = yaml.safe_load(path.read_text())
+    del raw["model"]["base_channels"]
+    raw["train"]["epochs"] = 2
+    path.write_text(yaml.safe_dump(raw))
+    cfg = load_config(path)
+    trial, twin = (open_trial(cfg, training_images(cfg), 6) for _ in range(2))  # 2 epochs of 3 batches
+    torch.manual_seed(0)  # dropout
+    steps = [trial.step(images, target, cfg.optim.lr) for (images, target), _ in zip(endless(trial), range(6))]
+    job, progress = Job(tmp_path, twin.cfg, twin.data, twin.data, 0), Progress()
+    torch.manual_seed(0)
+    for epoch in range(2):
+        row = epoch_of(job, twin.parts, progress)
+        assert row["train_kd"] > 0 and {"train_dice", "train_aux"} <= row.keys()
+        for key in ("loss", "cross_entropy", "dice", "kd", "aux"):
+            mean = sum(step[key] for step in steps[3 * epoch : 3 * epoch + 3]) / 3
+            assert row[f"train_{key}"] == pytest.approx(mean, rel=1e-9), (epoch, key)
+
+
+@pytest.mark.parametrize(("iterations", "whole", "last"), [(8, True, 7 / 8), (8, False, 7 / 30), (40, False, 39 / 40)])
+def test_weights_that_change_stay_in_their_range(write, iterations, whole, last):
+    terms = [{"name": "cross_entropy", "weight": [1.0, 0.0]}, {"name": "dice", "weight": [0.0, 1.0]}]
+    cfg = load_config(write(loss={"terms": terms}, train={"batch_size": 2, "epochs": 10}))  # 30 iterations
+    trial = open_trial(cfg, training_images(cfg), iterations, whole)
+    for _, (images, target) in zip(range(iterations), endless(trial)):
+        step = trial.step(images, target, 1e-3)
+        done = trial.parts.criterion.progress
+        assert 0 <= done < 1
+        assert step["loss"] == pytest.approx((1 - done) * step["cross_entropy"] + done * step["dice"])
+    assert done == pytest.approx(last)
+
+
+def test_class_weights_by_a_rule_leave_no_file(write, tmp_path, monkeypatch):
+    path = write(loss={"name": "cross_entropy", "class_weights": "median_frequency"})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "class_weights.json").write_text("of another run")
+    cfg = load_config(path)
+    trial = open_trial(cfg, training_images(cfg), 1)
+    assert not torch.equal(trial.parts.criterion.weight, torch.ones(2))
+    assert (tmp_path / "class_weights.json").read_text() == "of another run"
+
+
 def test_batches_go_on_over_epochs(write):
     cfg = load_config(write())
-    trial = open_trial(cfg, training_images(cfg))
+    trial = open_trial(cfg, training_images(cfg), 9)
     stream = endless(trial)
     batches = [next(stream)[0] for _ in range(6)]  # 3 batches an epoch
     assert not torch.equal(torch.cat(batches[:3]), torch.cat(batches[3:]))

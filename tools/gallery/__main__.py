@@ -1,12 +1,12 @@
-"""Several networks on the same images, as one HTML file: a row an image, a column a network, totals above.
+"""Show several networks on the same images in one HTML file: one row per image, one column per network, totals above.
 
     python -m tools.gallery runs/scratch-20260101-120000 runs/fine-tuned-20260101-130000 --out gallery.html
     python -m tools.gallery RUN RUN --by disagreement --images 12 --split test
     python -m tools.gallery RUN/aggregate/top3.pt nvidia/segformer-b0-finetuned-cityscapes-1024-1024 --config CONFIG
 
-A RUN is a run folder (of a cross-validation its best candidate is taken), a checkpoint of ours, or a public file, URL
-or id (python -m tools.pretrained --list). Runs are scored by their own protocol, which has to be the same; --config
-scores all on the data and by the protocol of one config. The file needs no server and no network.
+A RUN is a run folder (its best candidate, if it has folds), a checkpoint of ours, or a public file, URL or id (python
+-m tools.pretrained --list). Each run is scored by its own protocol, and all protocols must be the same; --config scores
+all runs on the data and by the protocol of one config. The file needs no server and no network.
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ from common.errors import UserError
 from common.files import write_json
 from common.tables import format_table
 from engine.config import load_config
-from engine.evaluation.protocol import describe
-from engine.report.tables import interval, pct
-from tools.gallery.gallery import (
+from engine.evaluation.protocol import protocol_line
+from engine.report.score_tables import interval, pct
+from tools.gallery.images import choose_images, draw_images, find_images
+from tools.gallery.networks import (
     Side,
-    choose,
-    differences,
-    named,
+    differences_to_first,
+    number_equal_labels,
     open_side,
-    pictures,
     require_one_protocol,
-    score,
-    told_apart,
+    score_side,
 )
 from tools.gallery.page import write_gallery
 
 BY = {
     "spread": "evenly spread over the split",
-    "disagreement": "where the networks' mIoU differ most",
-    "worst": "the lowest mIoU of {}",
+    "disagreement": "those where the networks' mIoU differ most",
+    "worst": "those with the lowest mIoU of {}",
 }
 
 
@@ -48,21 +46,21 @@ def main(args: argparse.Namespace) -> None:
     common, sets = load_config(args.config) if args.config else None, command.overrides(args)
     labels = args.labels or [None] * len(args.runs)
     sides = [open_side(source, args.split, common, sets, label) for source, label in zip(args.runs, labels)]
-    told_apart(sides)
+    number_equal_labels(sides)
     differing = [f"NOT THE SAME PROTOCOL: {line}" for line in require_one_protocol(sides, args.anyway)]
-    wanted = named(args.names, sides[0].dataset) if args.names else None
+    wanted = find_images(args.names, sides[0].dataset) if args.names else None
     results = []
     for side in sides:
         say(f"scoring {side.label}: {side.path}")
-        results.append(score(side))
-    gaps = differences(results)
-    chosen = choose(args.by, args.images, results, args.one_per_group) if wanted is None else wanted
+        results.append(score_side(side))
+    gaps = differences_to_first(results)
+    chosen = choose_images(args.by, args.images, results, args.one_per_group) if wanted is None else wanted
     names = [side.label for side in sides]
     for line in [*(f"{s.label}: {note}" for s in sides for note in s.notes), *differing]:
         say(line)
     say(summary(names, results, gaps))
-    shown = [pictures(side, chosen) for side in sides]
-    which = BY[args.by].format(names[0]) + (", one a group at most" if args.one_per_group else "")
+    shown = [draw_images(side, chosen) for side in sides]
+    which = BY[args.by].format(names[0]) + (", at most one per group" if args.one_per_group else "")
     page = write_gallery(
         Path(args.out), names, results, gaps, chosen, shown, sides[0].dataset.palette,
         "chosen by name" if args.names else which, notes(sides, differing),
@@ -75,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """What is wrong with the words, before anything is opened."""
+    """Check the arguments before anything is opened. Raises: UserError."""
     if args.labels and len(args.labels) != len(args.runs):
         raise UserError(f"--labels: {len(args.labels)} labels for {len(args.runs)} runs")
     if args.by == "disagreement" and len(args.runs) < 2:
@@ -87,10 +85,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def notes(sides: list[Side], differing: list[str]) -> list[str]:
-    """What the page says beside the numbers: files, what differs, what is optimistic."""
+    """What the page says above the tables: the files, what differs, what is optimistic."""
     lines = [f"{side.label}: {'; '.join([str(side.path), *side.notes])}" for side in sides]
     if sides[0].dataset.split == "val":
-        lines.append("A run that kept its best epoch chose it on these images: its score here is slightly optimistic.")
+        lines.append("A run that kept its best epoch chose it on these images, so its score is slightly optimistic.")
     return [*lines, *differing]
 
 
@@ -99,8 +97,8 @@ def summary(names: list[str], results: list[dict], gaps: list[dict | None]) -> s
         [n, pct(r["miou"]), "reference" if r is results[0] else interval(g and g["miou"]), pct(r["miou_per_image"])]
         for n, r, g in zip(names, results, [None, *gaps])
     ]
-    table = format_table(rows, ["network", "mIoU", f"difference to {names[0]} [95 %]", "mIoU per image"])
-    return f"{describe(results[0]['protocol'])}; in %\n{table}"
+    headers = ["network", "mIoU", f"difference to {names[0]} [95 %]", "mIoU per image"]
+    return f"{protocol_line(results[0]['protocol'])}; in %\n{format_table(rows, headers)}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -111,13 +109,13 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--config", metavar="FILE", help="score all on its data and by its protocol (public files need it)")
     p.add_argument("--labels", nargs="+", metavar="NAME", help="names of the columns, in the order of the runs")
     p.add_argument("--split", choices=("val", "test"), default="val")
-    p.add_argument("--images", type=int, default=8, metavar="N", help="how many are shown; default 8")
+    p.add_argument("--images", type=int, default=8, metavar="N", help="images to show; default 8")
     p.add_argument("--names", nargs="+", metavar="NAME", help="show these images")
-    p.add_argument("--by", choices=BY, default="spread", help="which images are shown; default: evenly spread ones")
+    p.add_argument("--by", choices=BY, default="spread", help="which images to show; default: evenly spread")
     p.add_argument("--worst", action="store_const", const="worst", dest="by", help="the same as --by worst")
     p.add_argument("--one-per-group", action="store_true", help="at most one image of a city or stretch of video")
-    p.add_argument("--anyway", action="store_true", help="compare what is scored by different protocols")
-    p.add_argument("--json", metavar="FILE", help="write scores, differences and the images shown")
+    p.add_argument("--anyway", action="store_true", help="compare in spite of different protocols")
+    p.add_argument("--json", metavar="FILE", help="write scores, differences and the names of the shown images")
     return p
 
 

@@ -1,4 +1,4 @@
-"""gallery.html: a row an image, a column a network, all of it in one file (engine/report/html_page.py)."""
+"""The gallery's HTML page: one row per image, one column per network, in one file (engine/report/html_page.py)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.evaluation.protocol import describe
-from engine.report.html_page import HERE, buttons, legend, swatch, table, write_page
-from engine.report.tables import MORE, SUMMARY, interval, pct
+from engine.evaluation.protocol import protocol_line
+from engine.report.html_page import buttons, html_table, legend, note, score_cell, swatch, write_page
+from engine.report.score_tables import MORE, SUMMARY, class_label, interval, pct
 
-AT_MOST = 6  # columns of pictures on a wide screen; more go on below
+HERE = Path(__file__).parent
+AT_MOST = 6  # columns of pictures on a wide screen; further ones wrap
 KINDS = ("prediction", "error")
 
 
@@ -20,19 +21,19 @@ def write_gallery(
 ) -> Path:  # fmt: skip
     """Write the page.
 
-    results: of each network what tools/gallery/gallery.score gives; gaps: of each but the first its difference; chosen: the
-    images, which: how they were, in words; shown[network][image]: its pictures; notes: lines above the tables.
-    Raises: UserError where it cannot write.
+    results: for each network what networks.score_side returns; gaps: for each but the first its difference to the
+    first; chosen: indices of the images; which: how they were chosen, in words; shown[network][image]: its pictures;
+    notes: lines above the tables. Raises: UserError if it cannot write the file.
     """
     facts = results[0]["protocol"]
     title = f"{facts['data']} {facts['split']}: {', '.join(labels)}"
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        *(f'<p class="note">{html.escape(n)}</p>' for n in [*protocols(labels, results), *notes]),
-        "<h2>Totals</h2>" + table(*totals(labels, results, gaps), "sortable"),
+        *map(note, [*protocols(labels, results), *notes]),
+        "<h2>Totals</h2>" + html_table(*totals(labels, results, gaps), "sortable"),
         note_on(gaps),
-        "<h2>Classes</h2>" + table(*classes(labels, results, gaps, palette), "sortable"),
-        '<p class="note">IoU in percent. A click on a head sorts.</p>',
+        "<h2>Classes</h2>" + html_table(*classes(labels, results, gaps, palette), "sortable"),
+        note("IoU in percent. A click on a header sorts."),
         f"<h2>Images</h2>{note_on_images(results, chosen, which)}",
         legend(list(results[0]["per_class"]), palette) + buttons(KINDS, "prediction"),
         *(row(k, i, labels, results, shown) for k, i in enumerate(chosen)),
@@ -42,22 +43,22 @@ def write_gallery(
 
 
 def protocols(labels: Sequence[str], results: Sequence[dict]) -> list[str]:
-    """One line where all share a protocol, else one a network."""
-    lines = [describe(r["protocol"]) for r in results]
+    """One line if all share a protocol, else one per network."""
+    lines = [protocol_line(r["protocol"]) for r in results]
     if len(set(lines)) == 1:
         return [f"{lines[0]}; data hash {results[0]['protocol']['data_hash'][:12]}"]
     return [f"{label}: {line}" for label, line in zip(labels, lines)]
 
 
 def totals(labels: Sequence[str], results: Sequence[dict], gaps: Sequence[dict | None]) -> tuple[list, list]:
-    """(rows, headers): a row a network, in percent."""
+    """(rows, headers): one row per network, in percent."""
     keys = {k: v for k, v in (SUMMARY | MORE).items() if all(k in r for r in results)}
     headers = ["network", *keys.values()]
     if len(results) > 1:
         headers.insert(2, f"difference to {labels[0]} [95 %]")
     rows = []
     for label, result, gap in zip(labels, results, [None, *gaps]):
-        cells: list = [html.escape(label), *(_number(result[key]) for key in keys)]
+        cells: list = [html.escape(label), *(score_cell(result[key]) for key in keys)]
         if len(results) > 1:
             cells.insert(2, "reference" if result is results[0] else _gap(gap and gap["miou"]))
         rows.append(cells)
@@ -65,26 +66,22 @@ def totals(labels: Sequence[str], results: Sequence[dict], gaps: Sequence[dict |
 
 
 def classes(labels: Sequence[str], results: Sequence[dict], gaps: Sequence[dict | None], palette) -> tuple[list, list]:
-    """(rows, headers): a row a class, of each network its IoU and, of all but the first, the difference."""
+    """(rows, headers): one row per class with the IoU of each network and its difference to the first network."""
     left_out, rows = results[0]["protocol"].get("exclude") or (), []
     headers = ["class", labels[0]]
     for label in labels[1:]:
         headers += [label, f"{label} - {labels[0]} [95 %]"]
     for name, colour in zip(results[0]["per_class"], palette):
-        text = f"({html.escape(name)})" if name in left_out else html.escape(name)
-        cells: list = [swatch(colour) + text, _number(results[0]["per_class"][name])]
+        text = html.escape(class_label(name, left_out))
+        cells: list = [swatch(colour) + text, score_cell(results[0]["per_class"][name])]
         for result, gap in zip(results[1:], gaps):
-            cells += [_number(result["per_class"][name]), _gap(gap and gap["per_class"][name])]
+            cells += [score_cell(result["per_class"][name]), _gap(gap and gap["per_class"][name])]
         rows.append(cells)
     return rows, headers
 
 
-def _number(value: float | None) -> tuple:
-    return ("" if value is None else value, pct(value))
-
-
 def _gap(found: dict | None) -> tuple:
-    """A difference with its interval; clear ones, whose interval leaves out 0, are set apart."""
+    """A difference with its interval, coloured if the interval excludes 0."""
     if not found:
         return ("", "-")
     kind = "up" if found["low"] > 0 else "down" if found["high"] < 0 else "level"
@@ -96,23 +93,23 @@ def note_on(gaps: Sequence[dict | None]) -> str:
     if not first:
         return ""
     text = f"In percent. Difference: paired bootstrap over {first['groups']} {first['by']}s, {first['samples']} draws; "
-    text += "coloured where the interval leaves out 0. A class that only one of two has counts 0 for the other."
+    text += "coloured where the interval excludes 0. A class that only one of two has counts 0 for the other."
     if first["by"] == "image":
-        text += " All images are of one group: as neighbours are alike, the intervals are too narrow."
-    return f'<p class="note">{html.escape(text)}</p>'
+        text += " All images are in one group; neighbouring images are alike, so the intervals are too narrow."
+    return note(text)
 
 
 def note_on_images(results: Sequence[dict], chosen: Sequence[int], which: str) -> str:
     count = len(results[0]["per_image"]["names"])
-    text = f"{len(chosen)} of {count} images, {which}. Under each its mIoU over the classes that it or "
-    text += "the prediction has. Error: orange is wrong, black is ignored. A click on a picture shows it large; "
-    text += "arrow keys, or clicks on its left and right half, change to the same image in the next column, a click "
-    text += "beside it closes it."
-    return f'<p class="note">{html.escape(text)}</p>'
+    text = f"{len(chosen)} of {count} images, {which}. Under each prediction: its mIoU over the classes that the image "
+    text += "or the prediction has. Error: orange is wrong, black is ignored. A click on a picture enlarges it; then "
+    text += "arrow keys, or clicks on its left and right half, show the same image in the next column. A click beside "
+    text += "it closes it."
+    return note(text)
 
 
 def row(k: int, i: int, labels: Sequence[str], results: Sequence[dict], shown: Sequence[Sequence[dict]]) -> str:
-    """The k-th image shown, image i of the split: itself, its target, and what each network makes of it."""
+    """The k-th image shown, image i of the split: the image, its target, and each network's prediction and error."""
     name = html.escape(results[0]["per_image"]["names"][i])
     mious = [r["per_image"]["miou"][i] for r in results]
     best = max((m for m in mious if m is not None), default=None)

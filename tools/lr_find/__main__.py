@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> None:
     if args.iterations < 20:
         raise UserError(f"--iterations: expected at least 20, got {args.iterations}")
     config, name = first_training(load_config(args.config, command.overrides(args)))
-    trial = open_trial(config, training_images(config))
+    trial = open_trial(config, training_images(config), args.iterations)
     lrs = rates(args.lowest, args.highest, args.iterations)
     say(f"{config.model.name}, {config.optim.name}, {len(trial.data)} images in batches of {config.train.batch_size}"
         f"{'' if name == 'run' else f'; the {name} of the cross-validation'}")  # fmt: skip

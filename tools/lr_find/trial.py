@@ -1,17 +1,13 @@
-"""A short training that leaves nothing behind: what tools.overfit and tools.lr_find try things with.
-
-Network, loss, optimiser and step are those of train.py (engine/training/job.build_parts, engine/training/train.train_one_epoch): what is
-found here is found of the run itself.
-"""
+"""A short training for tools.overfit and tools.lr_find. It has train.py's network, loss and step, and writes no files."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import torch
 from torch import Tensor
 
 from common.device import resolve_device
@@ -19,7 +15,6 @@ from common.seeds import derive_seed
 from data import build_dataset
 from data.dataset import SegmentationDataset, limited
 from engine.config import Config, stage_config, start_config
-from engine.evaluation.views import autocast
 from engine.metrics import ConfusionMatrix
 from engine.training.job import Job, Parts, Progress, build_parts
 from engine.training.train import train_one_epoch
@@ -32,44 +27,26 @@ class Trial:
     cfg: Config
     data: SegmentationDataset
     parts: Parts
-    progress: Progress
+    max_iters: int  # iterations of the training that the trial is the beginning of, or the whole of
+    progress: Progress = field(default_factory=Progress)
 
     def step(self, images: Tensor, target: Tensor, lr: float) -> dict[str, float]:
-        """One step at the base learning rate `lr`: the loss before it, and its terms.
+        """One step at the base learning rate `lr`. Returns the loss before the step, and its terms.
 
-        Raises: NonFiniteLoss, and leaves the weights as they were before the step.
+        Raises: NonFiniteLoss; the weights are then those from before the step.
         """
-        p, cfg = self.parts, self.cfg
+        p, loss = self.parts, self.cfg.loss
         return train_one_epoch(
-            p.model, [(images, target)], p.criterion, p.optimizer, p.scaler, lambda _: lr, self.progress,
-            self.confusion(), device=p.device, amp=p.amp, clip_norm=cfg.optim.clip_norm,
-            aux_weight=cfg.loss.aux_weight,
+            p.trained, [(images, target)], p.criterion, p.optimizer, p.scaler, lambda _: lr, self.progress,
+            ConfusionMatrix(self.data.num_classes, self.data.ignore_index),
+            device=p.device, amp=p.amp, clip_norm=self.cfg.optim.clip_norm, aux_weight=loss.aux_weight,
+            aux_criterion=p.aux_criterion, teacher=p.teacher, max_iters=self.max_iters,
         )  # fmt: skip
-
-    def confusion(self) -> ConfusionMatrix:
-        return ConfusionMatrix(self.data.num_classes, self.data.ignore_index)
-
-    @torch.no_grad()
-    def score(self, images: Tensor, target: Tensor, training: bool = False) -> ConfusionMatrix:
-        """Of one batch, in eval mode; training: with the batch's own statistics and dropout, as the last step saw it.
-
-        Statistics and random states are left as they were.
-        """
-        p, confusion = self.parts, self.confusion()
-        kept, rng = {k: v.clone() for k, v in p.model.named_buffers()}, torch.get_rng_state()
-        p.model.train(training)
-        with autocast(p.device, p.amp):
-            logits = p.model(images.to(p.device))["out"]
-        for name, buffer in p.model.named_buffers():
-            buffer.copy_(kept[name])
-        torch.set_rng_state(rng)
-        confusion.update(logits.argmax(1), target.to(p.device))
-        return confusion
 
 
 def first_training(cfg: Config) -> tuple[Config, str]:
-    """The config of a run's first training and its name: of a cross-validation the start, or the first stage's folds
-    where there is none."""
+    """The config of a run's first training, and its name. In a cross-validation that is the common start, or the
+    first stage where there is no start."""
     if not cfg.cv.folds:
         return cfg, "run"
     if cfg.cv.start in ("role", "train"):
@@ -78,18 +55,25 @@ def first_training(cfg: Config) -> tuple[Config, str]:
 
 
 def training_images(cfg: Config, augment: str | None = None) -> SegmentationDataset:
-    """The training split, augmented as the config says, or otherwise."""
+    """The training split. augment: None for the config's own, or the name of another."""
     data = limited(build_dataset(cfg, "train", train=True), cfg.data.limit)
     seed = derive_seed(cfg.seed, "single")  # the samples of train.py's single run
     return data.subset(range(len(data)), augment=augment, seed=seed)
 
 
-def open_trial(cfg: Config, data: SegmentationDataset) -> Trial:
-    """Build everything at its first weights: those that train.py gives a single run of this config."""
+def open_trial(cfg: Config, data: SegmentationDataset, iterations: int, whole: bool = False) -> Trial:
+    """Build what train.py builds for a single run of this config, at its first weights.
+
+    The trial has `iterations` steps. They are the first ones of the config's training, or the whole training; loss
+    weights that change during training follow this. A trial longer than the training counts as the whole.
+    """
     cfg = copy.deepcopy(cfg)
     cfg.train.workers = 0
-    job = Job(Path(), cfg, data, data, derive_seed(cfg.seed, "single"))
-    return Trial(cfg, data, build_parts(job, resolve_device(cfg.device)), Progress())
+    with TemporaryDirectory() as folder:  # class weights computed by a rule are saved there
+        job = Job(Path(folder), cfg, data, data, derive_seed(cfg.seed, "single"))
+        parts = build_parts(job, resolve_device(cfg.device))
+    max_iters = iterations if whole else max(iterations, cfg.train.epochs * len(parts.loader))
+    return Trial(cfg, data, parts, max_iters)
 
 
 def endless(trial: Trial) -> Iterator[tuple[Tensor, Tensor]]:

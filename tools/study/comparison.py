@@ -1,8 +1,8 @@
-"""Several finished runs side by side: one row a config, every difference with its interval.
+"""Compare finished runs: one row per config, every difference with its bootstrap interval.
 
-A config may have been trained with several seeds; its row holds the mean over them. The interval of a difference to the
-first row is a paired bootstrap (Efron and Tibshirani, percentile method) that draws both what varies: the groups of
-validation images, and the seeds, the same draw for both rows.
+A config may be trained with several seeds; its row holds the mean over them. The interval of a difference to the first
+row comes from a paired bootstrap (Efron and Tibshirani, percentile method) that draws groups of validation images and
+seeds, the same draw for both rows.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from engine.analysis.cost import count, parameters
 from engine.config import Config, load_config
 from engine.evaluation.evaluate import score_models
 from engine.evaluation.networks import build_network, chosen_checkpoint, networks
-from engine.evaluation.paired_bootstrap import miou_difference
+from engine.evaluation.paired_bootstrap import bootstrap
 from engine.evaluation.protocol import protocol
 from engine.evaluation.scores import Score, excluded
 from engine.evaluation.views import Views
-from engine.metrics import none_if_nan
+from engine.metrics import best_first, none_if_nan
 from engine.report.run_results import latest, read_run
 
-RULE = "fvcore"  # of the multiply-adds: the one that published tables use
+RULE = "fvcore"  # how multiply-adds are counted: the rule that published tables use
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run, scored again by the networks it kept."""
+    """A finished run, scored again with the networks it kept."""
 
     run: Path
     cfg: Config
-    score: Score  # with one confusion matrix a group of validation images
+    score: Score  # with one confusion matrix per group of validation images
     log: list[dict]
     seconds: float  # of training
     peak_memory: int | None  # bytes
@@ -52,28 +52,28 @@ class Entry:
     trained: list[Trained]
     parameters: int
     flops: int  # multiply-adds of one image by RULE, at data.size
-    methods: list[str] = field(default_factory=list)  # what is on, for a table of on and off
-    quoted: dict = field(default_factory=dict)  # the original's figures: {"miou": .., "per_class": {..}}
+    methods: list[str] = field(default_factory=list)  # methods that are on, for the table of methods
+    quoted: dict = field(default_factory=dict)  # figures of the original work: {"miou": .., "per_class": {..}}
 
     @property
     def cfg(self) -> Config:
         return self.trained[0].cfg
 
     def excluded(self) -> tuple[int, ...]:
-        """Indices of the classes that its means leave out."""
+        """Indices of the classes that the means leave out."""
         return excluded(self.cfg.eval.exclude, class_names(self)) if self.cfg.eval.exclude else ()
 
     def miou(self) -> list[float]:
-        """Of each seed, a fraction."""
+        """The mIoU of each seed, a fraction."""
         return [t.score.confusion.miou(self.cfg.eval.absent, self.excluded()) for t in self.trained]
 
     def iou(self) -> list[float | None]:
-        """Of each class, the mean over seeds; None where a class does not occur."""
+        """The IoU of each class, mean over seeds; None for a class that does not occur."""
         values = torch.stack([t.score.confusion.iou() for t in self.trained]).nanmean(0).tolist()
         return [None if v != v else v for v in values]
 
     def extras(self) -> dict:
-        """Means over the seeds: mean_auc, auc (by class), ece, boundary_miou; nothing where they were not taken."""
+        """Means over seeds of mean_auc, auc (by class), ece, boundary_miou; empty if they were not computed."""
         taken = [t.score for t in self.trained if t.score.binned is not None]
         if len(taken) < len(self.trained):
             return {}
@@ -96,13 +96,15 @@ class Entry:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    """None where one is not known: a class that one seed's images lack is lacking in all of them."""
+    """The mean over seeds; None where it is undefined, as for a class that no validation image has."""
     return none_if_nan(statistics.fmean(values))
 
 
 def score_run(run: Path, device: torch.device, extra: bool = False) -> Trained:
-    """Score a finished run's best network (of folds: its best candidate) on its validation split, by its protocol.
-    extra: boundary IoU, ROC and calibration too, as with eval.extra in its config."""
+    """Score a finished run's best network (with folds: its best candidate) on its validation split, by its protocol.
+
+    extra: also boundary IoU, ROC and calibration, as with eval.extra in its config.
+    """
     facts = read_run(run)
     results = latest(facts)
     if results is None:
@@ -139,44 +141,20 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     groups = list(first.trained[0].score.groups)
     if len(groups) < 2 or any(list(t.score.groups) != groups for e in (first, other) for t in e.trained):
         return None
-    sides = [_totals(entry, groups) for entry in (first, other)]  # each (seeds, groups, 3, C)
-    if sides[0].shape != sides[1].shape:
+    sides = [[[t.score.groups[g] for g in groups] for t in e.trained] for e in (first, other)]
+    if sides[0][0][0].num_classes != sides[1][0][0].num_classes:
         return None
-    generator = torch.Generator().manual_seed(0)
-    group_draws = _times(samples, len(groups), generator)  # (samples + 1, groups)
-    seed_draws = _times(samples, len(seeds), generator)  # (samples + 1, seeds)
-    ious = [_iou(torch.einsum("ng,sgkc->nskc", group_draws, side)) for side in sides]  # each (samples + 1, seeds, C)
     left_out = first.excluded()
-    names = range(ious[0].shape[-1])
+    names = range(sides[0][0][0].num_classes)
     kept = torch.tensor([c not in left_out if classes is None else c in classes for c in names])
-    gap = miou_difference(*ious, kept, first.cfg.eval.absent)  # (samples + 1, seeds)
-    gap = (gap * seed_draws).sum(1) / seed_draws.sum(1)
-    low, high = torch.quantile(gap[1:], torch.tensor([0.025, 0.975], dtype=gap.dtype)).tolist()
-    return {"difference": gap[0].item(), "low": low, "high": high}
-
-
-def _totals(entry: Entry, groups: list[str]) -> torch.Tensor:
-    return torch.stack([torch.stack([t.score.groups[g].totals() for g in groups]) for t in entry.trained])
-
-
-def _times(samples: int, n: int, generator: torch.Generator) -> torch.Tensor:
-    """How often each of n is drawn, (samples + 1, n) float64; row 0 is the sample itself, each once."""
-    draws = torch.randint(n, (samples, n), generator=generator)
-    times = torch.zeros(samples, n, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
-    return torch.cat([torch.ones(1, n, dtype=torch.float64), times])
-
-
-def _iou(totals: torch.Tensor) -> torch.Tensor:
-    """(.., 3, C) -> (.., C)."""
-    tp, target, pred = totals.unbind(-2)
-    return tp / (target + pred - tp)
+    return bootstrap(*sides, samples).difference(kept, first.cfg.eval.absent)
 
 
 # --- as plain rows ----------------------------------------------------------------------------------------------------
 
 
 def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
-    """One dict a config, with plain values: what the tables and the CSV are made of."""
+    """One dict of plain values per config, for the tables and the CSV. focus: classes whose mean is compared too."""
     first, names = entries[0], class_names(entries[0])
     places = [names.index(n) for n in focus]
     rows = []
@@ -185,14 +163,14 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
         gigas, memory = e.flops / 1e9, [t.peak_memory for t in e.trained if t.peak_memory]
         row = {
             "config": e.name,
-            "miou": statistics.fmean(mious),
-            "miou_sd": statistics.stdev(mious) if len(mious) > 1 else None,
+            "miou": none_if_nan(statistics.fmean(mious)),
+            "miou_sd": none_if_nan(statistics.stdev(mious)) if len(mious) > 1 else None,
             "difference": None if e is first else difference(first, e),
             "step": None if above is None else difference(above, e),
             "per_class": dict(zip(class_names(e), iou)),
             "parameters": e.parameters,
             "gflops": gigas,
-            "efficiency": 100 * statistics.fmean(mious) / gigas,
+            "efficiency": none_if_nan(100 * statistics.fmean(mious) / gigas),
             "seconds": statistics.fmean(t.seconds for t in e.trained),
             "peak_memory_mib": max(memory) / 2**20 if memory else None,
             "seeds": [t.cfg.seed for t in e.trained],
@@ -202,16 +180,21 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
             **e.extras(),
         }
         if places and class_names(e) == names:
-            row["focus"] = statistics.fmean(iou[i] or 0.0 for i in places)
+            others = set(range(len(names))) - set(places)
+            row["focus"] = _mean(t.score.confusion.miou(e.cfg.eval.absent, others) for t in e.trained)
             row["focus_difference"] = None if e is first else difference(first, e, places)
         rows.append(row)
     return rows
 
 
 def best_of(families: dict[str, Sequence[str]], entries: Sequence[Entry]) -> dict[str, Entry]:
-    """{family: its entry with the highest mIoU (mean over seeds)}; families without an entry are left out."""
+    """{family: its entry with the highest mIoU (mean over seeds)}, without families that have no entry."""
     members = {family: [e for e in entries if e.name in names] for family, names in families.items()}
-    return {f: max(found, key=lambda e: statistics.fmean(e.miou())) for f, found in members.items() if found}
+    return {
+        family: found[best_first([statistics.fmean(e.miou()) for e in found])[0]]
+        for family, found in members.items()
+        if found
+    }
 
 
 def class_names(e: Entry) -> list[str]:
@@ -219,7 +202,7 @@ def class_names(e: Entry) -> list[str]:
 
 
 def protocols(entries: Sequence[Entry]) -> dict:
-    """The protocol all rows share. Raises: UserError where two rows were scored on different data or sizes."""
+    """The protocol of the first row. Raises: UserError if two rows were scored on different data."""
     facts = [protocol(e.cfg, validation(e.cfg), Views.of(e.cfg.eval)) for e in entries]
     for e, fact in zip(entries, facts):
         for key in ("data", "split", "data_hash"):

@@ -1,4 +1,4 @@
-// Sorting a table by a click on its head, the confusion matrix's cells in words, and which picture of a case is shown.
+// A click on a header sorts its table; a cell of the confusion matrix is explained in words; buttons switch pictures.
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("th").forEach((head, column) => {
     const sort = () => {
@@ -18,12 +18,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
     head.addEventListener("keydown", e => { if (e.key === "Enter") sort(); });
   });
 }
-const told = document.getElementById("told");
+const explained = document.getElementById("cell");
 for (const cell of document.querySelectorAll("table.confusion td")) {
-  for (const event of ["mouseenter", "click"]) cell.addEventListener(event, () => { told.textContent = cell.title; });
+  for (const event of ["mouseenter", "click"]) cell.addEventListener(event, () => { explained.textContent = cell.title; });
 }
 const buttons = document.querySelectorAll("button[data-kind]");
-for (const button of buttons) {  // a picture of no kind is always there
+for (const button of buttons) {  // pictures without a kind always show
   button.addEventListener("click", () => {
     for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
     for (const image of document.querySelectorAll(".cases img[data-kind]")) image.hidden = image.dataset.kind !== button.dataset.kind;
