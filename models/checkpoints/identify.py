@@ -17,6 +17,7 @@ from torch import nn
 from common.errors import UserError
 from models.build import build_encoder, build_model
 from models.checkpoints.layout import Layout, State
+from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.rename import Table, their_names
 
 
@@ -47,8 +48,6 @@ def identify(state: State, words: str = "") -> Identity:
 
     Raises: UserError if no layout fits, with the closest one and what does not fit it.
     """
-    from models.checkpoints.layouts import LAYOUTS  # the tables import this module's Layout
-
     nearest: list[str] = []
     for layout in LAYOUTS:
         if layout.encoder and nearest:  # a whole model that fits badly is not an encoder with something else behind it

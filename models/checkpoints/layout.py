@@ -28,3 +28,8 @@ class Layout:
     unused: tuple[str, ...] = ()  # regular expressions: keys that these files hold and no forward of ours needs
     doubt: str | None = None  # where the same keys can mean two networks: what was assumed, and the option that settles
     hint: str | None = None  # regular expression on the file's own words (name, config): needed where keys do not tell
+
+
+def widths(**keys: str) -> Callable[[State], dict[str, int]]:
+    """Layout.options for options that are the number of rows of a weight: widths(decoder_dim="linear_fuse.weight")."""
+    return lambda state: {option: state[key].shape[0] for option, key in keys.items()}

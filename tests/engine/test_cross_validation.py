@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.report.tables import candidates_table
 
 from common.errors import UserError
 from engine import checkpoint as ckpt
@@ -16,6 +15,7 @@ from engine.folds import cross_validation as cv
 from engine.folds.batchnorm import batchnorm_images
 from engine.folds.candidates import aggregate_stage
 from engine.folds.roles import open_study
+from engine.report.score_tables import candidates_table
 from engine.training.log import Log
 from engine.training.train import fit
 from tests.engine.test_training import CPU, ROOT, command, equal_runs, run_in, struck

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, widths
 from models.checkpoints.layouts.segformer import HEAD_MMSEG
 from models.checkpoints.rename import Operation, Table, under
 
@@ -76,7 +76,7 @@ def _torchvision() -> Table:
     return table
 
 
-# computed anew here; and a classifier with the norm before it
+# buffers that are computed here, and a classifier with the norm before it
 UNUSED = (r".*\.relative_position_index", r".*\.attn_mask", r"norm\..*", r"head\..*")
 
 LAYOUTS = [
@@ -87,7 +87,7 @@ LAYOUTS = [
         names=("segformer_swin_t",),
         table=under("backbone.", "encoder.", MMSEG) + under("decode_head.", "head.", HEAD_MMSEG),
         classifier="decode_head.conv_seg.weight",
-        options=lambda state: {"decoder_dim": state["decode_head.fusion_conv.conv.weight"].shape[0]},
+        options=widths(decoder_dim="decode_head.fusion_conv.conv.weight"),
         unused=(r"auxiliary_head\..*", *UNUSED[:2]),
     ),
     Layout(
