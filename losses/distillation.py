@@ -17,7 +17,6 @@ class Distillation(nn.Module):
     Shapes: logits and teacher (B, C, H, W), target (B, H, W) int64 -> scalar.
     """
 
-    name = ""
     distils = True  # needs the teacher's logits
 
     def __init__(
