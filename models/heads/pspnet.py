@@ -44,8 +44,8 @@ def _averaging(side: int, bins: int) -> Tensor:
 class PSPHead(nn.Module):
     """features -> (B, num_classes, h, w) of the last map, which is the only one used.
 
-    Each level has a quarter of the map's channels; psp_channels is the width after the mix, whose kernel is mix_kernel x
-    mix_kernel. Under a padded 3x3 mix even a constant level is not just a bias: at the border the padding counts too.
+    Each level has a quarter of the map's channels; psp_channels is the width after the mix, whose kernel is
+    mix_kernel squared. Under a padded 3x3 mix a constant level is not just a bias: at the border the padding counts.
     Raises: UserError for bins below 1.
     """
 
@@ -92,8 +92,8 @@ class PSPHead(nn.Module):
         return self.mix(torch.cat(maps, dim=1))  # (B, C + bins C / 4, h, w) -> (B, psp_channels, h, w)
 
     def _mix_below(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        """The same for a 1x1 mix, which commutes with enlarging (docs/all_mlp.md): each level is mixed on its few cells,
-        and the level of a single cell is a bias."""
+        """The same for a 1x1 mix, which commutes with enlarging (docs/all_mlp.md): each level is mixed on its few
+        cells, and the level of a single cell is a bias."""
         conv, bn, relu = self.mix
         maps = [x, *levels] if self.map_first else [*levels, x]
         weights = conv.weight.split([m.shape[1] for m in maps], dim=1)

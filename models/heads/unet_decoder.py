@@ -36,8 +36,8 @@ class Up(nn.Module):
 class UNetDecoder(nn.Module):
     """features, size of the images (H, W) -> logits (B, num_classes, H, W): one block per halving, back to full size.
 
-    Each map but the last is the skip of one block; the blocks after the finest map only enlarge. Without `size` the last
-    block doubles, which is right for even sides. decoder_widths: channels of the blocks, deepest first.
+    Each map but the last is the skip of one block; the blocks after the finest map only enlarge. Without `size` the
+    last block doubles, which is right for even sides. decoder_widths: channels of the blocks, deepest first.
     Raises: UserError unless there are as many widths as blocks: five for maps of strides 2..32 and of 4..32.
     """
 

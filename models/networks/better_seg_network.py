@@ -1,9 +1,9 @@
 """BetterSegNetwork: a VGG-like network with shortcuts, a dilated last stage and a U-Net's expanding path.
 
 It has no paper: it is a student's entry to a road segmentation competition (system B), trained on 150 images of
-375x1242 resized to 256x864. Its parts come from VGG (Simonyan and Zisserman, arXiv 1409.1556), the 1x1 shortcuts of ResNet (He et al.,
-arXiv 1512.03385), dilation in place of a fifth pooling (Yu and Koltun, arXiv 1511.07122) and U-Net (Ronneberger et al.,
-arXiv 1505.04597).
+375x1242 resized to 256x864. Its parts come from VGG (Simonyan and Zisserman, arXiv 1409.1556), the 1x1 shortcuts
+of ResNet (He et al., arXiv 1512.03385), dilation in place of a fifth pooling (Yu and Koltun, arXiv 1511.07122) and
+U-Net (Ronneberger et al., arXiv 1505.04597).
 
 The original writes out its layers one by one (`conv1_1`, `gn1_1` for a BatchNorm, ..); here they are a table, a block
 and a loop with the same parameters. It enlarges the last map by a factor of 2, which makes an odd side one pixel too
