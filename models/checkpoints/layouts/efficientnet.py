@@ -1,5 +1,5 @@
-"""EfficientNets by themselves, as lukemelas (smp's encoders), timm and torchvision name them, and smp's Segformer on
-them (theirs, ours). The files of all end with a 1x1 convolution and a classifier, which the encoder has not."""
+"""EfficientNet encoders as lukemelas (and smp), timm and torchvision name them, and smp's Segformer on them (theirs,
+ours). All these files also have a last 1x1 convolution and a classifier, which our encoder does not have."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _block(
 
 
 def lukemelas(name: str) -> Table:
-    """Blocks counted through all stages; how many a stage has depends on the variant."""
+    """Blocks are counted through all stages; the number per stage depends on the variant."""
     table, k = _part("", "_conv_stem", "_bn0", "stem"), 0
     for g, row in enumerate(B0):
         for j in range(math.ceil(row[-1] * EFFICIENTNET[name][1])):
@@ -57,7 +57,7 @@ TORCHVISION: Table = [
 
 
 def segformer_smp(name: str) -> Table:
-    """Five maps: smp's head reads the one of stride 2 as well."""
+    """Five maps: smp's head also reads the map of stride 2."""
     encoder = lukemelas(name.removeprefix("segformer_"))
     return under("encoder.", "encoder.", encoder) + under("", "head.", head_smp(5))
 

@@ -30,7 +30,7 @@ FCN_MMSEG = [
     ("decode_head.conv_seg", "head.classifier"),
 ]
 
-# --- PSPNet: the level of 1x1 cells has names of its own with us ------------------------------------------------------
+# --- PSPNet: our level of 1x1 cells has other names than the other levels ---------------------------------------------
 
 PSPNET_MMSEG = [
     *under("backbone.", "encoder.", MMSEG),

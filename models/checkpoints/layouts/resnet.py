@@ -19,7 +19,7 @@ BODY: Table = [
 
 TORCHVISION: Table = [("conv1", "conv1"), ("bn1", "bn1"), *BODY]
 
-# deep stems: Sequential(conv, BatchNorm, ReLU, conv, BatchNorm, ReLU, conv, BatchNorm, ReLU) with them, blocks with us
+# deep stems: theirs is one Sequential of conv, BatchNorm, ReLU three times; ours has three blocks
 
 
 def _deep_stem(theirs: str) -> Table:
@@ -31,7 +31,7 @@ MMSEG: Table = [*TORCHVISION, *_deep_stem("stem")]  # its ResNet has torchvision
 
 
 def either_stem(prefix: str, state: State) -> dict[str, str]:
-    """mmseg publishes both kinds of ResNet under one layout: which stem it is."""
+    """Which stem a ResNet of mmseg has; it publishes both under one layout."""
     return {"stem_form": "v1c" if f"{prefix}stem.0.weight" in state else "conv7x7"}
 
 
@@ -47,12 +47,12 @@ def mmseg_options(**keys: str) -> Callable[[State], dict]:
     return lambda state: widths(**keys)(state) | either_stem("backbone.", state)
 
 
-AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # made for training; no logits depend on them
+AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # for training only
 
 STRIDE_8 = "output stride 8 assumed, as published: keys do not tell it; output_stride=16 settles it"
 STRIDE_16 = "output stride 16 assumed, as published: keys do not tell it; output_stride=8 settles it"
 
-# --- ResNets by themselves --------------------------------------------------------------------------------------------
+# --- ResNet encoders --------------------------------------------------------------------------------------------------
 
 LAYOUTS = [
     Layout(

@@ -1,4 +1,4 @@
-"""Swin-T by itself, as Microsoft, timm, torchvision and mmseg name it, and mmseg's All-MLP on it (theirs, ours)."""
+"""Swin-T as Microsoft, timm, torchvision and mmseg name it, and mmseg's All-MLP head on it (theirs, ours)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ MMSEG: Table = [
 
 
 def _torchvision() -> Table:
-    """Embedding or merging and blocks in turns: features.0, features.1, .."""
+    """Embedding or merging and blocks alternate: features.0, features.1, .."""
     table: Table = [("features.0.0", "stages.0.embed.proj"), ("features.0.2", "stages.0.embed.norm")]
     for s in range(4):
         blocks = _block(f"features.{2 * s + 1}.{{j}}", "attn", "mlp.0", "mlp.3")

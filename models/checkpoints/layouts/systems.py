@@ -1,11 +1,11 @@
-"""The whole networks of systems B and E, whose authors named every layer by hand (theirs, ours)."""
+"""The networks of systems B and E, whose authors named every layer by hand (theirs, ours)."""
 
 from __future__ import annotations
 
 from models.checkpoints.layout import Layout, widths
 from models.checkpoints.rename import Table
 
-# --- system B: BetterSegNetwork; its "gn" are BatchNorm ---------------------------------------------------------------
+# --- system B: BetterSegNetwork; its "gn" layers are BatchNorm --------------------------------------------------------
 
 BETTER: Table = [
     ("conv{s+1}_{i+1}", "stages.{s}.convs.{i}.0.0"),
