@@ -1,19 +1,16 @@
-"""Receptive fields: by hand for small networks, and against the support of gradients that cannot cancel."""
+"""Receptive fields by hand: small networks, ResNet, holes of dilation, padding, resizing, pooling, windows."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from common import command
-from engine.analysis.axis_reads import bilinear, taps, transposed_taps, windows
 from engine.analysis.receptive_field import extent, theoretical
 from engine.analysis.stage_maps import effective, share_within, stage_maps, stages_of
 from models import build_model
-from models.encoders import swin
 from tests.helpers import write_image
 from tests.models.test_models import FAMILIES
 from tests.tools.test_export_command import write_checkpoint
@@ -71,9 +68,7 @@ def test_resnet_by_hand():
         return found
 
     for name, blocks, convs in [("resnet18", (2, 2, 2, 2), 2), ("resnet50", (3, 4, 6, 3), 1)]:
-        with torch.device("meta"):
-            model = build_model("fcn", 3, encoder=name)
-        found = theoretical(model, (1024, 1024))
+        found = theoretical(build_model("fcn", 3, encoder=name, fcn_channels=8), (512, 512))
         expected = recurrence(blocks, convs)
         for axis in (0, 1):
             assert [extent(found[f"stage {i}"][axis])[1] for i in (1, 2, 3, 4)] == expected
@@ -91,99 +86,49 @@ def test_holes_of_dilation_are_not_read():
 
 
 def test_padding_is_not_read():
-    wanted = np.arange(10) == 5
-    assert np.flatnonzero(taps(10, 3, 1, 8, 8)(wanted)).tolist() == [5]  # -3 and 13 are padding
-    wanted = np.arange(5) == 0
-    assert np.flatnonzero(taps(10, 3, 2, 1, 1)(wanted)).tolist() == [0, 1]
-    assert np.flatnonzero(transposed_taps(5, 4, 2, 1, 1)(np.arange(10) == 0)).tolist() == [0]
+    rows, _ = theoretical(Net(conv(3, dilation=40)), (64, 64))["stages 1"]
+    assert np.flatnonzero(rows).tolist() == [32]  # -8 and 72 are padding
+    rows, _ = theoretical(Net(nn.AvgPool2d(16), nn.ConvTranspose2d(3, 3, 4, 2, 1)), (64, 64))["stages 2"]
+    assert extent(rows) == (16, 32)  # row 4 of 8 gets cells 1 and 2 of 4
 
 
 def test_pooled_branches_see_the_whole_image():
-    with torch.device("meta"):
-        model = build_model("deeplabv3_resnet18", 3)
-        psp = build_model("pspnet_resnet18", 3)
-    for m in (model, psp):
-        found = theoretical(m, (512, 512))
+    for name in ("deeplabv3_resnet18", "pspnet_resnet18"):
+        found = theoretical(build_model(name, 3), (512, 512))
         assert all(mask.all() for mask in found["out"]) and not found["stage 4"][0].all()
 
 
-def test_bilinear_reads_neighbours_with_a_weight():
-    wanted = np.zeros(8, bool)
-    wanted[5] = True  # (5 + .5) / 2 - .5 = 2.25
-    assert np.flatnonzero(bilinear(4, 8, False)(wanted)).tolist() == [2, 3]
-    wanted = np.zeros(7, bool)
-    wanted[4] = True  # 4 * 3 / 6 = 2, and nothing beside it
-    assert np.flatnonzero(bilinear(4, 7, True)(wanted)).tolist() == [2]
+@pytest.mark.parametrize(
+    "size, align_corners, cells",
+    [
+        (32, False, [7, 8]),  # (16 + .5) / 2 - .5 = 7.75
+        (31, True, [7]),  # 15 * 15 / 30 = 7.5: between 7 and 8
+        (17, True, [7]),  # 8 * 15 / 16 = 7.5
+        (46, True, [7]),  # 23 * 15 / 45 = 7.67
+    ],
+)
+def test_bilinear_reads_neighbours_with_a_weight(size, align_corners, cells):
+    """Cells of 4 rows, resized; the centre row reads the cells around its place."""
+    resize = nn.Upsample(size=(size, size), mode="bilinear", align_corners=align_corners)
+    rows, _ = theoretical(Net(nn.AvgPool2d(4), resize), (64, 64))["stages 2"]
+    place = size // 2 * 15 / (size - 1) if align_corners else (size // 2 + 0.5) * 16 / size - 0.5
+    expected = sorted({int(np.floor(place)), int(np.ceil(place))})
+    assert np.flatnonzero(rows).tolist() == [4 * c + i for c in expected for i in range(4)] and expected[0] == cells[0]
 
 
-# --- against gradients ------------------------------------------------------------------------------------------------
+def test_max_pooling_reads_its_whole_window():
+    rows, _ = theoretical(Net(nn.MaxPool2d(3, 2, 1)), (64, 64))["stages 1"]
+    assert np.flatnonzero(rows).tolist() == [31, 32, 33]  # cell 16 of 32: 2 * 16 - 1 and two more
 
 
-def make_positive(model: nn.Module) -> nn.Module:
-    """Weights above zero, norms that pass everything: no path cancels another, no ReLU is closed."""
-    model.double().eval()
-    for m in model.modules():
-        if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            m.weight.data.fill_(1 / m.weight[0].numel())
-            if m.bias is not None:
-                m.bias.data.zero_()
-    return model
-
-
-def support(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{stage: (rows, columns)} that the gradient of the centre unit reaches."""
-    x = torch.ones(1, 3, *size, dtype=torch.double, requires_grad=True)
-    found = {}
-    for name, out in stage_maps(model, x).items():
-        centre = out[0, :, out.shape[2] // 2, out.shape[3] // 2].sum()
-        (gradient,) = torch.autograd.grad(centre, x, retain_graph=True)
-        reached = gradient[0].abs().sum(0).numpy() > 0
-        found[name] = (reached.any(1), reached.any(0))
-    return found
-
-
-SUPPORT = [  # nets without LayerNorm, whose gradient sums to zero
-    "fcn_resnet50", "deeplabv3plus_resnet18", "pspnet_resnet18", "fcn8s_vgg16", "unet", "unet_resnet18",
-    "better_seg_network", "basic_seg_network",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SUPPORT)
-def test_equals_the_support_of_the_gradient(name, monkeypatch):
-    """Max pooling passes the gradient to one of its inputs: average pooling reads the same windows and misses none."""
-    monkeypatch.setattr(F, "max_pool2d", lambda x, k, stride=None, padding=0, dilation=1, ceil_mode=False, **_:
-                        F.avg_pool2d(x, k, stride, padding, ceil_mode))  # fmt: skip
-    size = (224, 320)
-    model = make_positive(build_model(name, 3, **FAMILIES[name]))
-    expected, found = support(model, size), theoretical(model, size)
-    assert list(expected) == list(found) and len(found) >= 4
-    for stage in expected:
-        for axis in (0, 1):
-            assert np.array_equal(expected[stage][axis], found[stage][axis]), (stage, axis)
-
-
-@pytest.mark.parametrize("stages, size", [(3, (224, 224)), (4, (200, 260))])
-def test_swin_windows_equal_the_support_of_the_gradient(stages, size):
-    """Swin's LayerNorms are taken out; its attention has no sign that could cancel once q and k are zero."""
+def test_windows_of_swin():
+    """Patches of 4 pixels, windows of 7 patches; the second block's windows lie 3 patches further down and right."""
     model = build_model("segformer_swin_t", 3, decoder_dim=8)
-    make_positive(model)
-    for m in model.modules():
-        if isinstance(m, nn.LayerNorm):
-            m.forward = lambda x: x
-        if isinstance(m, swin.WindowAttention):
-            m.qkv.weight.data[: 2 * len(m.qkv.weight) // 3] = 0
-            m.relative_position_bias_table.data.zero_()
-    expected, found = support(model, size), theoretical(model, size)
-    for i in range(1, stages + 1):
-        for axis in (0, 1):
-            assert np.array_equal(expected[f"stage {i}"][axis], found[f"stage {i}"][axis]), (i, axis)
-
-
-def test_a_window_reads_itself_and_nothing_the_roll_brought():
-    wanted = np.zeros(14, bool)
-    wanted[1] = True  # shifted by 3: rolled to 12, in the last window, together with 10..13 and 0..2
-    assert np.flatnonzero(windows(14, 3)(wanted)).tolist() == [0, 1, 2]
-    assert np.flatnonzero(windows(14, 0)(wanted)).tolist() == list(range(7))
+    rows, columns = theoretical(model, (224, 336))["stage 1"]
+    # 56 rows of patches: the shifted window of patch 28 holds 24..30, which lie in the windows 21..27 and 28..34
+    assert extent(rows) == (4 * 21, 4 * 14)
+    # 84 columns: the shifted window of patch 42 holds 38..44, which lie in the windows 35..41 and 42..48
+    assert extent(columns) == (4 * 35, 4 * 14)
 
 
 def test_mix_transformer_sees_everything_from_the_first_stage():
