@@ -1,4 +1,4 @@
-"""Public files by id: what is known, where it is, and what it turns out to be.
+"""Public checkpoints by id: list the known ones, download one, and report what a file is.
 
 python -m tools.pretrained --list
 python -m tools.pretrained --layouts
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def list_files() -> str:
-    """One line a file, by publisher: id, architecture, classes, layout, licence, where from."""
+    """One line per file, by publisher: id, architecture, classes, layout, hash, licence, source."""
     rows = [("id", "architecture", "classes", "layout", "sha256", "licence", "from")]
     for known in KNOWN.values():
         source = f"by hand: {known.url} -> {known.path.name}" if known.manual else known.url
@@ -43,7 +43,7 @@ def list_files() -> str:
 
 
 def layout_of(known: Known) -> str | None:
-    """The title of the layout that a known file is in."""
+    """The title of a known file's layout."""
     for layout in LAYOUTS:
         fits = layout.form == known.form and layout.encoder == (known.classes is None)
         if fits and known.architecture in layout.names:
@@ -52,8 +52,8 @@ def layout_of(known: Known) -> str | None:
 
 
 def list_layouts() -> str:
-    """One line a layout: whose, which networks, and the keys by which it is told."""
-    rows = [("layout", "form", "networks", "told by")]
+    """One line per layout: publisher, networks, and the keys it is recognised by."""
+    rows = [("layout", "form", "networks", "recognised by")]
     for layout in LAYOUTS:
         rows.append((layout.title, layout.form, ", ".join(layout.names), ", ".join(layout.marks)))
     return columns(rows)
@@ -70,9 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m tools.pretrained torchvision/resnet18-f37072fd",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("source", nargs="?", metavar="ID", help="a known id, a file or a URL: fetch it, say what it is")
+    p.add_argument(
+        "source", nargs="?", metavar="ID", help="a known id, a file or a URL: download it and say what it is"
+    )
     p.add_argument("--list", action="store_true", help="all known public files")
-    p.add_argument("--layouts", action="store_true", help="all layouts that files are recognised by")
+    p.add_argument("--layouts", action="store_true", help="all layouts of files that can be read")
     return p
 
 

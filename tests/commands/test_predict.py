@@ -198,7 +198,7 @@ def test_memory_that_ends_costs_one_picture(tmp_path, capsys):
                 writer.add(str(size), np.zeros((size, size, 3), np.uint8))
         with pytest.raises(RuntimeError, match="shape"), writer.problems_of(inputs.Input("x", tmp_path)):
             raise RuntimeError("shape mismatch")  # a bug is not hidden
-    assert writer.written == 1 and "60.png: too large for the memory" in writer.summary()
+    assert writer.written == 1 and "60.png: does not fit into memory" in writer.summary()
 
 
 def test_public_networks_see_at_most_four_megapixels():

@@ -121,8 +121,8 @@ def test_what_cannot_be_paired_is_one_line(tmp_path, capsys):
 
 
 def evaluated(place, out, *words) -> dict:
-    command = ["--checkpoint", place / "best.pt", "--json", out, *words]
-    assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in command]) == 0
+    words = ["--checkpoint", place / "best.pt", "--json", out, *words]
+    assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in words]) == 0
     return json.loads(out.read_text())
 
 
@@ -153,7 +153,7 @@ def test_scores_do_not_depend_on_batch_size_or_workers(checkpoint, tmp_path):
 
 def test_flags_that_cannot_be_followed_are_one_line(checkpoint, capsys):
     for words, said in ((["--aggregate", "mean"], "--checkpoint"), (["--window", 32, 64], "eval.window")):
-        command = ["--checkpoint", checkpoint / "best.pt"]
-        assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in [*command, *words]]) == 2
+        words = ["--checkpoint", checkpoint / "best.pt", *words]
+        assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in words]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
