@@ -14,6 +14,7 @@ import sys
 from common import command
 from common.console import say
 from common.errors import UserError
+from common.tables import format_table
 from models.checkpoints.known import KNOWN, Known, locate
 from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.load import load_public
@@ -33,13 +34,13 @@ def main(args: argparse.Namespace) -> None:
 
 def list_files() -> str:
     """One line per file, by publisher: id, architecture, classes, layout, hash, licence, source."""
-    rows = [("id", "architecture", "classes", "layout", "sha256", "licence", "from")]
+    rows = []
     for known in KNOWN.values():
         source = f"by hand: {known.url} -> {known.path.name}" if known.manual else known.url
         classes = "encoder" if known.classes is None else str(known.classes)
         layout, prefix = layout_of(known) or "-", known.sha256_prefix or "-"
         rows.append((known.id, known.architecture, classes, layout, prefix, known.licence, source))
-    return columns(rows)
+    return format_table(rows, ["id", "architecture", "classes", "layout", "sha256", "licence", "from"])
 
 
 def layout_of(known: Known) -> str | None:
@@ -53,15 +54,8 @@ def layout_of(known: Known) -> str | None:
 
 def list_layouts() -> str:
     """One line per layout: publisher, networks, and the keys it is recognised by."""
-    rows = [("layout", "form", "networks", "recognised by")]
-    for layout in LAYOUTS:
-        rows.append((layout.title, layout.form, ", ".join(layout.names), ", ".join(layout.marks)))
-    return columns(rows)
-
-
-def columns(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[-1]]) for row in rows)
+    rows = [(layout.title, layout.form, ", ".join(layout.names), ", ".join(layout.marks)) for layout in LAYOUTS]
+    return format_table(rows, ["layout", "form", "networks", "recognised by"])
 
 
 def build_parser() -> argparse.ArgumentParser:
