@@ -7,6 +7,9 @@ python eval.py --checkpoint segformer.b2.1024x1024.city.160k.pth --config config
 
 from __future__ import annotations
 
+import common.openmp  # noqa: F401  before torch
+
+# isort: split
 import argparse
 import sys
 import time

@@ -8,6 +8,9 @@ python predict.py drive.mp4 --every 30 --out predictions        (or camera:0; ne
 
 from __future__ import annotations
 
+import common.openmp  # noqa: F401  before torch
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path

@@ -7,6 +7,9 @@ python train.py --resume runs/deeplabv3plus-streets-20261121-120000
 
 from __future__ import annotations
 
+import common.openmp  # noqa: F401  before torch
+
+# isort: split
 import argparse
 import os
 import sys

@@ -1,1 +1,1 @@
-"""Timed comparisons with other libraries. Numbers are ratios within one run; nothing here is asserted in a test."""
+"""Compares speed and memory with other libraries. Numbers are ratios within one run; no test asserts them."""

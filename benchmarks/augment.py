@@ -1,10 +1,10 @@
-"""Samples a second of every augmentation preset, and the milliseconds of each of its steps.
+"""Samples per second of every augmentation preset, and milliseconds of each step.
 
     python -m benchmarks.augment                             # at 256x512, one thread
     python -m benchmarks.augment --size 512 1024 --steps
 
-What is timed is a sample that is already decoded and resized (`data.cache: true`): augmentation and normalisation. One
-thread, as in a worker process; presets take turns, and the median over rounds counts.
+Times augmentation and normalisation of a sample that is already decoded and resized (`data.cache: true`), in one
+thread, as in a worker process. Presets take turns; the result is the median over rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLES = 20  # per preset and round
 
 
 def picture(height: int, width: int, seed: int = 0) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """Blocks of 19 classes with noise: content hardly matters, only the crop that is tried again looks at it."""
+    """Blocks of 19 classes with noise. The content hardly matters: only the retried crop depends on it."""
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.randint(0, 19, (height // 32 + 1, width // 32 + 1), generator=generator, dtype=torch.uint8)
     mask = blocks.repeat_interleave(32, 0).repeat_interleave(32, 1)[:height, :width].contiguous()

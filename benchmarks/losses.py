@@ -3,10 +3,9 @@
     python -m benchmarks.losses                       # lovasz and ssim
     python -m benchmarks.losses ssim --repeats 15 --json out.json
 
-Time: forward and backward at 19 classes, 2 x 512 x 512, float32, contiguous logits, every pixel labelled and every
-class present (the worst case for ours, which leaves absent classes out of `lovasz`). A round runs every candidate once,
-so that a machine that slows down slows all of them; the median over rounds counts. Values and gradients are compared
-first. Ratios above 1 are in our favour.
+Time: forward and backward, 19 classes, 2 x 512 x 512, float32, every pixel labelled and every class present, which is
+the worst case for our Lovasz. Each round runs every candidate once, so a slow moment slows all of them; the median over
+rounds counts. Values and gradients are compared first. Ratios above 1 are in our favour.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import argparse
 import json
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,13 +23,14 @@ from torch import Tensor
 
 from benchmarks.models import medians
 from benchmarks.peers import CLASSES, smp_lovasz
+from common.tables import format_table
 from losses import build_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def five_map_ssim(device: str) -> Loss:
-    """SSIM in its usual form: a two-dimensional window over p, q, p^2, q^2 and p q, each class's map a group."""
+    """SSIM in its usual form: a two-dimensional window over p, q, p^2, q^2 and p q, one group per class."""
     line = torch.exp(-((torch.arange(11.0, device=device) - 5) ** 2) / (2 * 1.5**2))
     window = (line[:, None] * line / line.sum() ** 2).expand(CLASSES, 1, 11, 11).contiguous()
 
@@ -39,8 +40,7 @@ def five_map_ssim(device: str) -> Loss:
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         p, q = logits.softmax(1), F.one_hot(target, CLASSES).permute(0, 3, 1, 2).to(logits.dtype)
         mean_p, mean_q = blur(p), blur(q)
-        var_p = (blur(p * p) - mean_p**2).clamp(min=0)
-        var_q = (blur(q * q) - mean_q**2).clamp(min=0)
+        var_p, var_q = (blur(p * p) - mean_p**2).clamp(min=0), (blur(q * q) - mean_q**2).clamp(min=0)
         cov = blur(p * q) - mean_p * mean_q
         alike = (2 * mean_p * mean_q + 0.01**2) * (2 * cov + 0.03**2)
         return 1 - (alike / ((mean_p**2 + mean_q**2 + 0.01**2) * (var_p + var_q + 0.03**2))).mean()
@@ -64,37 +64,28 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     losses |= {label: make(args.device) for label, make in OTHERS[name].items()}
     check_equal(name, losses, logits, target)
 
-    def step(loss: Loss) -> Callable[[], None]:
-        def forward_and_backward() -> None:
-            logits.grad = None
-            loss(logits, target).backward()
+    def step(loss: Loss) -> None:
+        logits.grad = None
+        loss(logits, target).backward()
 
-        return forward_and_backward
-
-    ms = medians({label: step(loss) for label, loss in losses.items()}, args.repeats)
+    ms = medians({label: partial(step, loss) for label, loss in losses.items()}, args.repeats)
     return {"ms": ms, "ratio": {label: ms[label] / ms["ours"] for label in OTHERS[name]}}
 
 
 def check_equal(name: str, losses: dict[str, Loss], logits: Tensor, target: Tensor) -> None:
-    results = {}
-    for label, loss in losses.items():
-        value = loss(logits, target)
-        results[label] = value.item(), torch.autograd.grad(value, logits)[0]
-    value, gradient = results.pop("ours")
-    for label, (other, its_gradient) in results.items():
-        difference = float((gradient - its_gradient).abs().max() / its_gradient.abs().max())
-        if abs(value - other) > 1e-4 * abs(other) or difference > 1e-2:
-            raise SystemExit(
-                f"{name}: {value:.6f} against {other:.6f} of {label}; gradients differ by {difference:.1e}"
-            )
+    values = {label: loss(logits, target) for label, loss in losses.items()}
+    gradients = {label: torch.autograd.grad(value, logits)[0] for label, value in values.items()}
+    for label, other in values.items():
+        difference = float((gradients["ours"] - gradients[label]).abs().max() / gradients[label].abs().max())
+        if abs(values["ours"] - other) > 1e-4 * abs(other) or difference > 1e-2:
+            message = f"{name}: {values['ours']:.6f} against {other:.6f} of {label}"
+            raise SystemExit(f"{message}; gradients differ by {difference:.1e}")
 
 
 def table(name: str, result: dict) -> str:
-    lines = [f"\n{name:44s}{'ms':>10s}{'ratio':>10s}"]
-    for label, ms in result["ms"].items():
-        ratio = f"{result['ratio'][label]:9.2f}x" if label in result["ratio"] else ""
-        lines.append(f"  {label:42s}{ms:10.1f}{ratio}")
-    return "\n".join(lines)
+    ratios = {label: f"{ratio:.2f}x" for label, ratio in result["ratio"].items()}
+    rows = [[label, f"{ms:.1f}", ratios.get(label, "")] for label, ms in result["ms"].items()]
+    return "\n" + format_table(rows, [name, "ms", "ratio"])
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,14 +3,12 @@
     python -m benchmarks.models                                  # every model of benchmarks/peers.py
     python -m benchmarks.models segformer_b0 --repeats 15 --json out.json
 
-Time: batch 1, float32, 256x512, final upsampling included on all sides. A round runs every candidate once, so that a
-machine that slows down slows all of them; the median over rounds counts. Every peer runs in both memory formats and its
-better one counts; ours takes the images as a peer's default does (contiguous). "ours, deployed" is the copy for
-inference of models/inference/deploy.py, on the CPU. `train` is forward, cross-entropy and
-backward, without an optimizer step, the same for all; with two images where the peer cannot train on one.
-Memory: a fresh process for each candidate; how far the process (on CUDA: the allocator) grows over its size after
-construction during two training steps with batch 2 at 512x512.
-Ratios above 1 (time) and below 1 (memory) are in our favour.
+Time: batch 1, float32, 256x512, with the final upsampling. Each round runs every candidate once, so that a slower
+machine slows all of them; the result is the median over rounds. Peers run in both memory formats and the better one
+counts; ours gets contiguous images, the default of the peers. "ours, deployed" is the copy of models/inference/deploy.py,
+on the CPU. `train` is forward, cross-entropy and backward, without an optimizer step; with two images if the peer cannot
+train on one. Memory: growth of a fresh process (on CUDA: of the allocator) during two training steps with batch 2 at
+512x512. Ratios above 1 (time) and below 1 (memory) are in our favour.
 """
 
 from __future__ import annotations
@@ -38,18 +36,22 @@ DEPLOYED = "ours, deployed"
 
 
 def candidates(name: str, images: Tensor) -> dict[str, tuple[nn.Module, Callable, Tensor]]:
-    """label -> (model, logits(model, images), images in its memory format); checks that all logits agree."""
+    """label -> (model, logits(model, images), images in its memory format). All logits must agree."""
     out = {}
     for peer in PEERS[name]:
         theirs = peer.make().to(images.device)
         ours = ours_like(name, theirs).to(images.device)
         check_equal(name, ours, theirs, peer, images)
-        out["ours"] = (ours, lambda model, images: model(images)["out"], images)
+        out["ours"] = (ours, our_logits, images)
         out[peer.library] = (theirs, peer.logits, images)
         last = peer.make().to(images.device, memory_format=torch.channels_last)
         last.load_state_dict(theirs.state_dict())
         out[f"{peer.library}, channels-last"] = (last, peer.logits, images.to(memory_format=torch.channels_last))
     return out
+
+
+def our_logits(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images)["out"]
 
 
 def check_equal(name: str, ours: nn.Module, theirs: nn.Module, peer: Peer, images: Tensor) -> None:
@@ -82,57 +84,46 @@ def training(model: nn.Module, logits: Callable, images: Tensor, batch: int = 1)
 
 
 def medians(steps: dict[str, Step], rounds: int, warmup: int = 2) -> dict[str, float]:
-    """Median milliseconds of each step; a round runs each of them once, in turn."""
+    """Median milliseconds of each step; a round runs each of them once."""
     times: dict[str, list[float]] = {label: [] for label in steps}
     for i in range(warmup + rounds):
         for label, step in steps.items():
-            synchronize()
             start = time.perf_counter()
             step()
-            synchronize()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if i >= warmup:
                 times[label].append(1e3 * (time.perf_counter() - start))
     return {label: statistics.median(values) for label, values in times.items()}
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def memory_of(name: str, label: str, device: str) -> float:
-    """MiB by which two training steps grow this process (CUDA: its allocator). For a fresh process only."""
+    """MiB by which two training steps grow this process (CUDA: its allocator), which must be fresh."""
     images = torch.randn(2, 3, 512, 512, device=device)
     peer = next(p for p in PEERS[name] if label in ("ours", p.library, f"{p.library}, channels-last"))
     model, logits = peer.make(), peer.logits
     if label == "ours":
-        model, logits = ours_like(name, model), lambda model, images: model(images)["out"]
+        model, logits = ours_like(name, model), our_logits
     model = model.to(device)
     if label.endswith("channels-last"):
         model, images = (x.to(memory_format=torch.channels_last) for x in (model, images))
     step = training(model, logits, images)
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        before = process_bytes("VmRSS")
+    before = torch.cuda.memory_allocated() if device == "cuda" else process_bytes("VmRSS")
     step()
     step()
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else process_bytes("VmHWM")
     return (peak - before) / 2**20
 
 
-def memory(name: str, labels: list[str], device: str, threads: int) -> dict[str, float]:
-    out = {}
-    for label in labels:
-        command = [sys.executable, "-m", "benchmarks.models", name, "--memory-of", label, "--device", device]
-        done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
-        out[label] = float(done.stdout.split()[-1])
-    return out
+def memory(name: str, label: str, args: argparse.Namespace) -> float:
+    """memory_of, in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.models", name, "--memory-of", label, "--device", args.device]
+    done = subprocess.run([*command, "--threads", str(args.threads)], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
 
 
 def compare(name: str, args: argparse.Namespace) -> dict:
-    """All measurements of one model: {"inference_ms": {label: ms}, ..} and the ratio to the best peer of each kind."""
+    """All measurements of one model, {"inference_ms": {label: ms}, ..}, and their ratios to the best peer."""
     images = torch.randn(1, 3, *args.size, device=args.device)
     torch.manual_seed(0)
     found, batch = candidates(name, images), TRAIN_BATCH.get(name, 1)
@@ -147,7 +138,7 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     labels = list(found)
     del found, inferences
     if not args.no_memory:
-        result["train_memory_mib"] = memory(name, labels, args.device, args.threads)
+        result["train_memory_mib"] = {label: memory(name, label, args) for label in labels}
     for kind, values in list(result.items()):
         result[kind.rsplit("_", 1)[0] + "_ratio"] = ratios(kind, values, "ours")
         if DEPLOYED in values:

@@ -1,7 +1,7 @@
-"""The peers of our models: the same network by another library, with the same random weights.
+"""The peers of our models: the same networks in other libraries, with the same random weights.
 
-A Peer is built from scratch (nothing is downloaded); load_public recognises its weights and builds ours. `logits` runs
-it to the input size: libraries that stop at stride 4 are finished as their own documentation says.
+A Peer is built from scratch without a download; load_public recognises its weights and builds our model. `logits` gives
+logits of the input size: those of stride 4 are resized as the library's documentation says.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Where F(2x2, 3x3) beats a direct 3x3 convolution: the measurement behind models/inference/winograd.pays.
+"""When F(2x2, 3x3) beats a direct 3x3 convolution: the measurement behind models/inference/winograd.pays.
 
     python -m benchmarks.winograd [--repeats 9]
 
-One image, float32, channels-last, each layer both ways in turn, weights prepared beforehand (as a deployed copy has
-them; filters ms: what that takes once); medians, and both ways' error against float64 (root mean square, relative).
+One image, float32, channels-last. Each layer runs both ways in turn with prepared weights, as in a deployed copy
+("filters ms": the time to prepare them). Prints medians and the error of both ways against float64 (relative RMS).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Used by every room: command line, errors, console, files, seeds, downloads, devices, tables."""

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, exit codes, and one line for a user's mistake."""
+"""What the commands share: arguments, exit codes, and one line for a user error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with the options every command has, and an example at the end of --help."""
+    """A parser with the options of every command. The example ends its --help."""
     p = argparse.ArgumentParser(
         description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,17 +24,17 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """The --set items, and --device as one of them."""
+    """The --set items, with --device as one of them."""
     return [*args.set, *([f"device={args.device}"] if args.device else [])]
 
 
 def command_line() -> str:
-    """The command as typed, to be kept with a run."""
+    """The command as the user typed it; a run saves it."""
     return shlex.join(["python", *sys.argv])
 
 
 def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
-    """Call main; exit code 0, 2 (a user's mistake, one line on stderr), 130 (Ctrl-C) or 1 (our bug, with traceback)."""
+    """Call main. Exit codes: 0; 2 user error, one line on stderr; 130 Ctrl-C; 1 a bug, with its traceback."""
     args = p.parse_args(argv)
     try:
         main(args)
@@ -43,7 +43,7 @@ def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, 
         return 2
     except BrokenPipeError:  # piped into head
         return 0
-    except OSError as e:  # the machine's limits, met where nobody thought of them: said like any other mistake
+    except OSError as e:  # a full disk or a missing permission is not our bug
         if e.errno not in OUTSIDE:
             raise
         print(f"error: {e.filename or 'writing'}: {e.strerror}", file=sys.stderr)
@@ -55,8 +55,8 @@ def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, 
 
 
 def clean_message(exc: BaseException) -> str:
-    """The one line a user should read. A worker process sends back its error wrapped in a traceback: the line is
-    the last one, after the name of its class."""
+    """The line for the user. A DataLoader worker wraps its error in a traceback; the line is then the last one, after
+    the name of the error's class."""
     lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
     if len(lines) == 1 or "DataLoader worker" not in lines[0]:
         return lines[0]
@@ -64,7 +64,7 @@ def clean_message(exc: BaseException) -> str:
     return raised[-1].split("UserError: ", 1)[1] if raised else lines[-1].strip()
 
 
-def add_arguments(p: argparse.ArgumentParser) -> None:
-    """--run and --checkpoint."""
+def add_network_arguments(p: argparse.ArgumentParser) -> None:
+    """Add --run and --checkpoint, which name a trained network."""
     p.add_argument("--run", metavar="RUN", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")

@@ -1,4 +1,4 @@
-"""Lines for the user, printed by the first process alone."""
+"""Print lines for the user. With several processes only the first one prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common import distributed
 
 
 def say(text: str) -> None:
-    """A line for the user, once; flushed, so that a log file is complete when a process is killed."""
+    """Print a line, flushed, so that a log file is complete if the process is killed."""
     if distributed.is_main():
         print(text, flush=True)
 

@@ -8,7 +8,7 @@ from common.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """auto | cpu | cuda | cuda:N | mps -> a device that is there, or UserError."""
+    """auto | cpu | cuda | cuda:N | mps -> a device. Raises: UserError if this machine does not have it."""
     if name == "auto":
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")

@@ -1,10 +1,9 @@
-"""Several processes, one a GPU:  torchrun --nproc_per_node=4 train.py CONFIG
+"""Several processes, one per GPU:  torchrun --nproc_per_node=4 train.py CONFIG
 
-Each process trains on its share of every epoch's images and DistributedDataParallel averages the gradients, so the
-batch is `train.batch_size` times the number of processes (the learning rate is yours to adapt). Everything that judges
-or writes (validation, candidates, checkpoints, log, report) is done by the first process alone: one definition of
-every score, and no result that depends on how images were dealt out. BatchNorm statistics of a training step are those
-of a process's own images; the running ones that are kept are the first process's.
+Each process trains on its share of every epoch's images, and DistributedDataParallel averages the gradients. The batch
+is therefore `train.batch_size` times the number of processes; adapt optim.lr yourself. The first process alone scores
+and writes (validation, candidates, checkpoints, log, report), so no result depends on how the images were shared out.
+BatchNorm uses each process's own images; the checkpoint has the running statistics of the first process.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from torch import nn
 
 
 def start() -> None:
-    """Join the group that torchrun describes in the environment; nothing to do in a single process."""
+    """Join the group that torchrun describes in the environment. A single process needs none."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=12))  # the others wait while the first one judges
+        dist.init_process_group(backend, timeout=timedelta(hours=12))  # the others wait while the first one scores
 
 
 def stop() -> None:
-    """Leave the group, when nothing holds on to a wrapped model any more: one that outlives the group keeps gloo's
-    threads alive, and they abort the process while the interpreter shuts down (seen about once in 30 exits)."""
+    """Leave the group. No reference to a wrapped model may be left: it would keep gloo's threads alive, and they abort
+    the process while the interpreter shuts down (seen about once in 30 exits)."""
     if dist.is_initialized():
         gc.collect()  # DistributedDataParallel is part of reference cycles
         dist.destroy_process_group()
@@ -49,21 +48,21 @@ def is_main() -> bool:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """This process's GPU, where the run is on GPUs."""
+    """This process's own GPU if the run uses GPUs, else `device`."""
     if device.type == "cuda" and world_size() > 1:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model whose backward averages gradients over processes; itself in a single process."""
+    """The model with gradients averaged over the processes; in a single process the model itself."""
     if world_size() == 1:
         return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
 def from_main(value: Any) -> Any:
-    """The first process's value, in all of them (also a barrier). Others may pass anything."""
+    """Give every process the first one's value; the others may pass anything. Also a barrier."""
     if world_size() == 1:
         return value
     box = [value]
@@ -72,7 +71,7 @@ def from_main(value: Any) -> Any:
 
 
 def gather(value: Any) -> list:
-    """Every process's value, in all of them, in the order of ranks."""
+    """Give every process the list of all values, in the order of ranks."""
     if world_size() == 1:
         return [value]
     box: list = [None] * world_size()

@@ -1,4 +1,4 @@
-"""Fetching a file so that a broken download goes on where it stopped, and unpacking it without trusting it."""
+"""Download files, continuing where a broken download stopped, and unpack archives that may be malicious."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAIT = 2.0  # seconds before the second try, doubled after each
 
 
 def open_from(url: str, start: int) -> tuple[BinaryIO, int, int | None]:
-    """Open a URL at byte `start`, if the other side can: (stream, first byte it gives, full size if known)."""
+    """Open a URL at byte `start` if the server can. Returns (stream, first byte it sends, full size if known)."""
     if urllib.parse.urlsplit(url).scheme == "file":
         path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
         size, stream = path.stat().st_size, path.open("rb")
@@ -36,7 +36,7 @@ def open_from(url: str, start: int) -> tuple[BinaryIO, int, int | None]:
         return stream, start, size
     headers = {"User-Agent": "semantic-segmentation"} | ({"Range": f"bytes={start}-"} if start else {})
     response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    if response.status != 206:  # it gives the whole file, whatever was asked
+    if response.status != 206:  # the server sends the whole file
         start = 0
     elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         response.close()
@@ -46,7 +46,10 @@ def open_from(url: str, start: int) -> tuple[BinaryIO, int, int | None]:
 
 
 def download(url: str, target: Path, tries: int = 4) -> None:
-    """Fetch a URL to `target` by way of target.part, which a later call goes on with. UserError after `tries`."""
+    """Download a URL to `target`, through target.part, which a later call continues.
+
+    Raises: UserError for a URL that cannot be had, and after `tries` broken connections.
+    """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise UserError(f"cannot download {url}: only http, https and file")
     part = target.with_name(target.name + ".part")
@@ -57,9 +60,9 @@ def download(url: str, target: Path, tries: int = 4) -> None:
             return
         except urllib.error.HTTPError as e:
             problem = f"the server says {e.code} {e.reason}"
-            if e.code == 416:  # the part is not a piece of that file
+            if e.code == 416:  # target.part is longer than the file
                 part.unlink(missing_ok=True)
-            elif e.code < 500 and e.code != 429:  # asking again will not help
+            elif e.code < 500 and e.code != 429:  # trying again will not help
                 raise UserError(f"cannot download {url}: {problem}") from None
         except FileNotFoundError:
             raise UserError(f"cannot download {url}: no such file") from None
@@ -71,7 +74,7 @@ def download(url: str, target: Path, tries: int = 4) -> None:
 
 
 def fetch_once(url: str, part: Path) -> None:
-    """Append what is missing to `part`; raises if the connection ends early."""
+    """Append the missing bytes to `part`. Raises: HTTPException if the connection ends early."""
     stream, start, size = open_from(url, part.stat().st_size if part.exists() else 0)
     with stream, part.open("r+b" if start else "wb") as file:
         file.truncate(start)
@@ -90,7 +93,7 @@ def fetch_once(url: str, part: Path) -> None:
 
 
 def members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO | None]]]:
-    """(name, open) of the regular files in a zip or tar archive; links, devices and folders are passed over."""
+    """(name, open) of each regular file in a zip or tar archive; links, devices and folders are skipped."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as z:
             for info in z.infolist():
@@ -105,8 +108,10 @@ def members(archive: Path) -> Iterator[tuple[str, Callable[[], BinaryIO | None]]
 
 
 def unpack(archive: Path, folder: Path, place: Callable[[PurePosixPath], str | None]) -> int:
-    """Write the members that `place` wants under `folder`; returns how many. UserError for a damaged archive, or one
-    with a member that would land outside."""
+    """Write the archive's members under `folder`, each where place(name) says (None: skip it). Returns their number.
+
+    Raises: UserError for a damaged archive, and for a member whose path leads out of the folder.
+    """
     count = 0
     try:
         for name, opened in members(archive):

@@ -1,4 +1,4 @@
-"""What several pages of pictures share: a typeface, class colours, a legend. Pillow alone."""
+"""Helpers to draw pages of pictures with Pillow: typeface, class colours, legend."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, GREY = (34, 34, 34), (102, 102, 102)
-
-
 GAP, TITLE, LINE = 8, 26, 20  # pixels
 
 
 def font(size: int):
-    """Pillow's built-in typeface; before 10.1 it came in one size."""
+    """Pillow's built-in typeface, which has one size only before Pillow 10.1."""
     try:
         return ImageFont.load_default(size)
     except TypeError:
@@ -22,14 +20,14 @@ def font(size: int):
 
 
 def colourise(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Class indices (H, W) -> colours (H, W, 3); whatever is no class is black."""
+    """Class indices (H, W) -> colours (H, W, 3); indices beyond the palette are black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     return table[ids.astype(np.uint8)]
 
 
 def legend_strip(palette: np.ndarray, class_names: Sequence[str], width: int) -> Image.Image:
-    """Colour swatches with names, wrapped to the page's width."""
+    """Colour swatches with class names, wrapped to `width` pixels."""
     letters, places, x, y = font(13), [], GAP, 4
     for name in class_names:
         wide = 18 + letters.getlength(name) + 18

@@ -1,7 +1,7 @@
-"""What a user did wrong, said in one line.
+"""UserError: a mistake in the input, reported in one line.
 
-Every command prints a UserError on stderr and exits with code 2; anything else is our bug (traceback, exit code 1).
-It is a ValueError, so that `build_model` and friends keep the usual Python contract for library users.
+Every command prints a UserError on stderr and exits with code 2. Any other exception is a bug (traceback, exit code 1).
+It is a ValueError, which users of the library expect from `build_model` and other functions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in the input: the message is one line and names the file, key or value at fault."""
+    """A mistake in the input. The message is one line and names the file, key or value."""
 
 
 def unknown(kind: str, got: object, valid: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table: nearest match first, then everything that would be valid."""
+    """The error for an unknown name: the nearest match, then all valid names."""
     valid = sorted(str(v) for v in valid)
     near = difflib.get_close_matches(str(got), valid, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""

@@ -1,6 +1,6 @@
-"""Data sets: `build_dataset(cfg, split, train)` turns a config into samples; `DATASETS` is the list of what there is.
+"""Data sets: `build_dataset(cfg, split, train)` turns a config into samples.
 
-A new data set is one function `(cfg.data, split) -> (records, labels)` and one row of the table below.
+To add a data set, write a function `(cfg.data, split) -> (records, labels)` and add a row to `DATASETS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["DATASETS", "LabelTable", "Record", "SegmentationDataset", "build_dat
 
 
 def _streets(data, split: str):
-    from data import streets  # only here: the generator is not needed to read other data
+    from data import streets  # imported late: other data sets do not need the generator
 
     return cityscapes(streets.ensure(Path(data.root) if data.root else None), split, "labelIds")
 
@@ -45,7 +45,7 @@ DATASETS = {
 
 
 def _label_files(data) -> str:
-    """Which Cityscapes label files `data.labels` asks for; a mapping of classes leaves the choice to the files."""
+    """Which Cityscapes label files `data.labels` asks for; `auto` if it is a mapping of classes."""
     return data.labels if isinstance(data.labels, str) else "auto"
 
 
@@ -56,7 +56,7 @@ def _root(data) -> Path:
 
 
 def _is_sampled(data, split: str) -> bool:
-    """Whether `data.sample` draws this split; where its count is 0 the data set's own split stands."""
+    """Whether `data.sample` draws this split; for a count of 0 the data set's own split is used."""
     return bool(data.sample) and split in SPLITS and data.sample[SPLITS.index(split)] > 0
 
 
@@ -75,7 +75,7 @@ def _sample(data, records: list[Record]) -> dict[str, list[int]]:
 
 
 def sampled_names(data) -> dict[str, list[str]]:
-    """{val, test: image names} as `data.sample` draws them, for splits.json; empty without it."""
+    """{val, test: image names} that `data.sample` draws, for splits.json; empty without `data.sample`."""
     if not data.sample:
         return {}
     records, _ = DATASETS[data.name](data, "train")
@@ -83,11 +83,20 @@ def sampled_names(data) -> dict[str, list[str]]:
     return {s: [records[i].name for i in drawn[s]] for s in ("val", "test") if _is_sampled(data, s)}
 
 
-def build_dataset(cfg, split: str, train: bool) -> SegmentationDataset:
-    """The data set of a config. `train`: with `data.augment` and `data.crop`; else only resized to `data.size`.
+def configured_labels(data, labels: LabelTable) -> LabelTable:
+    """The data set's own table with `data.label_map`, `data.labels` and `data.background` applied."""
+    labels = labels.with_label_map(data.label_map)
+    if isinstance(data.labels, dict) or data.background == "ignore":
+        labels = remap(labels, data.labels, data.background)
+    return labels
 
-    With `eval.native` and not `train`, targets keep their own size while images are resized to `data.size`.
-    Raises: UserError for an unknown name, a missing folder, an empty split, an orphan image or label.
+
+def build_dataset(cfg, split: str, train: bool) -> SegmentationDataset:
+    """The data set of a config. train: samples are augmented (`data.augment`, `data.crop`); else only resized.
+
+    Of `cfg` it reads the section `data`, `seed`, and `eval.native`: if that is set and not `train`, targets keep their
+    own size while images are resized to `data.size`.
+    Raises: UserError for an unknown name or split, a missing folder, an empty split, an unpaired image or label.
     """
     if cfg.data.name not in DATASETS:
         raise unknown("data set (data.name)", cfg.data.name, DATASETS)
@@ -99,9 +108,7 @@ def build_dataset(cfg, split: str, train: bool) -> SegmentationDataset:
     else:
         transform = build_transform("none", size, native_target=cfg.eval.native)
     records, labels = _records(cfg.data, split)
-    labels = labels.with_label_map(cfg.data.label_map)
-    if isinstance(cfg.data.labels, dict) or cfg.data.background == "ignore":
-        labels = remap(labels, cfg.data.labels, cfg.data.background)
+    labels = configured_labels(cfg.data, labels)
     name = f"{cfg.data.name} {split}" + (" (sampled)" if _is_sampled(cfg.data, split) else "")
     d, paste = cfg.data, None
     if train:

@@ -1,11 +1,11 @@
-"""Class weights from the training labels: how many pixels each class has, and the published rules made of that.
+"""Class weights for losses, from the pixels that each class has in the training labels, by published rules.
 
     loss:
       class_weights: median_frequency                              # a row of RULES
       class_weights: {rule: effective_number, beta: 0.999999}      # with an option of the rule
 
 n_c is the number of labelled pixels of class c in the training images, at the labels' own size; f_c = n_c / sum n. A
-class without a pixel gets weight 0 and has no part in medians and scales: no training pixel could use its weight.
+class without a pixel gets weight 0 and is left out of medians and means.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from data.files import read_mask
 
 @dataclass(frozen=True)
 class ClassPixels:
-    """What the rules need, float64 (C,): pixels of each class, images it occurs in, labelled pixels of these images."""
+    """Input of the rules, float64 (C,): pixels of each class, images that show it, labelled pixels of these images."""
 
     pixels: Tensor
     images: Tensor
@@ -50,12 +50,12 @@ class ClassPixels:
         return self.pixels / self.pixels.sum().clamp(min=1)
 
 
-# --- the rules: (ClassPixels) -> weights (C,) of the classes that have pixels; the others' values are not used
+# --- the rules: (ClassPixels) -> weights (C,); values of classes without pixels are not used
 
 
 def inverse_frequency(p: ClassPixels, eps: float = 1e-6) -> Tensor:
-    """1 / (f_c + eps), scaled to a mean of 1: every class weighs the same in a mean over pixels, so that a class of a
-    hundred pixels in the whole set has an enormous gradient at each of them."""
+    """1 / (f_c + eps), scaled to a mean of 1: every class has the same weight in a mean over pixels. A class of a
+    hundred pixels in the whole set then has an enormous gradient at each of them."""
     return _mean_one(1 / (p.frequency + eps), p)
 
 
@@ -66,8 +66,8 @@ def inverse_sqrt(p: ClassPixels) -> Tensor:
 
 def median_frequency(p: ClassPixels) -> Tensor:
     """median of the F_c / F_c, where F_c = n_c / labelled pixels of the images that class c occurs in (Eigen and
-    Fergus, arXiv 1411.4734; SegNet, arXiv 1511.00561). Not scaled: the class in the middle has 1; of an even number
-    of classes the median is the mean of the two middle ones."""
+    Fergus, arXiv 1411.4734; SegNet, arXiv 1511.00561). Not scaled: the class in the middle has 1. For an even number of
+    classes the median is the mean of the two in the middle."""
     frequency = p.pixels / p.pixels_of_images
     return torch.quantile(frequency[p.pixels > 0], 0.5) / frequency
 
@@ -75,9 +75,9 @@ def median_frequency(p: ClassPixels) -> Tensor:
 def effective_number(p: ClassPixels, beta: float | None = None) -> Tensor:
     """(1 - beta) / (1 - beta^n_c), scaled to a mean of 1 (Cui et al., arXiv 1901.05555).
 
-    beta = (N - 1) / N, N the number of distinct things there are to see of a class: beta 0 gives no weights, beta
-    towards 1 inverse frequency. The paper counts images and chooses beta from 0.9 to 0.9999 by hand; here pixels are
-    counted, of which there are so many that these would all give equal weights. Without beta, N is the mean of n_c.
+    beta = (N - 1) / N, where N is the number of distinct samples of a class: beta 0 gives equal weights, beta towards 1
+    inverse frequency. The paper counts images and chooses beta from 0.9 to 0.9999 by hand. We count pixels, of which
+    there are so many that these values would give equal weights. Without beta, N is the mean of n_c.
     """
     if beta is None:
         beta = 1 - 1 / max(p.pixels[p.pixels > 0].mean().item(), 1.0)
@@ -96,7 +96,7 @@ def enet(p: ClassPixels, c: float = 1.02) -> Tensor:
 
 
 def inverse_log_count(p: ClassPixels) -> Tensor:
-    """v_c = 1 / ln(1 + n_c), scaled to a mean of 1: gentle, and it depends on how many images there are."""
+    """1 / ln(1 + n_c), scaled to a mean of 1: mild; it depends on the number of images."""
     return _mean_one(1 / p.pixels.log1p(), p)
 
 
@@ -113,7 +113,7 @@ RULES: dict[str, Callable[..., Tensor]] = {
 
 
 def rule_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a rule with their types and defaults, from the signature that receives them."""
+    """The options of a rule with their types and defaults, from its signature."""
     if name not in RULES:
         raise unknown("rule for class_weights", name, RULES)
     parameters = inspect.signature(RULES[name], eval_str=True).parameters
@@ -121,12 +121,12 @@ def rule_options(name: str) -> dict[str, inspect.Parameter]:
 
 
 def is_rule(value: object) -> bool:
-    """Whether a `class_weights` names a rule (a word, or a mapping with `rule`) instead of giving numbers."""
+    """Whether a value of `class_weights` names a rule (a word, or a mapping with `rule`), not numbers."""
     return isinstance(value, dict) or (isinstance(value, str) and value.strip()[:1].isalpha())
 
 
 def class_weights(rule: str | dict, counts: Tensor) -> list[float]:
-    """The weights (C of them) by a rule of RULES, or {rule: ..., options}, from counts (N, C) as `count_pixels` gives.
+    """The C weights by a rule of RULES, or by {rule: ..., options}, from counts (N, C) of `count_pixels`.
 
     Raises: UserError for an unknown rule or option, or images without one labelled pixel.
     """
@@ -144,7 +144,7 @@ def class_weights(rule: str | dict, counts: Tensor) -> list[float]:
 
 
 def cache_file(dataset: SegmentationDataset) -> Path:
-    """Where the counts of a data set's split are kept: under $XDG_CACHE_HOME or ~/.cache, named by the data's hash."""
+    """Where the counts of a split are cached: under $XDG_CACHE_HOME or ~/.cache, named by the data's hash."""
     whole = copy.copy(dataset)
     whole.indices = list(range(len(dataset.all_records)))
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -152,10 +152,10 @@ def cache_file(dataset: SegmentationDataset) -> Path:
 
 
 def count_pixels(dataset: SegmentationDataset, cache: bool = True) -> Tensor:
-    """Labelled pixels of each class in each image of a data set, (N, C) int64, at the labels' own size.
+    """Labelled pixels of each class in each image of a data set, (N, C) int64, at the masks' own size.
 
-    Every mask is read once and its counts are kept in `cache_file`, image by image, so that folds of one split share
-    them; a mask that was written since is counted again.
+    Reads masks only. Counts are kept per image in `cache_file`, which the folds of a split share; a mask that was
+    written since is counted again.
     """
     dataset.require_labels()
     path = cache_file(dataset) if cache else None
@@ -168,7 +168,7 @@ def count_pixels(dataset: SegmentationDataset, cache: bool = True) -> Tensor:
         values = np.bincount(read_mask(records[i].label, dataset.labels).ravel(), minlength=256)[: dataset.num_classes]
         return {str(c): int(values[c]) for c in np.flatnonzero(values)}
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding lets other threads run
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases Python's lock
         for i, pixels in zip(missing, pool.map(count, missing)):
             known[records[i].name] = {"written": stamps[i], "pixels": pixels}
     if path and missing:
@@ -194,6 +194,5 @@ def _read_cache(path: Path) -> dict:
 
 
 def _write_cache(path: Path, content: dict) -> None:
-    """A cache that cannot be written costs time, not the run."""
-    with contextlib.suppress(UserError):
-        write_atomically(path, lambda f: f.write(json.dumps(content).encode()))
+    with contextlib.suppress(UserError):  # a cache that cannot be written costs time, not the run
+        write_atomically(path, lambda file: file.write(json.dumps(content).encode()))

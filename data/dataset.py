@@ -1,6 +1,6 @@
-"""The one data set class: records on disk -> (image, target), the same sample for the same (seed, epoch, index).
+"""The data set class: records on disk -> (image, target).
 
-Every random choice of a sample is a function of those three numbers, so it depends neither on the number of worker
+Every random choice of a sample is a function of (seed, epoch, index), so it depends neither on the number of worker
 processes, nor on which samples came before, nor on whether the run was interrupted. `index` counts in the whole split:
 an image of fold 3 looks the same in every fold that trains on it.
 """
@@ -29,15 +29,14 @@ from data.labels import LabelTable
 class SegmentationDataset(Dataset):
     """Samples `(image float32 (3, H, W) normalised, target int64 (H, W))`.
 
-    An index is an int (epoch 0) or a key (epoch, index) or (epoch, index, times, class), as `EpochBatchSampler` yields
-    them: nothing on the data set changes between epochs, so persistent workers never hold a stale copy. `times`: how
-    often the image came before in this epoch; `class`: what a random crop is to show if it can.
+    An index is an int (epoch 0) or a key of `EpochBatchSampler`: (epoch, index) or (epoch, index, times, class).
+    `times`: how often the image came before in this epoch; `class`: the class that a random crop should show. The epoch
+    is part of the key, so the data set never changes and persistent workers hold no stale copy.
 
-    `paste` takes its objects from the images of this data set itself: a subset (a fold, a role) never shows an object
-    of an image outside it. With it a sample also depends on which images these are.
-
-    `cache` keeps each decoded image and mask as uint8, already resized to the transform's size; resizing is the first
-    step and not random, so a cached sample equals a fresh one. Memory: 4 bytes a pixel of `size`, per image.
+    paste: copies objects from other images of this data set only, so a subset (a fold, a role) never shows an object of
+    an image outside it; a sample then depends on which images the subset has.
+    cache: keep each decoded image and mask as uint8, resized to the transform's size. Resizing is the first step and
+    not random, so a cached sample equals a fresh one. Memory: 4 bytes per pixel of `size` and image.
     """
 
     def __init__(
@@ -108,12 +107,10 @@ class SegmentationDataset(Dataset):
         return all(self.all_records[i].label is not None for i in self.indices)
 
     def require_labels(self) -> None:
-        """Raises: UserError where there is nothing to train on or score against."""
+        """Raises: UserError if an image has no label: there is nothing to train on or score against."""
         if not self.labelled:
-            lonely = next(r for r in self.records if r.label is None)
-            raise UserError(
-                f"{self.name} has no labels (first image: {lonely.image}): it can be predicted, not trained or scored"
-            )
+            first = next(r.image for r in self.records if r.label is None)
+            raise UserError(f"{self.name} has no labels (first: {first}): it can be predicted, not trained or scored")
 
     def native_size(self, i: int) -> tuple[int, int]:
         """(H, W) of image `i` on disk, without decoding it."""
@@ -133,14 +130,14 @@ class SegmentationDataset(Dataset):
         return part
 
     def plain(self) -> SegmentationDataset:
-        """The same samples as they are scored: only resized. Files and cache are shared."""
+        """The same samples without augmentation, as they are scored. Files and cache are shared."""
         part = copy.copy(self)
         part.transform = build_transform("none", self.transform.size, self.transform.native_target)
         part.paste = None
         return part
 
     def load(self, i: int) -> tuple[Tensor, Tensor | None]:
-        """Image (3, H, W) and class indices (H, W), both uint8 at native size, or None without a label."""
+        """Image (3, H, W) and class indices (H, W), both uint8 at native size; None in place of a missing label."""
         return self._load(self.indices[i])
 
     def _load(self, index: int) -> tuple[Tensor, Tensor | None]:
@@ -165,13 +162,13 @@ class SegmentationDataset(Dataset):
             self._cache[index] = self._to_size(pair)
 
     def fill_cache(self) -> None:
-        """Decode everything now, so that worker processes started afterwards share one copy of it."""
+        """Decode everything now, so that worker processes started later share one copy."""
         if self._cache is not None:
             for index in self.indices:
                 self._resized(index)
 
     def _resized(self, index: int) -> tuple[Tensor, Tensor]:
-        """Sample `index` of the whole split as uint8 at the transform's size, where no randomness has touched it."""
+        """Sample `index` of the whole split as uint8 at the transform's size, before any augmentation."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         if self.all_records[index].label is None:
@@ -186,9 +183,9 @@ class SegmentationDataset(Dataset):
 
 
 def data_hash(dataset: SegmentationDataset) -> str:
-    """sha256 over names, groups, file sizes and the label table: notices changed data, ignores where it lies.
+    """sha256 over names, groups, file sizes and the label table: it changes with the data, not with the folder.
 
-    File sizes stand in for contents, which would take minutes to read; equal on every machine with the same files.
+    File sizes are used in place of contents, which would take minutes to read.
     """
     labels = dataset.labels
     table = [labels.class_names, labels.palette.tolist(), sorted(labels.ids.items()), sorted(labels.ignore)]
@@ -199,5 +196,5 @@ def data_hash(dataset: SegmentationDataset) -> str:
 
 
 def limited(dataset, limit: int):
-    """The first n images, for trials; 0: all."""
+    """The first n images, or all for 0."""
     return dataset.subset(range(min(limit, len(dataset)))) if limit else dataset

@@ -1,7 +1,7 @@
 """Files: read images and masks, and find pairs of them by name. Every fault is a UserError that names the file.
 
-Masks are data, not pictures. Palette ('P') and grey ('L', 16-bit) masks hold indices and are read as they are; colours of
-a colour mask are looked up in the palette. JPEG masks are refused: compression invents classes along every edge.
+Masks are data, not pictures. Palette ('P') and grey ('L', 16-bit) masks hold indices and are read as they are; colours
+of a colour mask are looked up in the palette. JPEG masks are refused: compression invents classes along every edge.
 """
 
 from __future__ import annotations

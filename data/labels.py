@@ -1,8 +1,8 @@
-"""What the numbers in a mask mean: classes, raw values, colours.
+"""Label tables: the classes of a data set, and how its mask files encode them.
 
-A mask file stores *raw values* (Cityscapes: ids 0..33); training wants *class indices* 0..C-1 and 255 for pixels that
-count nowhere. A `LabelTable` is the bridge, and one 256-entry lookup is the whole conversion. A raw value that is not
-in the table is an error, never silently ignored: it is the most common fault of a new data set.
+A mask file holds *raw values* (Cityscapes: ids 0..33). Training needs *class indices* 0..C-1, and 255 for ignored
+pixels. A `LabelTable` converts one into the other with a lookup of 256 entries. A raw value outside the table, the most
+common fault of a new data set, is an error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from common.errors import UserError
 
 IGNORE_INDEX = 255
+CAUSE = "the likely cause: python -m tools.check_data CONFIG"
 Colour = tuple[int, int, int]
 
 
@@ -23,10 +24,10 @@ Colour = tuple[int, int, int]
 class LabelTable:
     """The classes of a data set and how its masks encode them.
 
-    `ids`: raw value -> class index.  `ignore`: raw values that become `ignore_index`.  `palette`: (C, 3) uint8, RGB.
-    `ignore_colours`: RGB colours that become `ignore_index` in colour masks.  `label_map`: the user's corrections
-    (raw value -> class index or 255), already folded into `ids` and `ignore` by `with_label_map`.  `colour_ids`: colour
-    in a colour mask -> class index, where that is not simply the palette's row (classes merged by data/remap.py).
+    palette: (C, 3) uint8, RGB.  ids: raw value -> class index.  ignore: raw values that become `ignore_index`.
+    ignore_colours: colours that become `ignore_index` in colour masks.  label_map: the user's corrections (raw value ->
+    class index or 255); `with_label_map` has already put them into `ids` and `ignore`.  colour_ids: colour in a colour
+    mask -> class index, for merged classes (data/remap.py), whose colours are not the rows of the palette.
     """
 
     name: str
@@ -58,6 +59,17 @@ class LabelTable:
         ignored = (set(self.ignore) - set(label_map)) | {r for r, i in label_map.items() if i == self.ignore_index}
         return dataclasses.replace(self, ids=ids, ignore=tuple(sorted(ignored)), label_map=dict(label_map))
 
+    @property
+    def index_of_raw(self) -> dict[int, int]:
+        """Raw value -> class index or `ignore_index`."""
+        return dict.fromkeys(self.ignore, self.ignore_index) | self.ids
+
+    @property
+    def index_of_colour(self) -> dict[Colour, int]:
+        """Colour in a colour mask -> class index or `ignore_index`."""
+        classes = self.colour_ids or {tuple(c): i for i, c in enumerate(self.palette.tolist())}
+        return dict.fromkeys(self.ignore_colours, self.ignore_index) | classes
+
     def map_mask(self, stored: np.ndarray, source: object) -> np.ndarray:
         """A mask as stored, (H, W) integers or (H, W, 3) colours -> class indices (H, W) uint8, 255 where ignored.
 
@@ -66,76 +78,55 @@ class LabelTable:
         return self.map_colours(stored, source) if stored.ndim == 3 else self.map_raw(stored, source)
 
     def map_raw(self, raw: np.ndarray, source: object) -> np.ndarray:
-        """Raw values (H, W), any integer type -> class indices (H, W) uint8. `source` is the file an error names."""
+        """Raw values (H, W), any integer type -> class indices (H, W) uint8."""
+        counts = count_values(raw)
+        if not counts.keys() <= self.index_of_raw.keys():
+            raise self._unknown_values(counts, source)
         lookup = np.full(256, self.ignore_index, np.uint8)
-        known = np.zeros(256, bool)
         for value, index in self.ids.items():
-            lookup[value], known[value] = index, True
-        known[list(self.ignore)] = True
-        if raw.dtype != np.uint8:
-            if raw.size and (raw.min() < 0 or raw.max() > 255):
-                raise self._unknown_values(raw, source)
-            raw = raw.astype(np.uint8)
-        present = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
-        if not known[present].all():
-            raise self._unknown_values(raw, source)
+            lookup[value] = index
         return lookup[raw]
 
     def map_colours(self, rgb: np.ndarray, source: object) -> np.ndarray:
         """A colour mask (H, W, 3) uint8 -> class indices (H, W) uint8, through the palette."""
         wide = rgb.astype(np.int32)
-        packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]  # one number a colour, (H, W)
+        packed = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]  # one number per colour, (H, W)
         values, where, counts = np.unique(packed, return_inverse=True, return_counts=True)
-        index_of = {_pack(c): self.ignore_index for c in self.ignore_colours}
-        classes = self.colour_ids or {tuple(c): i for i, c in enumerate(self.palette.tolist())}
-        index_of |= {_pack(c): i for c, i in classes.items()}
-        if any(v not in index_of for v in values.tolist()):
-            raise self._unknown_colours(values, counts, index_of, source)
-        indices = np.array([index_of[v] for v in values.tolist()], np.uint8)
-        return indices[where.reshape(packed.shape)]
+        colours, index_of = [(v >> 16, v >> 8 & 255, v & 255) for v in values.tolist()], self.index_of_colour
+        if not index_of.keys() >= set(colours):
+            raise self._unknown_colours(dict(zip(colours, counts.tolist())), source)
+        return np.array([index_of[c] for c in colours], np.uint8)[where.reshape(packed.shape)]
 
-    def _unknown_values(self, raw: np.ndarray, source: object) -> UserError:
-        """Names the values and their pixel counts, the likely cause, and the line that fixes it."""
-        values, counts = (a.tolist() for a in np.unique(raw, return_counts=True))
-        valid = set(self.ids) | set(self.ignore)
-        bad = [(v, n) for v, n in zip(values, counts) if v not in valid]
-        shown = ", ".join(f"{v} ({n} px)" for v, n in bad[:8]) + (f", and {len(bad) - 8} more" if len(bad) > 8 else "")
-        fixes = ", ".join(f"{v}: {self.ignore_index}" for v, _ in bad[:8] if 0 <= v <= 255)
-        if set(values) <= {0, 255} and self.num_classes == 2:
-            cause, fixes = "a black and white mask, where 255 is the foreground", "255: 1"
-        elif values[-1] == self.num_classes and len(bad) == 1 and 0 not in values:
-            cause, fixes = "classes counted from 1", ", ".join(f"{i + 1}: {i}" for i in range(self.num_classes))
-        elif any(v > 255 or v < 0 for v, _ in bad):
-            cause = "instance ids or a 16-bit picture instead of a class mask; masks hold 0..255"
-        elif len(bad) > 20:
-            cause = "a grey photograph or a smoothed mask instead of class indices"
-        else:
-            cause = "a void or extra class that the table does not list"
-        fix = f"; to fix it: data.label_map: {{{fixes}}}" if fixes and len(bad) <= 8 else ""
+    def _unknown_values(self, counts: dict[int, int], source: object) -> UserError:
+        known = self.index_of_raw
+        bad = {v: n for v, n in counts.items() if v not in known}
+        ignored = ", ".join(f"{v}: {self.ignore_index}" for v in list(bad)[:8] if 0 <= v <= 255)
         return UserError(
-            f"{source}: label values outside the table of '{self.name}' (known: {_ranges(valid)}): {shown}; "
-            f"likely cause: {cause}{fix}"
+            f"{source}: values that are no class of '{self.name}' (known: {_ranges(known)}): {_first(bad)}; "
+            f"data.label_map gives them a class or ignores them{f': {{{ignored}}}' if ignored else ''}; {CAUSE}"
         )
 
-    def _unknown_colours(self, values, counts, index_of: dict[int, int], source: object) -> UserError:
-        bad = sorted(((n, v) for v, n in zip(values.tolist(), counts.tolist()) if v not in index_of), reverse=True)
-        shown = ", ".join(f"({v >> 16}, {v >> 8 & 255}, {v & 255}) ({n} px)" for n, v in bad[:6])
-        more = f", and {len(bad) - 6} more" if len(bad) > 6 else ""
-        if all(v >> 16 == (v >> 8 & 255) == (v & 255) for v in values.tolist()):
-            cause = "class indices saved as RGB: save the mask with one channel (mode L)"
-        elif len(bad) > 50:
-            cause = "a resized or lossy colour mask: edges hold mixtures of colours"
-        else:
-            cause = (
-                "a colour that is in no row of the palette: add it to classes.yaml (colours, or ignore: [[r, g, b]])"
-            )
+    def _unknown_colours(self, counts: dict[Colour, int], source: object) -> UserError:
+        bad = {c: n for c, n in counts.items() if c not in self.index_of_colour}
+        commonest = dict(sorted(bad.items(), key=lambda item: (-item[1], item[0])))
         return UserError(
-            f"{source}: colours outside the palette of '{self.name}': {shown}{more}; likely cause: {cause}"
+            f"{source}: colours that are no class of '{self.name}': {_first(commonest)}; "
+            f"classes.yaml gives them a class (colours) or ignores them (ignore: [[r, g, b]]); {CAUSE}"
         )
 
 
-def _pack(colour) -> int:
-    return int(colour[0]) << 16 | int(colour[1]) << 8 | int(colour[2])
+def count_values(raw: np.ndarray) -> dict[int, int]:
+    """{value: pixels} of integers, ascending."""
+    if raw.dtype == np.uint8:  # much faster than unique
+        counts = np.bincount(raw.reshape(-1), minlength=256)
+        return {v: int(counts[v]) for v in np.flatnonzero(counts).tolist()}
+    values, counts = np.unique(raw, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist()))
+
+
+def _first(counts: dict) -> str:
+    shown = ", ".join(f"{value} ({n} px)" for value, n in list(counts.items())[:8])
+    return shown + (f", and {len(counts) - 8} more" if len(counts) > 8 else "")
 
 
 def _ranges(values: Iterable[int]) -> str:

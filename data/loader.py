@@ -1,4 +1,4 @@
-"""Batches: which samples, in which order, on which process; and errors that come back from worker processes."""
+"""Batches: which samples, in which order, on which process."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from data.rare_class_sampling import RareClasses, rare_classes
 
 
 class EpochBatchSampler(Sampler):
-    """Lists of (epoch, index); when training, shuffled by a function of (seed, epoch) alone.
+    """Batches of keys (epoch, index). When training, their order is a function of (seed, epoch).
 
-    With `rare` an epoch is as many draws by class (data/rare_class_sampling.py) instead of every image once, again a function
-    of (seed, epoch). Keys are then (epoch, index, times, class): an image that comes a second time in an epoch looks
-    different from the first, and a crop is tried again until it shows the class it was drawn for.
+    Call `set_epoch` before iterating. A resumed run that sets epoch 17 gets exactly the batches of an uninterrupted
+    one. The epoch is part of each key, so worker processes that live longer than an epoch need no message.
 
-    The epoch travels with each index, so worker processes that live on over epochs need not be told. Call `set_epoch`
-    before iterating; a resumed run that sets epoch 17 gets exactly the batches of an uninterrupted one.
+    rare: an epoch draws images by class (data/rare_class_sampling.py), as many as there are, in place of each image
+    once. Keys are then (epoch, index, times, class): an image that comes again in an epoch looks different, and a crop
+    is tried again until it shows the class it was drawn for.
 
-    Last batch: kept though it is smaller, so every image is seen. The exception: a single left-over image while
-    training with more than one batch is left out of that epoch (batch statistics of one image are not worth a step;
-    the shuffle leaves out another one next time).
+    The last batch may be smaller, so every image is seen. One exception: when training with more than one batch, a
+    single left-over image sits out the epoch, because batch statistics of one image are not worth a step.
 
-    Several processes (`rank` of `world_size`): training images are dealt out like cards and the up to world_size - 1
-    left-overs sit out this epoch, so all ranks have equally many batches and none waits for ever in all-reduce. When
-    not training every image is dealt exactly once, for exact scores: the ranks' batch counts may then differ.
+    Several processes (`rank` of `world_size`) share the training images evenly; up to world_size - 1 left-over images
+    sit out the epoch, so that no rank waits for ever in all-reduce. When not training, every image goes to exactly one
+    rank, for exact scores; the ranks' batch counts may then differ.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class EpochBatchSampler(Sampler):
             yield mine[start : start + self.batch_size]
 
     def _keys(self, epoch: int) -> list[tuple[int, ...]]:
-        """The keys of an epoch in order, of all ranks together."""
+        """The keys of an epoch in order, for all ranks together."""
         if not self.train:
             return [(epoch, index) for index in range(self.length)]
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, "order"))
@@ -98,9 +97,9 @@ def build_loader(
 ) -> DataLoader:
     """A loader whose `batch_sampler` is an `EpochBatchSampler`: `loader.batch_sampler.set_epoch(e)` before each epoch.
 
-    The same batches, sample for sample, whatever the number of workers. A data set with a cache is decoded here, once,
-    before workers start, so that forked workers share it. `rare_temperature`: draw training images by class, rare ones
-    more often, instead of each once an epoch; the classes are counted in the images of this data set alone.
+    The number of workers does not change any sample. A data set with a cache is decoded here, before the workers start,
+    so that forked workers share it. rare_temperature: draw training images by class, rare classes more often; classes
+    are counted in the images of this data set only.
     """
     rare = None if rare_temperature is None else rare_classes(count_pixels(dataset), rare_temperature)
     sampler = EpochBatchSampler(len(dataset), batch_size, train, seed, rank, world_size, rare)

@@ -1,13 +1,13 @@
-"""Rare-class sampling: which image comes next is drawn by class, rare classes more often (DAFormer, arXiv 2111.14887).
+"""Rare-class sampling: draw training images by class, rare classes more often (DAFormer, arXiv 2111.14887).
 
 With f_c the share of class c in the labelled pixels of the training images and T a temperature,
 
     P(c) = exp((1 - f_c) / T) / sum_k exp((1 - f_k) / T)
 
-a class is drawn by P and then, with equal chances, one of the images that show it. T = 0.01 in the released configs;
-the lower, the more only the rarest classes are drawn; a high T draws all classes alike, which is not the same as all
-images alike. As released (github.com/lhoyer/DAFormer, mmseg/datasets/uda_dataset.py), an image shows a class if it has
-more than 3000 pixels of it, in GTA's 1052x1914; here that is a share of the image, so that it holds at any size.
+draw a class by P, then one of the images that show it, all equally likely. T = 0.01 in the released configs. A lower T
+draws only the rarest classes; a high T draws all classes equally often (which differs from all images equally often).
+In the released code (github.com/lhoyer/DAFormer, mmseg/datasets/uda_dataset.py) an image shows a class if it has more
+than 3000 pixels of it, in GTA's 1052x1914. Here that is a share of the labelled pixels, so that it works at any size.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class RareClasses:
 
 
 def rare_classes(counts: Tensor, temperature: float) -> RareClasses:
-    """From counts (N, C), pixels of each class in each image. A class that no image shows is never drawn; one that
-    shows everywhere in tiny pieces only is drawn from all images that have a pixel of it.
+    """From counts (N, C), the pixels of each class in each image. A class without pixels is never drawn. A class that
+    only has tiny pieces is drawn from all images that have a pixel of it.
 
-    Raises: UserError where no image has a labelled pixel.
+    Raises: UserError if no image has a labelled pixel.
     """
     if not counts.any():
         raise UserError("data.sampling: rare_class: no training image has a labelled pixel")

@@ -1,4 +1,4 @@
-"""Other classes from the same masks: `data.labels` maps new class names to the data set's own.
+"""New classes from the same masks: `data.labels` maps new class names to those of the data set.
 
     data:
       labels: {background: rest, fence: fence, car: [car, truck], sign: traffic sign}
@@ -8,7 +8,7 @@ The order of the keys is the order of the new classes. A value is a class of the
     rest     every class that no other key names (in one key only)
     void     the pixels that the data set itself ignores; left out, they stay ignored
 
-and under the key `ignore` stand classes that are to count nowhere: no class is made of them.
+The key `ignore` lists classes to ignore: no class is made of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ BLACK = (0, 0, 0)
 
 
 def remap(table: LabelTable, classes: dict[str, str | list[str]] | str, background: str = "train") -> LabelTable:
-    """The table of the classes that `classes` describes, with the raw values and colours of `table` behind them.
+    """The label table of the new classes, for the raw values and colours of `table`.
 
-    A new class has the colour of the first class it is made of; what took `rest` is black where black is free.
-    background "ignore": the class that took `rest` stays in the list, so that the network keeps its shape and its
-    checkpoints fit, but its pixels are ignored.
+    A new class has the colour of the first class it is made of; the class of `rest` is black unless another is.
+    background "ignore": the class of `rest` stays in the list, so that the network keeps its shape and checkpoints fit,
+    but its pixels are ignored.
     Raises: UserError for a name that is no class, a class named twice or not at all, fewer than two new classes.
     """
     if not isinstance(classes, dict):
@@ -75,7 +75,7 @@ def _parts(table: LabelTable, classes: dict) -> dict[str, list[str]]:
                 kind = f"class of '{table.name}' (data.labels: {name})"
                 raise unknown(kind, old, [*table.class_names, REST, VOID])
             if old in owner:
-                raise UserError(f"data.labels: '{old}' stands under both '{owner[old]}' and '{name}'")
+                raise UserError(f"data.labels: '{old}' is listed under both '{owner[old]}' and '{name}'")
             owner[old] = name
             if old != REST:
                 parts[name].append(old)
@@ -84,7 +84,7 @@ def _parts(table: LabelTable, classes: dict) -> dict[str, list[str]]:
         parts[owner[REST]] += left
     elif left:
         raise UserError(
-            f"data.labels: nothing is said of {', '.join(left)}: name them, or take them all with "
+            f"data.labels does not name {', '.join(left)}: name them, or take them all with "
             f"{{background: {REST}}} or {{{IGNORE}: {REST}}}"
         )
     empty = [name for name, olds in parts.items() if not olds]

@@ -1,8 +1,8 @@
-"""Who trains, who ranks: roles and folds, drawn once, by whole groups, and written down. And splits of one's own.
+"""Roles and folds of a cross-validation, drawn once, by whole groups; and custom splits.
 
 Roles (`start`, `fold`, `select`) keep three uses of the training images apart: the common starting weights of all
-folds, the folds themselves, and the ranking of folds and averages. What is alike (a city, a stretch of video) is one
-group and lies on one side only: otherwise a score measures memory.
+folds, the folds themselves, and the ranking of folds and averages. Similar images (a city, a stretch of video) are one
+group and have one role; otherwise a score would measure memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Fold = dict  # {"train": [...], "val": [...]}
 def _largest_first(groups: Sequence[str], seed: int, purpose: str) -> list[tuple[str, int]]:
     """(group, images) from large to small, equal sizes in an order drawn from the seed.
 
-    Largest first, each to whoever lacks most, is the classic greedy for even shares: the small ones fill the gaps.
+    Giving each group, largest first, to whoever lacks most is the usual greedy way to even shares: small ones fill
+    gaps.
     """
     counts = sorted(Counter(groups).items())
     generator = torch.Generator().manual_seed(mix_seed(seed, purpose))
@@ -57,7 +58,7 @@ def assign_roles(
     role_of: dict[str, str] = {}
     for done, (group, images) in enumerate(waiting):
         open_roles = [role for role in ROLES if owed[role] or lack[role] > 0] or ["fold"]
-        if len(waiting) - done <= sum(owed.values()):  # from here on every group is somebody's minimum
+        if len(waiting) - done <= sum(owed.values()):  # from here on every group is needed for a minimum
             open_roles = [role for role in ROLES if owed[role]]
         role = max(open_roles, key=lambda r: lack[r])
         role_of[group] = role
@@ -103,11 +104,11 @@ def _too_few(groups: int, need: str) -> UserError:
 
 
 def draw_sample(names: Sequence[str], groups: Sequence[str], counts: Sequence[int], seed: int) -> dict[str, list[int]]:
-    """Splits of one's own out of the training images: {train, val, test} -> sorted indices, `counts` of them each.
+    """Custom splits of the training images: {train, val, test} -> sorted indices, `counts` of them each.
 
-    By groups in an order drawn from the seed (`groups` = `names`: image by image): test takes what it needs, then val,
-    then train; a group belongs to one split only, so what is over of a split's last group is used by none. Depends on
-    the names and the seed, not on the order of the list. Raises: UserError where the images do not suffice.
+    Groups come in an order drawn from the seed (`groups` = `names`: image by image). Test takes what it needs, then
+    val, then train. A group belongs to one split only: what is left of a split's last group is not used. The result
+    depends on the names and the seed, not on the order of the list. Raises: UserError for too few images.
     """
     members: dict[str, list[int]] = {}
     for i in sorted(range(len(names)), key=lambda i: names[i]):
@@ -129,25 +130,25 @@ def draw_sample(names: Sequence[str], groups: Sequence[str], counts: Sequence[in
 
 
 def limit(indices: Sequence[int], n: int) -> list[int]:
-    """The first n (0: all): `data.limit`, for trials."""
+    """The first n, or all for 0 (`data.limit`)."""
     return list(indices[:n]) if n else list(indices)
 
 
 @dataclass
 class Splits:
-    """Roles and folds by image *name*, as splits.json keeps them: readable, and independent of the machine."""
+    """Roles and folds by image *name*, as splits.json holds them: readable, and the same on every machine."""
 
     dataset: str
     seed: int
     group: str  # cv.group
     roles: dict[str, list[str]]
     folds: list[dict[str, list[str]]]
-    names: list[str]  # every image of the split, also those that `data.limit` left out
+    names: list[str]  # every image of the split, with those that `data.limit` left out
     sample: dict[str, list[str]] = field(default_factory=dict)  # val and test where `data.sample` drew them
 
     @property
     def hash(self) -> str:
-        content = {k: v for k, v in asdict(self).items() if k != "sample" or v}  # files from before it stay valid
+        content = {k: v for k, v in asdict(self).items() if k != "sample" or v}  # older files stay valid
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -179,7 +180,7 @@ class Splits:
             )
 
     def check_sample(self, sample: dict[str, list[str]]) -> None:
-        """Raises: UserError where `data.sample` now draws other validation or test images than it did then."""
+        """Raises: UserError if `data.sample` draws other validation or test images now than when the run began."""
         for split in sorted(self.sample.keys() | sample.keys()):
             if self.sample.get(split) != sample.get(split):
                 raise UserError(
@@ -204,10 +205,10 @@ def make_splits(
     group: str = "auto",
     limit_to: int = 0,
 ) -> Splits:
-    """Draw roles and folds of a training split. `group` auto: the data set's groups; none: every image on its own.
+    """Draw roles and folds of a training split. group: auto (the data set's groups) or none (each image is a group).
 
-    folds 0 (a single run): one role `train` with everything. `limit_to` (data.limit): the first n images of each role
-    and of each fold's val part; a fold then trains on the others' parts.
+    folds 0 (a single run): one role `train` with everything. limit_to (data.limit): only the first n images of each
+    role and of each fold's val part; a fold then trains on the val parts of the other folds.
     """
     names = dataset.names
     if folds == 0:

@@ -1,1 +1,1 @@
-"""The loop around the models: config, training, evaluation, cross-validation, averaging, reports."""
+"""Everything around the models: config, training, evaluation, cross-validation, prediction, reports."""

@@ -1,8 +1,7 @@
-"""Files that survive: written whole or not at all, read without running anything.
+"""Save and load checkpoints: dicts of plain types and tensors, loaded with `weights_only=True`.
 
-A checkpoint is one flat dict of plain types and tensors, loaded with `weights_only=True`. Everything that two equal
-runs must share bit for bit (weights, optimiser, schedule, counters, metrics, random states) stands at the top; what may
-differ between them (seconds, the length of the log, the path) stands under "info".
+What two equal runs share bit for bit (weights, optimiser, schedule, counters, metrics, random states) is at the top
+level. What may differ between them (seconds, the length of the log, times) is under "info".
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ def save(checkpoint: dict, path: Path) -> None:
 
 
 def load(path: str | Path) -> dict:
-    """Read one of our checkpoints to the CPU. UserError if it is missing, truncated or holds foreign code."""
+    """Load a checkpoint to the CPU. Raises: UserError if it is missing, truncated or holds Python objects."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint not found: {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises half a dozen types here; all mean: not readable as plain data
+    except Exception as e:  # torch raises many types here
         text = str(e)
         if "weights_only" in text.lower() or "Unsupported" in text:
             raise UserError(f"checkpoint {path}: refused, it holds Python objects, not only tensors") from None
@@ -38,16 +37,16 @@ def load(path: str | Path) -> dict:
 
 
 def is_ours(path: str | Path) -> bool:
-    """Whether train.py or eval.py wrote a file. Its tensors are not read."""
+    """Whether train.py or eval.py wrote the file. Does not read its tensors."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # of another kind, or damaged: who reads it will say
+    except Exception:  # another kind of file, or damaged: loading it gives the message
         return False
     return isinstance(content, dict) and {"model", "config", "class_names"} <= content.keys()
 
 
 def load_ours(path: str | Path) -> dict:
-    """`load`, and it must be a checkpoint that train.py or eval.py wrote."""
+    """Load a checkpoint that train.py or eval.py wrote. Raises: UserError for any other file."""
     checkpoint = load(path)
     missing = [k for k in ("model", "config", "class_names") if k not in checkpoint]
     if missing:
@@ -56,7 +55,7 @@ def load_ours(path: str | Path) -> dict:
 
 
 def require_classes(checkpoint: dict, class_names: list[str], path: str | Path) -> None:
-    """The checkpoint's classes must be the data set's, by name and order; otherwise a score would be nonsense."""
+    """Raises: UserError unless the checkpoint has the data set's classes, in the same order."""
     theirs = list(checkpoint["class_names"])
     if theirs != list(class_names):
         raise UserError(
@@ -66,7 +65,7 @@ def require_classes(checkpoint: dict, class_names: list[str], path: str | Path) 
 
 
 def load_state(model: torch.nn.Module, state: dict, path: str | Path) -> None:
-    """Strict, with one line instead of torch's page."""
+    """Load weights into a model, strictly. Raises: UserError, one line instead of torch's page."""
     try:
         model.load_state_dict(state)
     except RuntimeError as e:
@@ -75,7 +74,7 @@ def load_state(model: torch.nn.Module, state: dict, path: str | Path) -> None:
 
 
 def state_hash(state: dict[str, torch.Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes of a state dict: equal weights, equal hash, on every machine."""
+    """sha256 of a state dict's names, types, shapes and bytes: equal weights have equal hashes on every machine."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -85,5 +84,5 @@ def state_hash(state: dict[str, torch.Tensor]) -> str:
 
 
 def cpu_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of the weights on the CPU in plain (contiguous) layout, which no later step changes."""
+    """A contiguous copy of the weights on the CPU, which later training steps do not change."""
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""A run's folder: made once, locked while in use, its log cut back to the last checkpoint when a run goes on."""
+"""A run's folder: create it, find the newest one, lock it while in use, compare its environment before a resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUNS = Path("runs")
 
 
 def make_run(cfg: Config, command: str, **facts) -> Path:
-    """Create runs/<name>-<YYYYmmdd-HHMMSS>/ with config.yaml and environment.json, which holds the facts too."""
+    """Create runs/<name>-<YYYYmmdd-HHMMSS>/ with config.yaml and environment.json, to which `facts` are added."""
     run = RUNS / f"{cfg.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     unique, n = run, 1
     while unique.exists():
@@ -42,7 +42,7 @@ def make_run(cfg: Config, command: str, **facts) -> Path:
 
 
 def open_run(run: str | Path) -> Path:
-    """The folder of an existing run, or UserError."""
+    """The path of an existing run. Raises: UserError if it is none."""
     run = Path(run)
     if not (run / "config.yaml").is_file():
         raise UserError(f"not a run folder: {run} (no config.yaml in it)")
@@ -82,7 +82,7 @@ def lock(run: Path) -> IO:
 
 
 def environment(cfg: Config, command: str) -> dict:
-    """What a reader needs to judge or repeat the run."""
+    """Versions, hardware and command, which a reader needs to repeat the run."""
     device = resolve_device(cfg.device)
     return {
         "torch": torch.__version__,
@@ -100,7 +100,7 @@ def environment(cfg: Config, command: str) -> dict:
 
 
 def warn_of_changes(run: Path, cfg: Config) -> None:
-    """Before a resume: what a run's bits depend on beside config and data, if it is not what it was."""
+    """Before a resume, warn of a changed environment on which the run's exact digits depend."""
     path = run / "environment.json"
     saved, now = json.loads(path.read_text()) if path.exists() else {}, environment(cfg, "")
     for key in ("torch", "torchvision", "pillow", "device", "threads"):

@@ -1,7 +1,8 @@
 """Losses by name or as a weighted sum: `build_loss({"terms": [{"name": "dice", "weight": 0.4}, ...]}, 19)`.
 
-Every loss maps (logits (B, C, H, W), target (B, H, W) int64) to a scalar in at least float32, has a gradient, and keeps
-its terms' values in `.parts` {name: detached scalar}. docs/losses.md is the table of formulas, sources and options.
+Every loss maps logits (B, C, H, W) and a target (B, H, W) int64 to a scalar, computed in float32 or float64. Ignored
+pixels change neither the value nor the gradient; without any labelled pixel both are exactly 0. `.parts` holds the
+terms' values of the last call, {name: detached scalar}. docs/losses.md lists formulas, sources and options.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 
 
 def loss_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a loss with their types and defaults, from the signature that receives them."""
+    """The options of a loss with their types and defaults, read from its signature."""
     if name not in LOSSES:
         raise unknown("loss", name, LOSSES)
     parameters = inspect.signature(LOSSES[name], eval_str=True).parameters

@@ -1,4 +1,4 @@
-"""Pixel-wise cross-entropy with class weights, label smoothing, soft labels and a choice of hard pixels."""
+"""Pixel-wise cross-entropy with class weights, label smoothing, soft labels and online hard example mining (OHEM)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from losses.regions import at_least_float32, class_weight_tensor, following, lab
 class CrossEntropy(nn.Module):
     """Mean over labelled pixels of -sum_c q_c log p_c, p = softmax(logits).
 
-    q is the one-hot target, or with label smoothing e: (1 - e) one-hot + e / C (arXiv 1512.00567, sec. 7). With class
-    weights w the cost is -sum_c w_c q_c log p_c (torch's rule), and the mean divides by the pixels' weights w_target,
-    as torch does; divide_by "pixels": by their number, as system E does.
-    follow_iou: the weights follow the last validation (see `following`), 0: they stay.
-    ohem: {threshold, min_kept, divide_by}, see losses/ohem: only hard pixels count.
-    Soft labels: a target of probabilities (B, C, H, W) instead of classes; a pixel of zeros throughout is ignored, and
-    the weight of a pixel is sum_c w_c q_c.
-    Shapes: logits (B, C, H, W) of any float type, target (B, H, W) int64 or (B, C, H, W) float -> scalar float32 (or
-    float64). Pixels equal to ignore_index have no part; a batch of nothing else costs exactly 0, with a gradient of 0.
+    q is the one-hot target; with label smoothing e it is (1 - e) one-hot + e / C (arXiv 1512.00567, sec. 7). With class
+    weights w the cost is -sum_c w_c q_c log p_c, as in torch. The mean divides by the sum of the pixels' weights, as
+    torch does, or with divide_by "pixels" by their number, as system E does.
+    follow_iou > 0: the weights follow the IoU of the last validation (see `following`).
+    ohem: {threshold, min_kept, divide_by}: only hard pixels count (losses/ohem.py).
+    Soft labels: a target of probabilities (B, C, H, W); pixels with all zeros are ignored, and the weight of a pixel
+    is sum_c w_c q_c.
+    Shapes: logits (B, C, H, W), target (B, H, W) int64 or (B, C, H, W) float -> scalar.
     """
 
     def __init__(
@@ -41,11 +40,8 @@ class CrossEntropy(nn.Module):
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
         self.register_buffer("weight", class_weight_tensor(class_weights, num_classes, follow_iou))
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
-        self.divide_by = divide_by
-        self.ohem = HardPixels.of(ohem)
-        self.follow_iou = follow_iou
+        self.ignore_index, self.label_smoothing, self.divide_by = ignore_index, label_smoothing, divide_by
+        self.ohem, self.follow_iou = HardPixels.of(ohem), follow_iou
         self.val_iou: list[float] = []  # written by the training loop
         self.parts: dict[str, Tensor] = {}
 
@@ -55,15 +51,15 @@ class CrossEntropy(nn.Module):
         weight = self.weight  # (C,)
         if weight is not None:
             weight = following(weight, self.val_iou, self.follow_iou).to(logits.dtype)
-        cost = self.cost_of_pixels(logits, target, weight)
+        options = {"weight": weight, "reduction": "none", "label_smoothing": self.label_smoothing}
         if soft:
-            labelled, pixel_weight = target.sum(1) > 0, target.to(logits.dtype)  # (B, H, W), (B, C, H, W)
-            if weight is not None:
-                pixel_weight = pixel_weight * weight[:, None, None]
-            pixel_weight = pixel_weight.sum(1)  # (B, H, W)
+            labelled, target = target.sum(1) > 0, target.to(logits.dtype)  # (B, H, W), (B, C, H, W)
+            pixel_weight = (target if weight is None else target * weight[:, None, None]).sum(1)  # (B, H, W)
         else:
+            options["ignore_index"] = self.ignore_index
             labelled, index = labelled_pixels(target, self.ignore_index)
             pixel_weight = None if weight is None else weight[index]
+        cost = F.cross_entropy(logits, target, **options)  # (B, H, W)
         counted = kept = labelled
         if self.ohem:
             probs = logits.detach().softmax(1)
@@ -74,18 +70,8 @@ class CrossEntropy(nn.Module):
             divisor = counted.sum().to(logits.dtype)  # pixels
         else:
             divisor = (pixel_weight * counted).sum()
-        # summed here: on CUDA torch's own reduction over pixels adds atomically, in no fixed order
+        # summed here, because torch's own reduction over pixels has no fixed order on CUDA
         total = (cost * kept).sum()
-        loss = total / divisor.masked_fill(divisor == 0, math.inf)  # nothing labelled: exactly 0, and so its gradient
+        loss = total / divisor.masked_fill(divisor == 0, math.inf)  # nothing labelled: exactly 0, as is its gradient
         self.parts = {"cross_entropy": loss.detach()}
         return loss
-
-    def cost_of_pixels(self, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """-sum_c w_c q_c log p_c of each pixel, (B, H, W). Of ignored ones with soft labels: meaningless."""
-        if target.is_floating_point():
-            target, ignore = target.to(logits.dtype), {}
-        else:
-            ignore = {"ignore_index": self.ignore_index}
-        return F.cross_entropy(
-            logits, target, weight=weight, reduction="none", label_smoothing=self.label_smoothing, **ignore
-        )

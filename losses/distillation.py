@@ -1,4 +1,4 @@
-"""Distillation: a network learns from the logits of another, its teacher, beside the labels."""
+"""Distillation: a network learns from the logits of a teacher network in addition to the labels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from losses.regions import at_least_float32
 
 
 class Distillation(nn.Module):
-    """What both have in common: the teacher's logits come as a third argument of the call, without a gradient.
+    """Common to both: the teacher's logits are a third argument of the call and get no gradient.
 
-    Where there are none (validation, the auxiliary head) the loss is 0. Pixels that are not labelled (which padding is
-    not either) have no part, unless `everywhere`: the teacher has an opinion on them too, and the originals ask it.
-    Shapes: logits and teacher (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. No pixel to learn
-    from: exactly 0, with a gradient of 0.
+    Without them (validation, the auxiliary head) the loss is 0. Only labelled pixels count; with `everywhere` all do,
+    as in the originals, because the teacher predicts ignored pixels and padding too.
+    Shapes: logits and teacher (B, C, H, W), target (B, H, W) int64 -> scalar.
     """
 
-    name = ""
-    distils = True  # asks for the teacher's logits
+    distils = True  # needs the teacher's logits
 
     def __init__(
         self, num_classes: int, ignore_index: int = 255, temperature: float = 1.0, everywhere: bool = False
@@ -40,7 +38,7 @@ class Distillation(nn.Module):
             counted = torch.ones_like(target, dtype=torch.bool) if self.everywhere else target != self.ignore_index
             teacher = teacher.detach().to(logits.dtype)
             loss = self.divergence(logits / self.temperature, teacher / self.temperature, counted)
-            loss = loss * self.temperature**2  # keeps the size of the gradient whatever the temperature
+            loss = loss * self.temperature**2  # keeps the gradient's size independent of the temperature
         self.parts = {self.name: loss.detach()}
         return loss
 
@@ -63,8 +61,8 @@ class CWD(Distillation):
     """Mean over images and channels of T^2 KL(softmax(teacher / T) || softmax(logits / T)), softmax over *positions*.
 
     Shu, Liu, Gao, Yan, Shen, Channel-wise Knowledge Distillation for Dense Prediction (arXiv 2011.13256), with logits
-    as the maps: each class's map says where the class is, and its strongest places count most. The temperature of
-    system E is the default. On logits at the images' size; the original takes them before upsampling.
+    as the maps: each class's map says where the class is, and its strongest places count most. The default temperature
+    is system E's. It uses logits at the images' size; the original takes them before upsampling.
     """
 
     name = "cwd"
@@ -76,7 +74,7 @@ class CWD(Distillation):
 
     def divergence(self, logits: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
         counted = counted.flatten(1).unsqueeze(1)  # (B, 1, H W)
-        # finite, unlike -inf, so that an image without any position to count gives no nan
+        # -1e30 instead of -inf, so that an image without any counted position gives no nan
         t, s = (x.flatten(2).masked_fill(~counted, -1e30).log_softmax(2) for x in (teacher, logits))  # (B, C, H W)
         per_channel = (t.exp() * (t - s)).masked_fill(~counted, 0).sum(2)  # (B, C)
         images = counted.any(2).sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Focal loss: cross-entropy in which pixels that are right already count less."""
+"""Focal loss: cross-entropy in which pixels that are already right count less."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from losses.regions import at_least_float32, class_weight_tensor, following, lab
 class Focal(nn.Module):
     """Mean over labelled pixels of -w (1 - p)^gamma log p, p = softmax(logits) at the target's class.
 
-    Lin et al., Focal Loss for Dense Object Detection (arXiv 1708.02002), with a softmax over classes for their sigmoid,
-    and class weights w for their alpha. The mean divides by the sum of the pixels' weights, so that gamma 0 is weighted
-    cross-entropy. follow_iou: as in `cross_entropy`.
-    Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with
-    a gradient of 0.
+    Lin et al., Focal Loss for Dense Object Detection (arXiv 1708.02002), with a softmax over classes instead of their
+    sigmoid and class weights w instead of their alpha. The mean divides by the sum of the pixels' weights, so gamma 0
+    gives weighted cross-entropy. follow_iou: as in `cross_entropy`.
+    Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Focal(nn.Module):
         logits = at_least_float32(logits)
         labelled, index = labelled_pixels(target, self.ignore_index)
         cost = F.cross_entropy(logits, target, reduction="none", ignore_index=self.ignore_index)  # (B, H, W): -log p
-        # 1 - p without cancellation; at p = 1 a power below 1 has no finite slope, hence the floor
+        # 1 - p without cancellation; the floor is there because a power below 1 has an infinite slope at p = 1
         miss = (-(-cost).expm1()).clamp(min=1e-12)  # (B, H, W)
         weight = labelled.to(cost.dtype)  # (B, H, W)
         if self.weight is not None:

@@ -1,4 +1,4 @@
-"""Soft IoU (Jaccard): the score that is reported, with probabilities in place of decisions."""
+"""Soft IoU (Jaccard): the reported score, computed from probabilities instead of decisions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ class IoU(nn.Module):
     """1 - mean of (sum p q + s) / (sum p + sum q - sum p q + s), p = softmax(logits), q = one-hot target.
 
     Rahman & Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image Segmentation (ISVC 2016), for
-    several classes. Sums run over the labelled pixels of each image; the mean over the classes present in its target,
-    then over images (per_image false: sums over the batch). An absent class would score s / (sum p + s): nearly 0 for
-    the smallest probability, as smooth (s, in pixels) is small. absent "zero": it does score 0.
-    Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar in float32 at least. Nothing labelled: exactly 0, with
-    a gradient of 0.
+    several classes. Sums run over the labelled pixels of each image (per_image false: of the batch); the mean runs over
+    the classes present in its target, then over images. smooth (s, in pixels) is small, so an absent class would score
+    s / (sum p + s), nearly 0 for the smallest probability. absent "zero": it scores 0 and counts in the mean.
+    Shapes: logits (B, C, H, W), target (B, H, W) int64 -> scalar.
     """
 
     def __init__(
@@ -36,9 +35,7 @@ class IoU(nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        overlap, guess, truth = region_sums(at_least_float32(logits), target, self.ignore_index)  # each (B, C)
-        if not self.per_image:
-            overlap, guess, truth = (x.sum(0, keepdim=True) for x in (overlap, guess, truth))  # (1, C)
+        overlap, guess, truth = region_sums(at_least_float32(logits), target, self.ignore_index, self.per_image)
         iou = (overlap + self.smooth) / (guess + truth - overlap + self.smooth).clamp(min=1e-12)
         loss = mean_over_classes(cost_of_classes(iou, truth > 0, self.absent), truth > 0, self.absent)
         self.parts = {"iou": loss.detach()}

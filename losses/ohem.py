@@ -1,4 +1,4 @@
-"""Online hard example mining: only the pixels that are still wrong are learnt from."""
+"""Online hard example mining (OHEM): the loss counts only the hard pixels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from common.errors import UserError, unknown
 class HardPixels:
     """Which labelled pixels of a batch count. Shrivastava et al., arXiv 1604.03540, for pixels as in mmsegmentation.
 
-    With a threshold: those whose true class has a probability below it, but at least `min_kept` times the number of
-    images, the least probable first. Without: that many pixels of the highest loss. They are taken from the batch as a
-    whole: an image may give more than another. divide_by "kept": the mean runs over the pixels kept; "labelled": their
-    sum is divided as if all had been kept, as system E's original does, so that a batch that is mostly right teaches
-    with less force.
+    With a threshold: the pixels whose true class has a probability below it, and at least `min_kept` times the number
+    of images, the least probable first. Without: that many pixels with the highest loss. They come from the batch as a
+    whole, so one image may give more than another. divide_by "kept": the mean is over the kept pixels; "labelled": the
+    sum is divided as if all were kept, as in system E's original, so the gradient shrinks as the network learns.
     """
 
     threshold: float | None = None
@@ -27,7 +26,7 @@ class HardPixels:
 
     @classmethod
     def of(cls, options: dict | None) -> HardPixels | None:
-        """From a config's mapping, checked. Raises: UserError."""
+        """Builds and checks the options from a config's mapping. Raises: UserError."""
         if options is None:
             return None
         names = [f.name for f in fields(cls)]
@@ -47,7 +46,7 @@ class HardPixels:
 
     @torch.no_grad()
     def select(self, cost: Tensor, p_true: Tensor, labelled: Tensor) -> Tensor:
-        """cost and probability of the true class of each pixel, labelled: all (B, H, W) -> kept (B, H, W) bool."""
+        """cost, probability of the true class and labelled, each (B, H, W) -> which pixels count, (B, H, W) bool."""
         count = min(self.min_kept * len(cost), cost.numel())
         hardness = (cost if self.threshold is None else -p_true).masked_fill(~labelled, -torch.inf)
         kept = torch.zeros_like(labelled).flatten()

@@ -1,4 +1,4 @@
-"""SSIM between probability maps and one-hot maps: agreement of local structure, which thin classes live by."""
+"""SSIM between probability maps and one-hot maps: agreement of local structure, which matters for thin classes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ class SSIM(nn.Module):
     Wang, Bovik, Sheikh, Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity (IEEE
     Trans. Image Processing 13(4), 2004), with its Gaussian window (11 x 11 px, sigma 1.5, sum 1):
         SSIM = (2 mu_p mu_q + C1) (2 cov + C2) / ((mu_p^2 + mu_q^2 + C1) (var_p + var_q + C2)),
-    means, variances (at least 0) and covariance over the window around each pixel, the image reflected at its border.
-    Ignored pixels are not there: the window's weights of the labelled ones are scaled to sum 1, and the mean runs over
-    labelled pixels. Four blurred maps do for five, p, p^2, q and p q, since q^2 = q.
-    Shapes: logits (B, C, H, W) with H, W > window // 2, target (B, H, W) int64 -> scalar in float32 at least. Nothing
-    labelled: exactly 0, with a gradient of 0.
+    with means, variances (at least 0) and covariance over the window around each pixel; the image is reflected at its
+    border. Ignored pixels are left out: the window's weights on labelled pixels are scaled to sum 1, and the mean runs
+    over labelled pixels. Four blurred maps (p, p^2, q, p q) replace five, because q^2 = q.
+    Shapes: logits (B, C, H, W) with H, W > window // 2, target (B, H, W) int64 -> scalar.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255, window: int = 11, sigma: float = 1.5) -> None:
@@ -40,7 +39,7 @@ class SSIM(nn.Module):
         if min(target.shape[-2:]) <= margin:
             size = f"{target.shape[-2]}x{target.shape[-1]}"
             raise ValueError(f"ssim: a window of {len(self.window)} px needs more than {margin} px a side, got {size}")
-        with torch.autocast(logits.device.type, enabled=False):  # which would run the convolutions in half precision
+        with torch.autocast(logits.device.type, enabled=False):  # autocast would run the convolutions in half precision
             loss = self.mean_cost(at_least_float32(logits), target)
         self.parts = {"ssim": loss.detach()}
         return loss
@@ -48,12 +47,11 @@ class SSIM(nn.Module):
     def mean_cost(self, logits: Tensor, target: Tensor) -> Tensor:
         labelled, index = labelled_pixels(target, self.ignore_index)
         labelled = labelled.unsqueeze(1)  # (B, 1, H, W)
-        # channels last: the layout in which each channel's blur is fastest on the CPU
+        # each channel's blur is fastest in this layout on the CPU
         p = logits.softmax(1).contiguous(memory_format=torch.channels_last) * labelled  # (B, C, H, W)
         with torch.no_grad():
             classes = torch.arange(self.num_classes, device=logits.device)
-            q = (index.unsqueeze(3) == classes).permute(0, 3, 1, 2) & labelled  # (B, C, H, W)
-            q = q.to(p.dtype)
+            q = ((index.unsqueeze(3) == classes).permute(0, 3, 1, 2) & labelled).to(p.dtype)  # (B, C, H, W)
             blur_q = self.blur(q)
             seen = self.blur(labelled.to(p.dtype)).where(labelled, 1.0)  # (B, 1, H, W): labelled part of each window
             count = labelled.sum() * self.num_classes
@@ -62,7 +60,7 @@ class SSIM(nn.Module):
         return (count > 0).to(p.dtype) - similarity
 
     def blur(self, maps: Tensor) -> Tensor:
-        """The weighted mean over the window around each pixel, the map reflected at its border; keeps (B, C, H, W)."""
+        """Weighted mean over the window around each pixel; the map is reflected at its border. Keeps (B, C, H, W)."""
         channels, k = maps.shape[1], len(self.window)
         line = self.window.to(maps.dtype).expand(channels, 1, k)  # (C, 1, k): a Gaussian is one row times one column
         maps = reflected(maps, k // 2)
@@ -71,10 +69,10 @@ class SSIM(nn.Module):
 
 
 def reflected(maps: Tensor, margin: int) -> Tensor:
-    """(B, C, H, W) mirrored at its border, whose own pixels are not repeated -> (B, C, H + 2 margin, W + 2 margin)."""
+    """Reflection padding without repeating the border: (B, C, H, W) -> (B, C, H + 2 margin, W + 2 margin)."""
     if not (maps.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return F.pad(maps, [margin] * 4, mode="reflect")
-    return by_flips(maps, margin)  # the gradient of torch's own is a sum in no fixed order on CUDA
+    return by_flips(maps, margin)  # the gradient of F.pad is summed in no fixed order on CUDA
 
 
 def by_flips(maps: Tensor, margin: int) -> Tensor:
@@ -86,11 +84,11 @@ def by_flips(maps: Tensor, margin: int) -> Tensor:
 
 
 class Similarity(torch.autograd.Function):
-    """Sum of weight * SSIM, from the blurred maps. Its derivatives are written out, since autograd takes twice as many
-    passes over memory for them, and these passes are most of the time.
+    """Sum of weight * SSIM, from the blurred maps. The derivatives are written out: autograd makes twice as many passes
+    over memory, and these passes take most of the time.
 
-    With P, PP, X, Q the blurred p, p^2, p q, q and s the labelled part of the window, means are P / s and so on; over
-    s^4, SSIM = A1 A2 / (B1 B2), where
+    P, PP, X, Q are the blurred p, p^2, p q, q, and s is the labelled part of the window, so means are P / s and so on.
+    After cancelling s^4, SSIM = A1 A2 / (B1 B2) with
         A1 = 2 P Q + C1 s^2, A2 = 2 (X s - P Q) + C2 s^2, B1 = P^2 + Q^2 + C1 s^2, B2 = V + (Q s - Q^2) + C2 s^2,
         V = max(PP s - P^2, 0).
     Shapes: P, PP, X, Q (B, C, H, W), s and weight (B, 1, H, W) -> scalar.

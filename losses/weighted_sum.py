@@ -1,4 +1,4 @@
-"""A weighted sum of losses, which keeps the value of each term for the log."""
+"""A weighted sum of losses that keeps the value of each term for the log."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class WeightedSum(nn.Module):
-    """sum_i weights[i] * terms[i](logits, target). `.parts` holds each term's own value (not times its weight) of the
-    last call, by name; a second term of one name is `name_2`. A term of weight 0 is not computed.
+    """sum_i weights[i] * terms[i](logits, target). `.parts` holds each term's unweighted value of the last call; a
+    second term of the same name is `name_2`. A term of weight 0 is not computed.
 
-    A weight may be a pair (first, last): it changes linearly with `.progress`, the share of the training that is done,
-    0 to 1, which the training loop writes; it also writes `.val_iou`, the classes' IoU in the last validation, for the
-    terms. A teacher's logits (third argument) go to the terms that distil.
+    A weight may be a pair (first, last): it changes linearly with `.progress`, the share of the training that is done
+    (0 to 1). The training loop writes `.progress` and `.val_iou`, the classes' IoU in the last validation. A teacher's
+    logits (third argument) go to the terms that distil.
     """
 
     def __init__(self, terms: list[nn.Module], weights: Sequence[float | tuple[float, float]]) -> None:
@@ -43,5 +43,5 @@ class WeightedSum(nn.Module):
 
 
 def distils(loss: nn.Module) -> bool:
-    """Whether a loss asks for a teacher's logits."""
+    """Whether a loss needs a teacher's logits."""
     return getattr(loss, "distils", False)

@@ -1,7 +1,7 @@
 """Models by name: `build_model("deeplabv3plus_resnet50", 19, output_stride=8)`. MODELS is the whole list.
 
-Every model maps images (B, 3, H, W), normalised, to {"out": logits (B, num_classes, H, W)}; see models/segmenter.py.
-Most are a pair: any encoder of ENCODERS under any head of HEADS. The rest are whole networks.
+Every model maps normalised images (B, 3, H, W) to {"out": logits (B, num_classes, H, W)}; see models/segmenter.py.
+Most models are a pair, an encoder of ENCODERS and a head of HEADS; any two fit. The others are whole networks.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A head on an encoder, both by name. `defaults` are this pair's where they differ from the parts' own."""
+    """A head on an encoder, both by name. `defaults` are options for which this pair has other defaults."""
 
     head: str
     encoder: str = "resnet50"
@@ -86,7 +86,7 @@ def list_models() -> list[str]:
 
 
 def build_encoder(name: str, form: str | None = None, **options) -> nn.Module:
-    """The encoder alone: images (B, 3, H, W) -> list of maps. Raises: ValueError for an unknown name or option."""
+    """The encoder alone: images (B, 3, H, W) -> list of maps. Raises: UserError for an unknown name or option."""
     if name not in ENCODERS:
         raise unknown("encoder", name, ENCODERS)
     _check_options(name, options, _parameters(ENCODERS[name]))
@@ -95,16 +95,16 @@ def build_encoder(name: str, form: str | None = None, **options) -> nn.Module:
 
 
 def build_model(name: str, num_classes: int, **options) -> nn.Module:
-    """The model `name` for `num_classes` classes. `form` sets every option as that publisher's files need (FORMS).
+    """The model `name` for `num_classes` classes. `form` sets all options as that publisher's files need them (FORMS).
 
-    Raises: ValueError for an unknown name or option (with the nearest valid one), or a value that cannot be built.
+    Raises: UserError for an unknown name or option (with the nearest valid one), or a value that cannot be built.
     """
     values = option_values(name, **options)
     _check_value(name, "num_classes", num_classes, int)
     del values["form"]
     row = MODELS[name]
     model = _build_pair(row, num_classes, values) if isinstance(row, Pair) else row(num_classes=num_classes, **values)
-    return model.to(memory_format=torch.channels_last)  # weights lie as the maps do: no reordering in every call
+    return model.to(memory_format=torch.channels_last)  # the memory layout of the maps
 
 
 def _build_pair(row: Pair, num_classes: int, values: dict[str, Any]) -> Segmenter:
@@ -123,7 +123,7 @@ def _join(
     aux: bool = False,
     aux_channels: int | None = None,
 ) -> Segmenter:
-    """The options that belong to the pair: an auxiliary FCN head on the map before the last, the last upsampling."""
+    """A Segmenter. Options of the pair: an auxiliary FCN head on the map before the last; align_corners of the end."""
     aux_head = None
     if aux:
         aux_head = FCNHead(encoder.channels[:-1], encoder.strides[:-1], num_classes, aux_channels)
@@ -131,27 +131,27 @@ def _join(
 
 
 def option_values(name: str, **options) -> dict[str, Any]:
-    """The value of every option of build_model(name, classes, **options): the given one, the form's, or the default."""
+    """The value of every option of build_model(name, classes, **options): given, else the form's, else the default."""
     valid = model_options(name, **{k: options[k] for k in ("encoder", "form") if k in options})
     _check_options(name, options, valid)
     return {k: p.default for k, p in valid.items()} | options
 
 
 def encoder_values(name: str, form: str | None = None, **options) -> dict[str, Any]:
-    """The same for build_encoder; options that are none of the encoder's are left out."""
+    """The same for build_encoder; options that the encoder does not have are left out."""
     valid = _parameters(ENCODERS[name])
     values = {k: p.default for k, p in valid.items()} | (encoder_form(form, name) if form else {})
     return values | {k: v for k, v in options.items() if k in valid}
 
 
 def encoder_name(name: str, **options) -> str | None:
-    """The encoder in build_model(name, classes, **options); None: a whole network without one."""
+    """The encoder of build_model(name, classes, **options); None for a whole network."""
     row = MODELS[name]
     return option_values(name, **options).get("encoder", row.encoder) if isinstance(row, Pair) else None
 
 
 def model_options(name: str, form: str | None = None, encoder: str | None = None) -> dict[str, inspect.Parameter]:
-    """The options of a model with their types and defaults, from the signatures that receive them."""
+    """The options of a model with their types and defaults, read from the signatures of its parts."""
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     row = MODELS[name]
@@ -178,7 +178,7 @@ def model_options(name: str, form: str | None = None, encoder: str | None = None
 
 
 def _parameters(make: Callable) -> dict[str, inspect.Parameter]:
-    """Options of a builder: its parameters that have a default."""
+    """The options of a builder are its parameters with a default."""
     parameters = inspect.signature(make, eval_str=True).parameters
     return {n: p for n, p in parameters.items() if p.default is not p.empty}
 
@@ -188,7 +188,7 @@ def _option(name: str, kind: object, default: object) -> inspect.Parameter:
 
 
 def _take(values: dict[str, Any], make: Callable) -> dict[str, Any]:
-    """Move the options of `make` out of `values`."""
+    """Take the options of `make` out of `values`."""
     return {n: values.pop(n) for n in _parameters(make)}
 
 
@@ -200,7 +200,7 @@ def _check_options(name: str, options: dict[str, Any], valid: dict[str, inspect.
 
 
 def _check_value(name: str, option: str, value: object, kind: object) -> None:
-    """Checks that every builder would need alike; what only one can know (a stride it cannot build) it says itself."""
+    """Check types and ranges; what only one builder can know (a stride it cannot build) it checks itself."""
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise unknown(f"{option} of {name}", value, get_args(kind))
     if kind is bool and not isinstance(value, bool):  # the word "false" would count as true

@@ -1,9 +1,9 @@
-"""What each publisher does differently: one paper, several networks that share its name but not their functions.
+"""What each publisher does differently: networks of one paper that share its name but compute different functions.
 
-FORMS[publisher][part] holds the options under which `build_model(name, classes, form=publisher)` is that publisher's
+FORMS[publisher][part] holds the options with which `build_model(name, classes, form=publisher)` is that publisher's
 network, so that its files load and give its logits. A part is a head ("deeplabv3plus"), a kind of encoder ("resnet"),
-one encoder ("resnet18"), a whole network ("unet"), or a head on one encoder ("deeplabv3plus on resnet18"). Options a
-publisher leaves at our defaults are not repeated.
+one encoder ("resnet18"), a whole network ("unet"), or a head on one encoder ("deeplabv3plus on resnet18"). Only options
+that differ from our defaults are listed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,8 @@ from typing import Any
 from common.errors import unknown
 
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
-    "nvlabs": {
-        "mit": {},
-        "all_mlp": {},
-    },
-    "huggingface": {
-        "swin": {},
-        "mit": dict(patch_norm_eps=1e-5, norm_eps=1e-5),
-        "all_mlp": {},
-    },
+    "nvlabs": {"mit": {}, "all_mlp": {}},
+    "huggingface": {"swin": {}, "mit": dict(patch_norm_eps=1e-5, norm_eps=1e-5), "all_mlp": {}},
     "mmseg": {
         "mit": dict(patch_norm_eps=1e-6, norm_eps=1e-6),
         "swin": {},
@@ -53,20 +46,14 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "deeplabv3": {},
         "fcn": {},
     },
-    "microsoft": {
-        "swin": dict(out_norms=False, shift="fitting", patch_padding=False),
-    },
+    "microsoft": {"swin": dict(out_norms=False, shift="fitting", patch_padding=False)},
     "timm": {
         "resnet": {},
         "swin": dict(out_norms=False, shift="built", patch_padding=False, pad_last=True),
         "efficientnet": dict(drop_path_rate=0.0),
     },
-    "timm_tf": {
-        "efficientnet": dict(drop_path_rate=0.0, bn_eps=1e-3, padding="same"),
-    },
-    "lukemelas": {
-        "efficientnet": dict(drop_path_rate=0.2, bn_eps=1e-3, bn_momentum=0.01, padding="static_same"),
-    },
+    "timm_tf": {"efficientnet": dict(drop_path_rate=0.0, bn_eps=1e-3, padding="same")},
+    "lukemelas": {"efficientnet": dict(drop_path_rate=0.2, bn_eps=1e-3, bn_momentum=0.01, padding="static_same")},
     "vainf": {
         "resnet": dict(output_stride=16),
         "deeplabv3": dict(dropout=0.1),
@@ -101,12 +88,8 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         ),
         "unet_decoder": dict(stem=True),
     },
-    "system_b": {
-        "better_seg_network": {},
-    },
-    "system_e": {
-        "basic_seg_network": {},
-    },
+    "system_b": {"better_seg_network": {}},
+    "system_e": {"basic_seg_network": {}},
     "system_d": {
         "resnet": dict(output_stride=8, dilate="whole_stage"),
         "deeplabv3": {},
@@ -117,25 +100,19 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "resnet": dict(stem_form="deep128", dilate="whole_stage", output_stride=8),
         "pspnet": dict(align_corners=True, final_align_corners=True),
     },
-    "milesial": {
-        "unet": dict(fit="pad"),
-    },
-    "milesial_bilinear": {
-        "unet": dict(up="bilinear", align_corners=True, fit="pad"),
-    },
-    "mateuszbuda": {
-        "unet": dict(base_channels=32, concat="up_first"),
-    },
+    "milesial": {"unet": dict(fit="pad")},
+    "milesial_bilinear": {"unet": dict(up="bilinear", align_corners=True, fit="pad")},
+    "mateuszbuda": {"unet": dict(base_channels=32, concat="up_first")},
 }
 
 
 def publishers(parts: tuple[str, ...]) -> list[str]:
-    """Those who publish a head or network; parts = (network,) or (head, encoder)."""
+    """Who publishes a head or network; parts = (network,) or (head, encoder)."""
     return [name for name, rows in FORMS.items() if parts[0] in rows]
 
 
 def encoder_form(publisher: str, encoder: str) -> dict[str, Any]:
-    """The publisher's options for an encoder alone. Raises: UserError for a publisher of no such encoder."""
+    """The publisher's options for an encoder alone. Raises: UserError if it publishes no such encoder."""
     rows, kind = FORMS.get(publisher, {}), re.match("[a-z]+", encoder)[0]
     if kind not in rows and encoder not in rows:
         raise unknown(f"form of {encoder}", publisher, [name for name in FORMS if kind in FORMS[name]])
@@ -143,7 +120,7 @@ def encoder_form(publisher: str, encoder: str) -> dict[str, Any]:
 
 
 def form_options(publisher: str, parts: tuple[str, ...]) -> dict[str, Any]:
-    """The publisher's options of (head, encoder) or (network,): the more particular row over the more general."""
+    """The publisher's options for (head, encoder) or (network,): more specific rows override more general ones."""
     rows = FORMS[publisher]
     if len(parts) == 1:
         return rows[parts[0]]

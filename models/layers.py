@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 
@@ -47,9 +48,9 @@ def double_conv(in_channels: int, out_channels: int, middle: int | None = None, 
 def separable_conv_bn_relu(
     in_channels: int, out_channels: int, dilation: int = 1, depthwise_norm: bool = False
 ) -> nn.Sequential:
-    """3x3 depthwise convolution, then 1x1 pointwise, one BatchNorm + ReLU: the same reach at about 1/9 of the products.
+    """3x3 depthwise convolution, 1x1 pointwise convolution, BatchNorm, ReLU: about 1/9 of the cost of a dense 3x3.
 
-    The atrous separable convolution of DeepLabV3+ (arXiv 1802.02611). depthwise_norm: BatchNorm and ReLU behind the
+    The atrous separable convolution of DeepLabV3+ (arXiv 1802.02611). depthwise_norm: BatchNorm and ReLU after the
     depthwise convolution too, as in mmseg. (B, in, H, W) -> (B, out, H, W).
     """
     if depthwise_norm:
@@ -61,8 +62,8 @@ def separable_conv_bn_relu(
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): in training an image's whole residual branch is zeroed with probability
-    `rate` and scaled up by 1 / (1 - rate) otherwise. (B, ...) -> (B, ...). It multiplies; it skips no work."""
+    """Stochastic depth (arXiv 1603.09382). In training, zero the residual branch of an image with probability `rate`,
+    else scale it by 1 / (1 - rate). (B, ...) -> (B, ...). The branch is computed either way."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, ..): one draw an image
+        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)  # (B, 1, ..): one draw per image
         return x * (mask / keep)
 
     def extra_repr(self) -> str:
@@ -80,21 +81,21 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(last: float, blocks: int) -> list[float]:
-    """From 0 at the first block linearly to `last` at the last one."""
+    """The rate of each block: from 0 at the first linearly to `last` at the last."""
     return [last * i / max(blocks - 1, 1) for i in range(blocks)]
 
 
 def kaiming_fan_out(module: nn.Module, biased: bool = False) -> None:
-    """He initialisation (arXiv 1502.01852) with fan-out for convolutions; norm layers start as the identity.
+    """He initialisation (arXiv 1502.01852) with fan-out for convolutions; BatchNorm starts as the identity.
 
-    Convolutions with a bias are left as torch made them unless `biased`, which zeroes their bias: in most networks they
-    are the classifiers, the only ones without a norm layer behind them. Fan-out there is the number of classes, so
-    He's weights would give logits several units wide, and the first steps would go into unlearning them; torch's small
-    ones start near the loss of a uniform guess.
+    Convolutions with a bias keep torch's initialisation unless `biased`, which also zeroes the bias. In most networks
+    they are the classifiers, the only ones without BatchNorm after them. Their fan-out is the number of classes:
+    He's weights would give logits several units wide, which the first steps would have to unlearn, while torch's small
+    weights start near the loss of a uniform guess.
     """
     for m in module.modules():
         if isinstance(m, nn.Conv2d) and (m.bias is None or biased):
-            # per group: an output of a depthwise convolution hangs on kernel_size^2 weights, not on all channels
+            # per group: an output of a depthwise convolution depends on kernel_size^2 weights, not on all channels
             fan_out = m.out_channels // m.groups * m.kernel_size[0] * m.kernel_size[1]
             nn.init.normal_(m.weight, std=math.sqrt(2 / fan_out))
             if m.bias is not None:
@@ -105,9 +106,21 @@ def kaiming_fan_out(module: nn.Module, biased: bool = False) -> None:
 
 
 def truncated_normal(module: nn.Module) -> None:
-    """The usual start of transformers: weights of Linear layers from a normal of sigma 0.02 cut at +-2, biases zero."""
+    """The usual initialisation of transformers: Linear weights from a normal of sigma 0.02 cut at +-2, biases zero."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
             nn.init.trunc_normal_(m.weight, std=0.02)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
+
+
+def bilinear_(weight: Tensor) -> None:
+    """Initialise a transposed convolution (kernel 4, stride 2) as bilinear interpolation of each class on its own.
+
+    As in arXiv 1411.4038: each output lies at 1/4 or 3/4 between two inputs on each axis. weight: (C, C, 4, 4).
+    """
+    taps = torch.tensor([0.25, 0.75, 0.75, 0.25], device=weight.device)
+    classes = range(weight.shape[0])
+    with torch.no_grad():
+        weight.zero_()
+        weight[classes, classes] = taps[:, None] * taps  # (C, C, 4, 4)[c, c] = (4, 4)

@@ -1,4 +1,4 @@
-"""Encoder + head -> logits at input size: the contract every model of this house fulfils."""
+"""Encoder + head -> logits at input size, and the check of the images that every model starts with."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from models.inference.blocks import folded_in_inference
 from models.tensors import resize
 
-SMALLEST = 64  # pixels: below this the coarsest map of a stride-32 encoder has nothing left to see
+SMALLEST = 64  # pixels a side: two pixels on the coarsest map of a stride-32 encoder
 
 
 def prepare(images: Tensor) -> Tensor:
-    """The images in channels-last memory, which every block here is written for (see layers.tokens_of).
+    """The images in channels-last memory, the layout that all blocks are written for (see models/tensors.py).
 
     Raises: ValueError unless they are (B, 3, H, W) with H, W >= 64.
     """
@@ -28,9 +28,9 @@ def prepare(images: Tensor) -> Tensor:
 class Segmenter(nn.Module):
     """images (B, 3, H, W) -> {"out": logits (B, num_classes, H, W)}, and while training "aux", where built.
 
-    encoder: images -> list of maps; head, aux_head: list of maps -> logits at some map's size (a head whose `full_size`
-    is set ends at the images' size and is told it). Logits are resized to the input bilinearly (align_corners only
-    where a publisher does); no softmax. Raises: ValueError for images below 64x64.
+    encoder: images -> list of maps. head, aux_head: list of maps -> logits at the size of one of the maps; a head with
+    `full_size` also takes the size of the images and gives logits of that size. Logits are resized to the input
+    bilinearly (align_corners only where a publisher does so); no softmax. Raises: ValueError for images below 64x64.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Segmenter(nn.Module):
         self.frozen = False
 
     def freeze_encoder(self) -> None:
-        """The encoder is not trained: no gradients, statistics that stay, no dropout, whatever mode the rest is in."""
+        """Do not train the encoder: no gradients, fixed BatchNorm statistics, no dropout, also in training mode."""
         self.frozen = True
         self.encoder.requires_grad_(False)
         self.encoder.eval()
@@ -62,5 +62,5 @@ class Segmenter(nn.Module):
         full_size = getattr(self.head, "full_size", False)
         logits = {"out": self.head(features, size) if full_size else self.head(features)}
         if self.aux_head is not None and self.training:
-            logits["aux"] = self.aux_head(features[:-1])  # on the map before the last, as PSPNet and torchvision
+            logits["aux"] = self.aux_head(features[:-1])  # on the map before the last, as in PSPNet and torchvision
         return {key: resize(x, size, self.align_corners) for key, x in logits.items()}

@@ -1,4 +1,4 @@
-"""A run folder as the engine leaves it, made of plausible invented numbers, for tests of reports and plots."""
+"""Run folders with plausible invented numbers, in the engine's format, for tests of reports and plots."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PALETTE = [
 ]  # fmt: skip
 SHARES = [0.33, 0.05, 0.22, 0.006, 0.008, 0.011, 0.002, 0.005, 0.16, 0.011, 0.04, 0.011, 0.0012, 0.065, 0.003, 0.0021,
           0.0, 0.0009, 0.004]  # fmt: skip
-ABSENT = "train"  # occurs nowhere: its IoU is null
+ABSENT = "train"  # a class without pixels: its IoU is None
 
 
 def confusion(quality: float, seed: int, names=NAMES, shares=SHARES) -> list[list[int]]:
-    """(C, C) counts: rows are target; the rarer a class, the more of it is lost to the common ones."""
+    """(C, C) counts, rows are target; rare classes lose more pixels to common ones."""
     rng, matrix = np.random.default_rng(seed), np.zeros((len(names), len(names)), np.int64)
     for c, share in enumerate(shares):
         right = min(0.97, quality + 0.09 * math.log10(max(share, 1e-6) / 0.01))
@@ -36,7 +36,7 @@ def confusion(quality: float, seed: int, names=NAMES, shares=SHARES) -> list[lis
 
 
 def scores(matrix: list[list[int]], names=NAMES) -> dict:
-    """The scores of a confusion matrix, with null where the engine writes null."""
+    """The scores of a confusion matrix, with None where the engine writes null."""
     m = np.asarray(matrix, float)
     tp, union = m.diagonal(), m.sum(0) + m.sum(1) - m.diagonal()
     iou = [t / u if u else None for t, u in zip(tp, union)]
@@ -54,7 +54,7 @@ def scores(matrix: list[list[int]], names=NAMES) -> dict:
 
 
 def extra_scores(quality: float, seed: int, names=NAMES, images: int = 40) -> dict:
-    """What eval.extra adds to a row, and its single images; without their matrices."""
+    """What eval.extra adds to a row, and its scores of single images."""
     rng, fpr = np.random.default_rng(seed), np.linspace(0, 1, 60)
     power = {n: quality + 0.3 * (k % 5) / 5 for k, n in enumerate(names)}
     roc = {n: {"fpr": fpr.tolist(), "tpr": (fpr ** (1 - p)).tolist()} for n, p in power.items()}

@@ -1,4 +1,4 @@
-"""Mistakes of systems B and D outside their losses (test_losses_defects.py has those), and the page that lists all."""
+"""Mistakes of systems B and D outside their losses (tests/losses/test_losses_defects.py), and the page with all."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ROAD = sorted((ROOT / "configs/b_road/full").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", ROAD, ids=lambda p: p.stem)
-def test_b_picked_the_checkpoint_on_the_test_images(path, tmp_path):
-    """The layout itself offers the test images as val; the configs draw another val from the training images."""
+def test_b_chose_the_checkpoint_on_the_test_images(path, tmp_path):
+    """The layout has the test images as val; our configs draw val from the training images instead."""
     draw(tmp_path / "training/image", tmp_path / "training/label", frames(150), (0, 2))
     draw(tmp_path / "testing/image", tmp_path / "testing/label", frames(50), (0, 2))
     cfg = load_config(path, [f"data.root={tmp_path}", "model.pretrained=null"])
@@ -49,12 +49,12 @@ def test_b_resized_by_nearest_in_training_and_linear_in_testing():
     assert torch.equal(training[0], testing[0])
     crude = F.interpolate(image[None].float(), (64, 64), mode="nearest")
     smooth = F.interpolate(image[None].float(), (64, 64), mode="bilinear", antialias=True)
-    assert (crude - smooth).abs().mean() > 20  # what the original's network was trained on, and what it was shown
+    assert (crude - smooth).abs().mean() > 20  # what the original trained on, and what it tested on
 
 
 @pytest.mark.parametrize("size", [(75, 109), (96, 109), (75, 128), (65, 67)])
 def test_b_odd_heights_come_out_one_row_taller(size):
-    """Skips restore every size but that of the first ceil-mode pool, which is doubled: odd sides grow by one."""
+    """Skips restore every size except that of the first ceil-mode pool, which is doubled, so odd sides grow by one."""
     network = build_model("better_seg_network", 3).eval()
     with torch.no_grad():
         assert network(torch.zeros(1, 3, *size))["out"].shape[-2:] == size
@@ -70,7 +70,7 @@ def test_d_classes_with_iou_0_raised_the_mean():
     confusion = ConfusionMatrix(3)
     confusion.update(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 1, 2, 2]]]))  # (prediction, target)
     iou = confusion.iou()
-    assert iou.tolist() == [1.0, pytest.approx(1 / 3), 0.0]  # class 2 is there, and never found
+    assert iou.tolist() == [1.0, pytest.approx(1 / 3), 0.0]  # class 2 is present but never found
     assert iou[iou > 0].mean().item() == pytest.approx(2 / 3)  # the original's mean
     assert confusion.miou("nan") == pytest.approx(4 / 9)
 
@@ -81,7 +81,7 @@ def test_d_one_cycle_never_left_its_warm_up():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=iters, pct_start=0.3)
     original = []
-    for _ in range(epochs):  # the original's loop: a step an epoch, of a cycle counted in iterations
+    for _ in range(epochs):  # the original steps once per epoch in a cycle that counts iterations
         original.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         cycle.step()
@@ -98,7 +98,7 @@ def test_the_page_names_a_test_for_every_defect():
     page = (ROOT / "docs" / "differences.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) >= 20
-    tests = "\n".join(p.read_text() for p in (ROOT / "tests").glob("test_*.py"))
+    tests = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py"))
     missing = sorted(name for name in named if f"def {name}(" not in tests)
     assert not missing
     for heading in "ABDE":

@@ -1,1 +1,3 @@
-"""Secondary commands, one a file: python -m tools.<name> --help."""
+"""One command per file or folder: python -m tools.NAME --help."""
+
+import common.openmp  # noqa: F401  before a command imports torch

@@ -1,4 +1,4 @@
-"""How the training pixels are shared among the classes, and the loss weights that each rule makes of it.
+"""Count the training pixels of each class, and show the loss weights by each rule.
 
 python -m tools.class_weights configs/unet_streets.yaml
 python -m tools.class_weights configs/deeplabv3plus_cv.yaml --fold 0 --rule median_frequency enet --plot weights.png
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def training_images(cfg: Config, fold: int | None) -> tuple[SegmentationDataset, str]:
-    """The images whose labels a run would count, and what to call them."""
+    """The training images of the config or of one fold, and a name for them."""
     train = build_dataset(cfg, "train", train=True)
     if fold is None:
         return limited(train, cfg.data.limit), train.name
@@ -65,7 +65,7 @@ def training_images(cfg: Config, fold: int | None) -> tuple[SegmentationDataset,
 
 
 def table(class_names: Sequence[str], counts: torch.Tensor, weights: dict[str, list[float]]) -> str:
-    """A row a class: pixels, share in percent, images it occurs in, weight by each rule."""
+    """One row per class: pixels, share in percent, images that show it, weight by each rule."""
     pixels, images = counts.sum(0), (counts > 0).sum(0)
     shares = 100 * pixels.double() / pixels.sum()
     rows = [
@@ -76,7 +76,7 @@ def table(class_names: Sequence[str], counts: torch.Tensor, weights: dict[str, l
 
 
 def plot(class_names, palette, shares: Sequence[float], weights: dict[str, list[float]], path: Path, note: str) -> Path:
-    """Bars: the share of each class, commonest on top, and beside it its weight by each rule."""
+    """Bars: the share of each class, the commonest on top, and its weight by each rule."""
     order = sorted(range(len(class_names)), key=lambda c: -shares[c])
     ys, colours = range(len(order)), [rgb(palette[c]) for c in order]
 

@@ -1,4 +1,4 @@
-"""The curves of several runs in one plot, to compare them by epoch.
+"""Draw loss and mIoU of several runs by epoch into one plot.
 
 python -m tools.curves runs/scratch-20261121-094154 runs/fine-tuned-20261121-094154 --out curves.png
 """
@@ -16,7 +16,7 @@ from engine.evaluation.protocol import protocol_line
 from engine.report import plots
 from engine.report.run_results import latest, read_run
 from engine.run_folder import open_run
-from tools.study.plots import curves
+from tools.study.plots import epoch_curves
 
 
 def main(args: argparse.Namespace) -> None:
@@ -28,12 +28,13 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{len(facts)} runs need as many different --names, got {', '.join(names)}")
     results = latest(next(iter(facts.values())))
     note = protocol_line(results["protocol"]) if results else ""
-    say(f"written: {curves(dict(zip(names, (f['log'] for f in facts.values()))), Path(args.out), note)}")
+    say(f"written: {epoch_curves(dict(zip(names, (f['log'] for f in facts.values()))), Path(args.out), note)}")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=f"example:\n  {__doc__.splitlines()[2]}",
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = argparse.ArgumentParser(
+        prog="python -m tools.curves", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     p.add_argument("--names", nargs="+", metavar="NAME", help="what to call them (default: their configs' names)")
     p.add_argument("--out", default="curves.png", metavar="FILE", help="the picture (default: curves.png)")

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from common import command
-from common.command import add_arguments
+from common.command import add_network_arguments
 from common.console import say
 from common.errors import UserError
 from common.imagenet import MEAN, STD
@@ -219,7 +219,7 @@ def main(args: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python -m tools.export --run runs/RUN --size 512 1024 --format onnx")
-    add_arguments(p)
+    add_network_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's data.size)")
     p.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default 1")
     p.add_argument("--format", choices=list(FORMATS), default="onnx", help="default onnx")

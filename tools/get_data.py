@@ -3,8 +3,8 @@
 python -m tools.get_data --list
 python -m tools.get_data camvid --out datasets/camvid
 
-A download goes on where it stopped, as far as the server allows: GitHub packs its zip anew for every request and cannot
-go on in the middle, so there a broken download starts again. Nothing is put in place before it has been verified.
+A broken download goes on where it stopped, if the server can do that. GitHub cannot: it packs its zip for every
+request, so a broken CamVid download starts again. Nothing is put in place before it has been verified.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from common import command
 from common.download import download, unpack
 from common.errors import UserError, unknown
 from common.files import file_hash
+from data.files import read_names
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Archive:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Where a data set comes from, what one may do with it, and how it is unpacked and checked."""
+    """Where a data set comes from, its licence, and how it is unpacked and checked."""
 
     title: str
     archives: tuple[Archive, ...]
     out: str  # default folder
     licence: str
     size: str
-    verified: str  # what the check covers, and what not
+    verified: str  # what the check covers, and what it does not
     place: Callable[[PurePosixPath], str | None]  # a member's path in the archive -> its path under `out`, None: skip
     check: Callable[[Path], None]  # raises UserError
 
@@ -64,7 +66,8 @@ def place_camvid(member: PurePosixPath) -> str | None:
 
 
 def label_hash(root: Path) -> str:
-    """sha256 over the label pixels of train and val, decoded: the same whatever program wrote the PNG files."""
+    """sha256 over the label pixels of train and val, decoded: it does not depend on the program that wrote the PNG
+    files."""
     digest = hashlib.sha256()
     for split in ("train", "val"):
         for path in sorted((root / f"{split}annot").glob("*.png"), key=lambda p: p.stem):
@@ -93,6 +96,7 @@ def check_camvid(root: Path) -> None:
 
 # --- Oxford-IIIT Pet ------------------------------------------------------------------------------------------------
 
+PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data"
 PETS_IMAGES = {"trainval": 3680, "test": 3669}
 
 
@@ -103,12 +107,10 @@ def place_pets(member: PurePosixPath) -> str | None:
 
 
 def check_pets(root: Path) -> None:
-    """Every image that the two split files name has its photograph and its trimap."""
+    """Every image that the two split files name has a photograph and a trimap."""
     for split, count in PETS_IMAGES.items():
         path = root / "annotations" / f"{split}.txt"
-        if not path.is_file():
-            raise UserError(f"pets: annotations/{split}.txt is missing")
-        names = [row.split()[0] for row in path.read_text().splitlines() if row.strip() and not row.startswith("#")]
+        names = read_names(path, "annotations/{trainval,test}.txt", "get it again")
         if len(names) != count:
             raise UserError(f"pets: annotations/{split}.txt names {len(names)} images, expected {count}")
         for name in names:
@@ -132,16 +134,8 @@ DATA_SETS = {
     "pets": DataSet(
         "Oxford-IIIT Pet, trimaps of pet, background, border",
         (
-            Archive(
-                "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
-                "images.tar.gz",
-                "5c4f3ee8e5d25df40f4fd59a7f44e54c",
-            ),
-            Archive(
-                "https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz",
-                "annotations.tar.gz",
-                "95a8c909bbe2e81eed6a22bccdf3f68f",
-            ),
+            Archive(f"{PETS}/images.tar.gz", "images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+            Archive(f"{PETS}/annotations.tar.gz", "annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
         ),
         "datasets/oxford-iiit-pet",
         "CC BY-SA 4.0",
@@ -168,7 +162,8 @@ def get(name: str, out: Path | None, sources: list[str], unverified: bool = Fals
     """Download (or take from `sources`), verify, unpack and put in place; returns the folder.
 
     sources: a local archive or URL for each of the data set's archives, in order; empty: the known addresses.
-    Everything happens beside `out` until it has been checked. Raises UserError; a broken download is kept to go on.
+    Files are written beside `out` until they have been checked. A broken download is kept, so that the next call goes
+    on with it. Raises: UserError.
     """
     data_set = DATA_SETS[name]
     out = Path(out or data_set.out)
@@ -195,7 +190,7 @@ def get(name: str, out: Path | None, sources: list[str], unverified: bool = Fals
             data_set.check(staging)
         except UserError as e:
             if not unverified:
-                raise UserError(f"{e}; nothing was put in place (--unverified: take it all the same)") from None
+                raise UserError(f"{e}; nothing was put in place (--unverified keeps it anyway)") from None
             print(f"warning: {e}", file=sys.stderr)
         staging.replace(out)
     finally:
@@ -207,8 +202,8 @@ def get(name: str, out: Path | None, sources: list[str], unverified: bool = Fals
 
 
 def add_archive(archive: Archive, source: str, fetched: Path, staging: Path, data_set: DataSet) -> None:
-    """Fetch one archive, check its md5 where it is known, unpack it into `staging`. A fetched file that proves bad is
-    removed, so that the next call starts afresh; a local file of the user's is never touched."""
+    """Fetch one archive, check its md5 if it is known, and unpack it into `staging`. A downloaded file that is bad is
+    removed, so that the next call starts again; a local file of the user is never removed."""
     local = "://" not in source
     path = Path(source) if local else fetched / archive.filename
     if not local and not path.exists():
@@ -228,48 +223,42 @@ def add_archive(archive: Archive, source: str, fetched: Path, staging: Path, dat
 
 def show_list() -> None:
     for name, d in DATA_SETS.items():
-        print(
-            f"{name}\n  {d.title}\n  size: {d.size}\n  licence: {d.licence}\n  verified: {d.verified}\n  into: {d.out}"
-        )
+        facts = {"size": d.size, "licence": d.licence, "verified": d.verified, "into": d.out}
+        print("\n  ".join([name, d.title, *(f"{key}: {value}" for key, value in facts.items())]))
         for archive in d.archives:
             print(f"  from: {archive.url}" + (f"  md5 {archive.md5}" if archive.md5 else ""))
     print(f"cityscapes\n  {CITYSCAPES}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0; 2 and one line on stderr for what the user can mend; 130 for Ctrl-C."""
-    example = "example:\n  python -m tools.get_data camvid --out datasets/camvid"
+def main(args: argparse.Namespace) -> None:
+    if args.list:
+        return show_list()
+    if args.name == "cityscapes":
+        print(CITYSCAPES)
+        raise UserError("cityscapes needs an account: see the steps above")
+    if args.name not in DATA_SETS:
+        raise unknown("data set", args.name or "", [*DATA_SETS, "cityscapes"])
+    try:
+        get(args.name, args.out, args.sources, args.unverified)
+    except OSError as e:  # disk full, not writable
+        raise UserError(f"{e.filename or args.out or args.name}: {e.strerror or e}") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where it stopped") from None
+
+
+def build_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m tools.get_data", description=__doc__.splitlines()[0], epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        prog="python -m tools.get_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("name", nargs="?", help=f"{' | '.join(DATA_SETS)} | cityscapes (says how to get it)")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the data set (default: see --list)")
     p.add_argument("--list", action="store_true", help="sources, licences, sizes, and what is verified")
-    p.add_argument("--from", dest="sources", nargs="+", default=[], metavar="FILE", help="archives here, or other URLs")
-    p.add_argument("--unverified", action="store_true", help="keep files that are not the known ones, with a warning")
-    args = p.parse_args(argv)
-    try:
-        if args.list:
-            show_list()
-        elif args.name == "cityscapes":
-            print(CITYSCAPES)
-            raise UserError("cityscapes needs an account: see the steps above")
-        elif args.name not in DATA_SETS:
-            raise unknown("data set", args.name or "", [*DATA_SETS, "cityscapes"])
-        else:
-            get(args.name, args.out, args.sources, args.unverified)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except OSError as e:  # disk full, not writable
-        print(f"error: {e.filename or args.out or args.name}: {e.strerror or e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
-    return 0
+    p.add_argument(
+        "--from", dest="sources", nargs="+", default=[], metavar="FILE", help="local archives, or other URLs"
+    )
+    p.add_argument("--unverified", action="store_true", help="keep files that fail the check, with a warning")
+    return p
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, build_parser()))

@@ -1,13 +1,13 @@
-"""What a network makes of one image on the way: attention, feature maps, and the branches of ASPP, as pictures.
+"""Draw the inside of a network for one image: attention, feature maps, and the branches of ASPP.
 
 python -m tools.look --run runs/segformer-streets-20261121-120000 --image street.jpg --query 300 410 --out look
 python -m tools.look --checkpoint segformer.b2.1024x1024.city.160k.pth --image street.jpg --size 512 1024 --out look
 
 input.png              the image as the network sees it, the query, and the prediction
-attention.png          SegFormer, Swin: what the query looks at, by stage (mean over heads)
+attention.png          SegFormer, Swin: the attention of the query, by stage (mean over heads)
 attention_stage1.png   the same for each head
-features_stage1.png    the maps of a stage: their main components as colours, and the channels that vary most
-aspp.png               DeepLab: how strongly each branch responds, on one scale
+features_stage1.png    the maps of a stage: main components as colours, and the channels that vary most
+aspp.png               DeepLab: the response of each branch, on one scale
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from common import command
-from common.command import add_arguments
+from common.command import add_network_arguments
 from common.console import say
 from common.drawing import colourise
 from common.errors import UserError
@@ -39,7 +40,7 @@ from models.heads.aspp import ASPP
 from models.segmenter import SMALLEST
 
 WIDTH = 240  # pixels of a panel
-CHANNELS = 11  # shown of each stage, beside the components
+CHANNELS = 11  # channels shown of each stage, beside the components
 QUERY = (0, 255, 255)  # colour of the mark
 
 
@@ -49,7 +50,7 @@ def panel_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def mark(picture: Image.Image, query: tuple[float, float]) -> Image.Image:
-    """A ring around the query, fractions (row, column) of the sides."""
+    """Draw a ring around the query, given as fractions (row, column) of the sides."""
     x, y = query[1] * picture.width, query[0] * picture.height
     draw = ImageDraw.Draw(picture)
     for radius, colour in ((6, (0, 0, 0)), (5, QUERY), (4, QUERY), (3, (0, 0, 0))):
@@ -58,7 +59,7 @@ def mark(picture: Image.Image, query: tuple[float, float]) -> Image.Image:
 
 
 def stretched(values: np.ndarray, low: float = 0.01, high: float = 0.99) -> np.ndarray:
-    """To 0..1 between two quantiles of its own values."""
+    """Scale values to 0..1 between two of their quantiles."""
     a, b = np.quantile(values, [low, high])
     return np.clip((values - a) / max(b - a, 1e-12), 0, 1)
 
@@ -67,8 +68,8 @@ def stretched(values: np.ndarray, low: float = 0.01, high: float = 0.99) -> np.n
 
 
 def overlay(image: np.ndarray, weights: np.ndarray, query: tuple[float, float], size: tuple[int, int]) -> Image.Image:
-    """The image in dark grey, lit where the weights (h, w) are high: an even share among the keys is a third of the
-    scale, which ends at three times that, or at the highest weight."""
+    """The image in dark grey, bright where the weights (h, w) are high. The scale ends at three times the weight of
+    uniform attention, or at the highest weight if that is more."""
     even = 1 / max(np.count_nonzero(weights), 1)
     values = weights / max(weights.max(), min(3 * even, 1))
     grey = Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR)
@@ -78,7 +79,7 @@ def overlay(image: np.ndarray, weights: np.ndarray, query: tuple[float, float], 
 
 
 def attention_caption(w: Weights, weights: Tensor, name: str) -> tuple[str, str]:
-    """How wide a head looks: the number of keys that would have its entropy if all weighed alike."""
+    """The effective number of keys: as many equal weights would have the same entropy."""
     p = weights.flatten()[weights.flatten() > 0]
     p = p / p.sum()
     return name, f"{w.what}, effectively {float(torch.exp(-(p * p.log()).sum())):.0f}"
@@ -86,7 +87,7 @@ def attention_caption(w: Weights, weights: Tensor, name: str) -> tuple[str, str]
 
 def attention_sheets(found: list[Weights], image: np.ndarray, query: tuple[float, float]) -> dict[str, Image.Image]:
     size = panel_size(image.shape[:2])
-    note = "ring: the query; bright: the keys it takes from; an even share is dark violet, three times that is white"
+    note = "ring: the query; bright: its keys; uniform attention is dark violet, three times that is white"
     means: list[Panel] = []
     pages = {}
     for stage in sorted({w.stage for w in found}):
@@ -105,9 +106,9 @@ def attention_sheets(found: list[Weights], image: np.ndarray, query: tuple[float
 
 
 def components(x: Tensor, n: int = 3) -> tuple[np.ndarray, float]:
-    """The n directions in which the vectors of a map (C, h, w) vary most: (n, h, w), and their share of the variance.
+    """The n principal components of a map (C, h, w): (n, h, w), and their share of the variance.
 
-    A direction has no sign: each is turned so that its largest weight is positive.
+    A component has no sign; each is turned so that its largest weight is positive.
     """
     flat = x.double().flatten(1)
     flat = flat - flat.mean(1, keepdim=True)  # (C, h w)
@@ -119,7 +120,7 @@ def components(x: Tensor, n: int = 3) -> tuple[np.ndarray, float]:
 
 
 def feature_sheet(name: str, x: Tensor, size: tuple[int, int], channels: Sequence[str] = ()) -> Image.Image:
-    """Components as red, green and blue, then the channels (their names) that vary most, each stretched by itself."""
+    """Components as red, green and blue, then the channels that vary most. channels: their names, if they have any."""
     count, shape = x.shape[0], panel_size(size)
     parts, share = components(x, min(3, count))
     rgb = np.stack([stretched(p) for p in parts] + [np.zeros(parts.shape[1:])] * (3 - len(parts)), axis=-1)
@@ -130,7 +131,7 @@ def feature_sheet(name: str, x: Tensor, size: tuple[int, int], channels: Sequenc
         values = x[c].numpy()
         caption = (channels[c] if channels else f"channel {c}", f"{values.min():.2g} to {values.max():.2g}")
         panels.append((enlarge(fire(stretched(values)), shape), caption))
-    note = f"{count} channels of {x.shape[1]} x {x.shape[2]}; those that vary most, each stretched by itself"
+    note = f"{count} channels of {x.shape[1]} x {x.shape[2]}; those that vary most, each on its own scale"
     return sheet(panels, f"Feature maps: {name}", note)
 
 
@@ -142,23 +143,20 @@ def aspp_of(model: nn.Module) -> ASPP | None:
 
 
 def branch_name(branch: nn.Module) -> str:
-    """By its first convolution: the 1x1, or the 3x3 that is spread by a rate."""
+    """A branch is named after its first convolution: 1x1, or 3x3 with its dilation rate."""
     conv = next(m for m in branch.modules() if isinstance(m, nn.Conv2d))
     return "1x1" if conv.kernel_size == (1, 1) else f"3x3, rate {conv.dilation[0]}"
 
 
 @torch.no_grad()
 def aspp_responses(network: nn.Module, aspp: ASPP, images: Tensor) -> dict[str, Tensor]:
-    """{branch: mean over its channels (h, w)}: after ReLU, so a mean is a strength. The pooled branch is one number."""
+    """{branch: mean over its channels, after ReLU, (h, w)}; a single number for the pooled branch."""
     found: dict[str, Tensor] = {}
-    named = [(branch_name(b), b) for b in aspp.branches] + [("image pooling", aspp.pooling)]
-    handles = []
-    for name, module in named:
-        hook = lambda m, args, out, name=name: found.__setitem__(name, out[0].mean(0).float().cpu())  # noqa: E731
-        handles.append(module.register_forward_hook(hook))
-    network(images)
-    for handle in handles:
-        handle.remove()
+    with ExitStack() as stack:
+        for name, module in [*((branch_name(b), b) for b in aspp.branches), ("image pooling", aspp.pooling)]:
+            hook = lambda m, args, out, name=name: found.__setitem__(name, out[0].mean(0).float().cpu())  # noqa: E731
+            stack.callback(module.register_forward_hook(hook).remove)
+        network(images)
     return found
 
 
@@ -170,15 +168,15 @@ def aspp_sheet(found: dict[str, Tensor], size: tuple[int, int]) -> Image.Image:
         mean, top = float(x.mean()), float(x.max())
         words = f"{mean:.3g} everywhere" if x.numel() == 1 else f"mean {mean:.3g}, at most {top:.3g}"
         panels.append((enlarge(colours, panel_size(size)), (name, words)))
-    note = f"mean over channels behind ReLU, one scale for all: black 0, white {highest:.3g}"
-    return sheet(panels, "ASPP: how strongly each branch responds", note, columns=3)
+    note = f"mean over channels after ReLU, one scale for all: black 0, white {highest:.3g}"
+    return sheet(panels, "ASPP: response of each branch", note, columns=3)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 def look(opened: Opened, images: Tensor, query: tuple[float, float]) -> dict[str, Image.Image]:
-    """All pages for one image (1, 3, H, W), by file name."""
+    """{file name: page} for one image (1, 3, H, W)."""
     image = denormalise(images[0].cpu()).permute(1, 2, 0).numpy()  # (H, W, 3)
     size = image.shape[:2]
     with torch.no_grad():
@@ -211,9 +209,7 @@ def main(args: argparse.Namespace) -> None:
     at = args.query or [n // 2 for n in pixels.shape[:2]]
     if not all(0 <= q < n for q, n in zip(at, pixels.shape[:2])):
         h, w = pixels.shape[:2]
-        raise UserError(
-            f"--query: row {at[0]}, column {at[1]} lies outside of {args.image}, which has {h} x {w} pixels"
-        )
+        raise UserError(f"--query: row {at[0]}, column {at[1]} is outside {args.image}, which has {h} x {w} pixels")
     query = tuple((q + 0.5) / n for q, n in zip(at, pixels.shape[:2]))
     tensor = normalise(resize_pair(torch.from_numpy(pixels).permute(2, 0, 1), None, size)[0])[None]  # (1, 3, H, W)
     try:
@@ -231,7 +227,7 @@ def main(args: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python -m tools.look --run runs/RUN --image street.jpg --out look")
-    add_arguments(p)
+    add_network_arguments(p)
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image to look at")
     p.add_argument("--query", type=int, nargs=2, metavar=("Y", "X"), help="pixel of the image; default: its middle")
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network size (default: the run's data.size)")

@@ -1,11 +1,11 @@
-"""Can a config learn at all? One batch, until its mIoU passes .95, or the reason why it does not.
+"""Overfit one batch with a config until its mIoU passes .95, or explain why it does not.
 
 python -m tools.overfit configs/unet_streets.yaml
 python -m tools.overfit configs/deeplabv3plus_cv.yaml --images 4 --iterations 500 --set optim.lr=3e-4
 
-A network that cannot learn two images by heart will not learn a thousand: labels that are all ignored, a learning rate
-that is far off, frozen layers and losses without a gradient show here within minutes. The step is train.py's with the
-config's loss, optimiser and clipping; augmentation is off and the learning rate stays at optim.lr.
+A network that cannot fit two images will not learn from a thousand. Labels that are all ignored, a wrong learning
+rate, frozen layers and losses without a gradient show here within minutes. The step is train.py's, with the config's
+loss, teacher, optimiser and clipping. Augmentation is off, and the learning rate stays at optim.lr.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from models.tensors import resize
 from tools.lr_find.trial import Trial, first_training, open_trial, training_images
 
 ENOUGH = 0.95  # mIoU over the classes of the batch
-ROOM = 0.02  # logits that can reach hardly more are the reason, too
+ROOM = 0.02  # if the head's resolution allows less than ENOUGH + ROOM, it may be the reason
 
 
 @dataclass
 class Fit:
-    """How one trial went. mIoU: of the classes in the batch, in eval mode, over the iterations."""
+    """How one trial went. mIoU is over the classes in the batch, in eval mode."""
 
     losses: list[float] = field(default_factory=list)
-    mious: dict[int, float] = field(default_factory=dict)
+    mious: dict[int, float] = field(default_factory=dict)  # by iteration
     ious: list[float] = field(default_factory=list)  # of each class at the end; nan: not in the batch
     trained_miou: float = 0.0  # at the end, with the batch's own statistics
     broke: str = ""  # why it ended early
@@ -55,7 +55,7 @@ class Fit:
 
 
 def describe_batch(trial: Trial, target: Tensor) -> str:
-    """One line on the labels. Raises: UserError where there is nothing to learn from."""
+    """One line on the labels. Raises: UserError if all pixels are ignored or of one class."""
     ignored = float((target == trial.data.ignore_index).double().mean())
     counts = torch.bincount(target[target != trial.data.ignore_index].flatten(), minlength=trial.data.num_classes)
     names = [f"{trial.data.class_names[i]} {n}" for i, n in enumerate(counts.tolist()) if n]
@@ -71,7 +71,7 @@ def describe_batch(trial: Trial, target: Tensor) -> str:
 
 
 def describe_parameters(trial: Trial) -> str:
-    """One line on what is trained. Raises: UserError where that is nothing."""
+    """One line on the trained parameters. Raises: UserError if there are none."""
     sizes = [(p.numel(), p.requires_grad) for p in trial.parts.model.parameters()]
     whole, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
     if not trained:
@@ -83,7 +83,7 @@ def describe_parameters(trial: Trial) -> str:
 
 
 def without_gradient(trial: Trial) -> list[str]:
-    """After a step: parameters that are to be trained and get no gradient, or zeros only."""
+    """After a step: trainable parameters whose gradient is missing or all zero."""
     named = [(n, p) for n, p in trial.parts.model.named_parameters() if p.requires_grad]
     return [n for n, p in named if p.grad is None or not p.grad.abs().sum() > 0]
 
@@ -92,8 +92,8 @@ def without_gradient(trial: Trial) -> list[str]:
 
 
 def fit(trial: Trial, images: Tensor, target: Tensor, iterations: int, tell: bool = False) -> Fit:
-    """Train on the one batch until its mIoU is enough, the iterations are over, or the loss is no number; tell: a line
-    at every tenth of the way."""
+    """Train on one batch until its mIoU is above ENOUGH, the iterations end, or the loss is not finite. tell: print a
+    line at every tenth of the iterations."""
     found, lr, every = Fit(), trial.cfg.optim.lr, min(10, max(1, iterations // 10))
     for i in tqdm(range(1, iterations + 1), "one batch", leave=False, disable=None):
         try:
@@ -134,10 +134,10 @@ def score(trial: Trial, images: Tensor, target: Tensor, training: bool = False) 
 
 
 def resolution_limit(model: torch.nn.Module, images: Tensor, target: Tensor, ignore_index: int) -> tuple[float, int]:
-    """What logits as coarse as the head's can reach at best: (mIoU, their stride). (1, 1): the head ends at full size.
+    """(the mIoU that logits at the head's resolution can reach, their stride); (1, 1) for a head at full resolution.
 
-    Free logits at the head's size, resized as the model resizes them, are fitted to the target directly. The loss is
-    convex in them, so this is close to the best cross-entropy that any weights reach.
+    Fits free logits of the head's size to the target, resized as the model resizes them. The loss is convex in them,
+    so this is close to the best cross-entropy that any weights reach.
     """
     shapes, head = [], getattr(model, "head", None)
     if head is None or getattr(head, "full_size", False):
@@ -164,7 +164,7 @@ def resolution_limit(model: torch.nn.Module, images: Tensor, target: Tensor, ign
 
 
 def changes(cfg: Config) -> dict[str, list[str]]:
-    """What to try when a config fails: words -> --set items. Only what the config does not do already."""
+    """Changes to try when a config fails: description -> --set items. Leaves out what the config has already."""
     lr = cfg.optim.lr
     tries = {"optim.lr x 10": [f"optim.lr={lr * 10:g}"], "optim.lr / 10": [f"optim.lr={lr / 10:g}"]}
     if cfg.loss.terms or cfg.loss.name != "cross_entropy" or cfg.loss.options:
@@ -183,7 +183,7 @@ def changes(cfg: Config) -> dict[str, list[str]]:
 
 
 def try_changes(trial: Trial, images: Tensor, target: Tensor, iterations: int) -> dict[str, Fit]:
-    """The same batch from the same first weights, with one thing changed at a time."""
+    """Fit the same batch from the same first weights with each change alone."""
     found = {}
     for words, items in changes(trial.cfg).items():
         other = open_trial(config_from(to_dict(trial.cfg), items), trial.data, trial.max_iters, whole=True)
@@ -193,8 +193,8 @@ def try_changes(trial: Trial, images: Tensor, target: Tensor, iterations: int) -
 
 
 def explain(found: Fit, tried: dict[str, Fit], limit: tuple[float, int], fitted: Fit) -> str:
-    """The reason that the evidence supports best, in a sentence. `fitted`: the config's own run over the same
-    iterations as what was tried."""
+    """The most likely reason, in a sentence. `fitted` is the config's own fit after as many iterations as the changes
+    had."""
     first, last = found.losses[0] if found.losses else math.nan, min(found.losses, default=math.nan)
     best = max(tried, key=lambda name: tried[name].miou, default=None)
     if limit[0] <= ENOUGH and found.miou > 0.9 * limit[0]:
@@ -223,7 +223,7 @@ def explain(found: Fit, tried: dict[str, Fit], limit: tuple[float, int], fitted:
 
 
 def weakest(trial: Trial, found: Fit, target: Tensor) -> str:
-    """The classes of the batch that are learnt worst, with their pixels."""
+    """The five classes of the batch with the lowest IoU, and their pixels."""
     rows = [(iou, i) for i, iou in enumerate(found.ious) if iou == iou and (target == i).any()]
     words = [
         f"{trial.data.class_names[i]} {100 * iou:.0f} % of {int((target == i).sum())} pixels" for iou, i in sorted(rows)
@@ -235,7 +235,7 @@ def weakest(trial: Trial, found: Fit, target: Tensor) -> str:
 
 
 def check(cfg: Config, count: int, iterations: int) -> Fit:
-    """Overfit `count` images and say how it goes. Raises: UserError with the reason where it fails."""
+    """Overfit `count` images and report progress. Raises: UserError with the reason if it fails."""
     data = training_images(cfg, augment="none")
     data = data.subset(range(min(count, len(data))))
     trial = open_trial(cfg, data, iterations, whole=True)

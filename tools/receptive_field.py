@@ -1,16 +1,17 @@
-"""How far each stage of a network sees: its theoretical and its effective receptive field, as a table and a picture.
+"""Measure the theoretical and effective receptive field of each stage of a network, as a table and a picture.
 
 python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512
 python -m tools.receptive_field segformer_b0 --images 16 --out field.png
 python -m tools.receptive_field --run runs/unet-streets-20261121-120000 --image street.jpg
 
-A name is looked at with random weights, new ones for each image, on noise, as Luo et al. (arXiv 1701.04128) do; a run
-or a checkpoint with its own weights. The unit looked at is the one in the middle of each map.
+A NAME is measured with random weights, new ones for each image, on noise, as in Luo et al. (arXiv 1701.04128); a run or
+a checkpoint with its own weights. The measured unit is the one in the middle of each map.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from common import command
-from common.command import add_arguments
+from common.command import add_network_arguments
 from common.console import say
 from common.device import resolve_device
 from common.errors import UserError
+from common.tables import format_table
 from data.augment.geometry import resize_pair
 from data.augment.transforms import normalise
 from data.files import read_image
@@ -37,13 +39,13 @@ from engine.report.contact_sheet import compact, fire, sheet
 from models import build_model, list_models, model_options
 from models.segmenter import SMALLEST
 
-CANVAS = 4096  # pixels a side: the image on which theoretical fields are measured, larger than any but endless ones
+CANVAS = 4096  # side in pixels of the image on which theoretical fields are measured; larger than all finite fields
 THEORETICAL, HELD = (86, 180, 233), (255, 255, 255)  # colours of the two frames
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stage. Sizes in pixels of the image."""
+    """One stage; sizes in pixels of the image."""
 
     name: str
     theory: tuple[int, int]  # rows, columns on a large image
@@ -57,8 +59,8 @@ def measure(
     models: Iterator[nn.Module], images: Iterator[Tensor], size: tuple[int, int], example: nn.Module,
     inner: nn.Module | None = None,
 ) -> list[Row]:  # fmt: skip
-    """The rows of all stages. models and images: pairs for the effective field; example: one for the theoretical.
-    inner: where a model is wrapped, the part that has the stages."""
+    """The rows of all stages. models, images: pairs for the effective field; example: a model for the theoretical one;
+    inner: the part that has the stages, if the models wrap it."""
     large, here = theoretical(example, (CANVAS, CANVAS)), theoretical(example, size)
     found = effective(models, images, inner)
     centre = (size[0] // 2, size[1] // 2)
@@ -70,22 +72,20 @@ def measure(
     return rows
 
 
-def in_words(theory: tuple[int, int]) -> str:
+def theory_text(theory: tuple[int, int]) -> str:
     return "whole image" if min(theory) >= CANVAS else f"{theory[0]} x {theory[1]}"
 
 
-def table(rows: list[Row]) -> str:
-    cells = [("stage", "theoretical", "half of the gradient", "95 % of it")]
-    cells += [(r.name, in_words(r.theory), f"{r.half} x {r.half}", f"{r.most} x {r.most}") for r in rows]
-    widths = [max(len(c[i]) for c in cells) for i in range(len(cells[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells)
+def field_table(rows: list[Row]) -> str:
+    cells = [[r.name, theory_text(r.theory), f"{r.half} x {r.half}", f"{r.most} x {r.most}"] for r in rows]
+    return format_table(cells, ["stage", "theoretical", "half of the gradient", "95 % of it"])
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
 
 
 def panel(row: Row, width: int) -> Image.Image:
-    """One stage: brightness is the gradient's root, blue the theoretical field, white the square of 95 %."""
+    """One stage: bright is the root of the gradient, blue frames the theoretical field, white 95 % of the gradient."""
     h, w = row.field.shape
     scale = width / w
     picture = Image.fromarray(fire(np.sqrt(row.field))).resize((width, round(h * scale)), Image.Resampling.BILINEAR)
@@ -98,34 +98,32 @@ def panel(row: Row, width: int) -> Image.Image:
 
 
 def frame(draw: ImageDraw.ImageDraw, box: tuple, scale: float, size: tuple[int, int], colour, width: int) -> None:
-    """A rectangle around `box` (x0, y0, x1, y1) in pixels of the image, kept on the picture."""
+    """A rectangle around `box` (x0, y0, x1, y1), in pixels of the image, clipped to the picture."""
     corners = [min(max(round(v * scale), 0), size[i % 2] - 1) for i, v in enumerate(box)]
     draw.rectangle(corners, outline=colour, width=width)
 
 
 def page(rows: list[Row], title: str, note: str, width: int = 220) -> Image.Image:
     """All stages side by side."""
-    captions = [
-        (r.name, f"theoretical {in_words(r.theory)}", f"half in {r.half} x {r.half}, 95 % in {r.most} x {r.most}")
-        for r in rows
-    ]
-    return sheet([(panel(row, width), caption) for row, caption in zip(rows, captions)], title, note)
+    panels = []
+    for r in rows:
+        squares = f"half in {r.half} x {r.half}, 95 % in {r.most} x {r.most}"
+        panels.append((panel(r, width), (r.name, f"theoretical {theory_text(r.theory)}", squares)))
+    return sheet(panels, title, note)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 def random_models(name: str, options: dict, device: torch.device) -> Iterator[nn.Module]:
-    """New random weights every time, from seeds 0, 1, .."""
-    seed = 0
-    while True:
+    """Models with new random weights each, from seeds 0, 1, .."""
+    for seed in itertools.count():
         torch.manual_seed(seed)
         yield build_model(name, 19, **options).to(device)
-        seed += 1
 
 
 def inputs(args: argparse.Namespace, size: tuple[int, int], device: torch.device) -> Iterator[Tensor]:
-    """The images given, resized, or noise. Each (1, 3, H, W), normalised."""
+    """The given images, resized and normalised, or noise; each (1, 3, H, W)."""
     for path in args.image or []:
         pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)  # (3, H, W)
         yield normalise(resize_pair(pixels, None, size)[0])[None].to(device)
@@ -140,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
     if args.images < 1:
         raise UserError(f"--images: expected at least 1, got {args.images}")
     if args.out.is_dir() or not args.out.parent.is_dir():
-        raise UserError(f"--out: expected a file in a folder that is there, got {args.out}")
+        raise UserError(f"--out: expected a file in an existing folder, got {args.out}")
     if args.name:
         options = dict(parse_override(item) for item in args.set)
         options = coerce_options(options, model_options(args.name, encoder=options.get("encoder")), args.name)
@@ -158,10 +156,9 @@ def main(args: argparse.Namespace) -> None:
     count = len(args.image) if args.image else args.images
     what = f"{count} {'image' if args.image else 'noise image'}{'s' if count > 1 else ''} of {size[0]} x {size[1]}"
     rows = measure(models, inputs(args, size, device), size, example, inner)
-    say(f"{title}: {weights}, {what}\n{table(rows)}")
-    picture = page(
-        rows, f"Receptive fields: {title}", f"{weights}, {what}; blue: theoretical, white: 95 % of the gradient"
-    )
+    say(f"{title}: {weights}, {what}\n{field_table(rows)}")
+    note = f"{weights}, {what}; blue: theoretical, white: 95 % of the gradient"
+    picture = page(rows, f"Receptive fields: {title}", note)
     compact(picture).save(args.out, optimize=True)
     say(f"written: {args.out}")
 
@@ -169,7 +166,7 @@ def main(args: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512")
     p.add_argument("name", nargs="?", metavar="NAME", help=f"random weights; one of: {', '.join(list_models())}")
-    add_arguments(p)
+    add_network_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's, or 512 512)")
     p.add_argument("--images", type=int, default=8, metavar="N", help="noise images, each new weights; default 8")
     p.add_argument(

@@ -1,10 +1,10 @@
-"""The learning rate of every parameter group over all iterations of a config, before anything is trained.
+"""Show the learning rate of every parameter group over all iterations of a config, without training.
 
 python -m tools.schedule configs/unet_streets.yaml
 python -m tools.schedule configs/deeplabv3plus_cv.yaml --out schedule.png
 
-Reads the data set's file names only: how many iterations an epoch has. A cross-validation has several phases: the
-starting run, then one fold of each stage.
+Reads the data set's file names only, to count the iterations of an epoch. A cross-validation has several phases: the
+common start, then one fold of each stage.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from common import command
 from common.console import say
 from common.errors import UserError
+from common.tables import format_table
 from data import build_dataset
 from data.dataset import limited
 from data.loader import EpochBatchSampler
@@ -30,7 +31,7 @@ from engine.report import plots
 from engine.training import schedules
 from engine.training.optim import parameter_groups
 
-LINES = ((0, "-"), (1, (0, (5, 3))), (2, ":"), (3, (0, (1, 1))))  # a style each for lines that may lie on each other
+LINES = ((0, "-"), (1, (0, (5, 3))), (2, ":"), (3, (0, (1, 1))))  # line styles, since lines may overlap
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Group:
 
 
 def groups_of(cfg: Config, num_classes: int) -> list[Group]:
-    """The optimiser's groups as engine/training/optim makes them. The model has shapes and no numbers."""
+    """The optimiser's parameter groups. The model is built on the meta device, without numbers."""
     with torch.device("meta"):
         model = build_network(cfg, num_classes)
     encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else None
@@ -78,7 +79,7 @@ def phase(name: str, cfg: Config, images: int, groups: Sequence[Group]) -> Phase
 
 
 def phases(cfg: Config) -> list[Phase]:
-    """What train.py would train, one after the other; of the folds of a stage, which run side by side, the first."""
+    """The trainings of train.py in their order; of each stage's folds only the first."""
     data = build_dataset(cfg, "train", train=True)
     groups = lambda c: groups_of(c, data.num_classes)  # noqa: E731
     if not cfg.cv.folds:
@@ -96,19 +97,19 @@ def phases(cfg: Config) -> list[Phase]:
 
 
 def table(found: Sequence[Phase]) -> str:
-    """One row a phase and part."""
-    rows = [("phase", "part", "schedule", "images", "epochs", "iterations", "lr: first", "highest", "last")]
+    """One row per phase and part."""
+    headers = ("phase", "part", "schedule", "images", "epochs", "iterations", "lr: first", "highest", "last")
+    rows = []
     for p in found:
         size = (str(p.images), str(p.cfg.train.epochs), f"{p.iterations} ({p.per_epoch} an epoch)")
         for part, lrs in p.lrs.items():
             ends = tuple(f"{lr:.2e}" for lr in (lrs[0], max(lrs), lrs[-1]))
             rows.append((p.name, part, p.cfg.schedule.name, *size, *ends))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+    return format_table(rows, headers)
 
 
 def draw(found: Sequence[Phase], path: Path, note: str) -> Path:
-    """Learning rate against iteration, the phases one after the other, a colour for each part."""
+    """Plot the learning rate against the iteration, the phases in a row, one colour per part."""
     parts = list(dict.fromkeys(part for p in found for part in p.lrs))
 
     def fill(fig) -> None:
@@ -145,7 +146,7 @@ def main(args: argparse.Namespace) -> None:
         if p.cfg.schedule.warmup_iters > p.iterations // 2:
             say(f"{p.name}: {p.cfg.schedule.warmup_iters} of its {p.iterations} iterations are warm-up")
     if any(p.cfg.schedule.name == "plateau" for p in found):
-        say("plateau: the rate falls when val_loss stops improving, which nobody knows beforehand: drawn without falls")
+        say("plateau: the rate falls when val_loss stops improving; it is shown without these falls")
     if plots.available():
         names = ", ".join(dict.fromkeys(p.cfg.schedule.name for p in found))
         note = f"{cfg.name}: {names}; batches of {cfg.train.batch_size}, one process"

@@ -1,19 +1,19 @@
-"""What the network really sees: the first training batches of a config as a picture, and their label values.
+"""Show the input of the network: the first training batches of a config as a picture, and their label values.
 
 python -m tools.show_batch configs/unet_streets.yaml
 python -m tools.show_batch configs/unet_streets.yaml --set data.augment=road --images 12 --epoch 3 --out road.png
 
-Of a run without folds these are its own batches, sample for sample; of a cross-validation those of stage 0, fold 0.
+For a run without folds these are exactly its batches; for a cross-validation those of stage 0, fold 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +24,8 @@ from common.seeds import derive_seed
 from common.tables import format_table
 from data import build_dataset
 from data.augment.transforms import denormalise
+from data.check.scan import classes_of, mask_facts
 from data.dataset import SegmentationDataset, limited
-from data.files import read_raw_mask
-from data.labels import LabelTable
 from data.loader import build_loader
 from engine.config import Config, load_config
 from engine.folds.cross_validation import fold_job
@@ -54,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def first_job(cfg: Config) -> Job:
-    """The training whose batches are shown, as train.py makes it; nothing is written."""
+    """The training job whose batches are shown, as train.py makes it. Writes nothing."""
     train = build_dataset(cfg, "train", train=True)
     if cfg.cv.folds:
         roles, folds = draw_splits(cfg, train).indices(train.names)
@@ -76,7 +75,7 @@ def samples(job: Job, count: int, epoch: int) -> Iterator[tuple[tuple[int, ...],
 
 
 def captions(names: Sequence[str], keys: Sequence[tuple[int, ...]], class_names: Sequence[str]) -> list[str]:
-    """Under each row: the image, and with rare-class sampling the class it was drawn for."""
+    """Caption of each row: the image's name, and with rare-class sampling the class it was drawn for."""
     return [f"{n} (drawn for {class_names[k[3]]})" if len(k) > 3 else n for n, k in zip(names, keys)]
 
 
@@ -90,47 +89,26 @@ def describe(cfg: Config) -> str:
 
 
 def value_table(data: SegmentationDataset, images: Sequence[int], targets: Sequence[Tensor]) -> str:
-    """Label values before and after: what stands in the masks' files, what it means, and what the network is given.
+    """Label values before and after augmentation: in the mask files, their classes, and in the network's targets.
 
-    Shares are of all pixels, of the files of the images shown and of the targets shown.
+    Shares are of all pixels in the files, and of all pixels in the targets shown.
     """
-    raw = [count_raw(data, i) for i in images]
-    before: dict[int, float] = {}
+    before: Counter = Counter()
     found: dict[int, set] = {}
-    for values in raw:
-        index = meaning(list(values), data.labels)
-        for value, pixels in values.items():
-            before[index[value]] = before.get(index[value], 0) + pixels
-            found.setdefault(index[value], set()).add(value)
+    for i in images:
+        facts = mask_facts(data.records[i], data.split)
+        before.update(classes_of(facts, data.labels))
+        for value, index in (data.labels.index_of_raw | data.labels.index_of_colour).items():
+            if value in facts.values or value in facts.colours:
+                found.setdefault(index, set()).add(value)
     counts = sum(torch.bincount(y.flatten(), minlength=256) for y in targets).double()
     total = sum(before.values())
     rows = []
     for c in [*range(data.num_classes), data.ignore_index]:
         name = "ignored" if c == data.ignore_index else data.class_names[c]
         here = ", ".join(str(v) for v in sorted(found.get(c, ())))
-        rows.append(
-            (c, name, here or "-", f"{100 * before.get(c, 0) / total:.2f}", f"{100 * counts[c] / counts.sum():.2f}")
-        )
+        rows.append((c, name, here or "-", f"{100 * before[c] / total:.2f}", f"{100 * counts[c] / counts.sum():.2f}"))
     return format_table(rows, ("value", "class", "in the files", "before %", "after %"))
-
-
-def count_raw(data: SegmentationDataset, i: int) -> dict:
-    """{value or colour as stored: pixels} of the mask of image `i`."""
-    raw = read_raw_mask(data.records[i].label)
-    if raw.ndim == 2:
-        values, counts = np.unique(raw, return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist()))
-    values, counts = np.unique(raw.reshape(-1, 3), axis=0, return_counts=True)
-    return dict(zip(map(tuple, values.tolist()), counts.tolist()))
-
-
-def meaning(values: Sequence, labels: LabelTable) -> dict:
-    """{value or colour: class index, or the ignore index}."""
-    array = np.array(values)
-    mapped = (
-        labels.map_raw(array, "mask") if array.ndim == 1 else labels.map_colours(array[None].astype(np.uint8), "mask")
-    )
-    return dict(zip(values, mapped.ravel().tolist()))
 
 
 def build_parser() -> argparse.ArgumentParser:

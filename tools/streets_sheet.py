@@ -1,4 +1,4 @@
-"""The sheet of drawn streets in docs/README.md: pictures of several cities and weathers, each over its labels.
+"""Draw the sheet of drawn streets in docs/README.md: several cities and weathers, each image above its labels.
 
 python -m tools.streets_sheet --out docs/images/streets.png
 """
@@ -11,29 +11,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common.drawing import colourise
 from data.labels import CITYSCAPES_IDS
 from data.streets import CITIES, SEED, draw_frame
 
 # (split, city's place in CITIES, frame): chosen by eye, for variety
 SHEET = (("val", 3, 6), ("val", 1, 1), ("train", 15, 8), ("train", 1, 9), ("val", 4, 5), ("train", 6, 2))
 COLUMNS, GAP = 3, 6
-
-
-def colours(labels: np.ndarray) -> np.ndarray:
-    """labelIds (H, W) -> official Cityscapes colours (H, W, 3) uint8."""
-    palette = np.zeros((256, 3), np.uint8)
-    for label_id, (_, _, colour) in CITYSCAPES_IDS.items():
-        palette[label_id % 256] = colour
-    return palette[labels]
+PALETTE = np.array([colour for _, _, colour in CITYSCAPES_IDS.values()], np.uint8)  # of labelIds 0..33
 
 
 def sheet(frames=SHEET, columns: int = COLUMNS, width: int = 384) -> Image.Image:
-    """A grid of frames; under each picture its labels in colour. `width` of one picture in pixels."""
+    """A grid of frames, each image above its labels in colour. width: of one image, in pixels."""
     height, tiles = width // 2, []
     for split, city, frame in frames:
         picture, labels = draw_frame(SEED, split, CITIES[split][city], frame)
         above = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
-        below = Image.fromarray(colours(labels)).resize((width, height), Image.Resampling.NEAREST)
+        below = Image.fromarray(colourise(labels, PALETTE)).resize((width, height), Image.Resampling.NEAREST)
         tiles.append((above, below))
     rows = -(-len(tiles) // columns)
     page = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (2 * height + 2 * GAP) + GAP), (255, 255, 255))

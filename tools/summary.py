@@ -1,10 +1,10 @@
-"""Walk one image through a model: what every part does to it, and what that costs.
+"""Show what every part of a model does to an image, and what that costs in parameters and multiply-adds.
 
 python -m tools.summary segformer_b2 --size 512 1024
 python -m tools.summary deeplabv3plus_resnet50 --set form=mmseg --rule fvcore --depth 2
 
-Indented rows belong to the row above them. A row without a name of its own is a function its part calls; a convolution
-that has taken a BatchNorm in (models/layers.conv_bn) is named after both. Stride: pixels of the image per pixel here.
+Indented rows belong to the row above them. A row with an empty name is a function that its part calls; a convolution
+with a BatchNorm folded into it has the names of both. Stride: pixels of the image per pixel of the map.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 
 from common.command import run
 from common.errors import UserError
+from common.tables import format_table
 from engine.analysis.cost import PUBLIC_FILES, RULES, Count, count
 from engine.analysis.operation_trace import Step
 from engine.config.coerce import coerce_options, parse_override
@@ -32,8 +33,8 @@ COLUMNS = ("part", "what it does", "output", "stride", "parameters", "multiply-a
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def rows(counted: Count, size: tuple[int, int], depth: int) -> list[dict]:
-    """The walk as rows, `depth` levels of parts; what lies deeper is in the numbers of its part."""
+def part_rows(counted: Count, size: tuple[int, int], depth: int) -> list[dict]:
+    """One row per part, `depth` levels deep; the numbers of a part include everything in it."""
     return [
         {
             "depth": level,
@@ -52,21 +53,21 @@ def _visit(parent: Step, level: int, depth: int) -> Iterator[tuple[int, str, str
     for step in parent.steps:
         if not is_idle(step):
             inner = [s for s in step.steps if not is_idle(s)]
-            single = len(inner) == 1 and inner[0].module is None  # a module that is one function: one row
+            single = len(inner) == 1 and inner[0].module is None  # a module that calls one function is one row
             yield level, part_of(step, parent), inner[0].what if single else what_of(step), step
             if level + 1 < depth and not single:
                 yield from _visit(step, level + 1, depth)
 
 
 def is_idle(step: Step) -> bool:
-    """Nothing to show: activations, dropout, and weights put in order."""
+    """Whether there is nothing to show: activations, dropout, and weights that are only reshaped."""
     if step.module is None:
         return step.name == "free" and step.what.startswith("weights")
     return not step.parameters and all(is_idle(s) for s in step.steps)
 
 
 def part_of(step: Step, parent: Step) -> str:
-    """A module by its path below its parent; a function by the modules whose parameters it uses."""
+    """A module's path below its parent; for a function the modules whose parameters it uses."""
     names = [step.name] if step.module is not None else list(dict.fromkeys(n.rpartition(".")[0] for n in step.used))
     names = [n.removeprefix(parent.name).removeprefix(".") for n in names]
     return " + ".join(names if len(names) < 4 else [*names[:2], f"{len(names) - 2} more"])
@@ -80,7 +81,7 @@ def what_of(step: Step) -> str:
 
 
 def stride(shape: tuple[int, ...] | None, size: tuple[int, int]) -> int | None:
-    """Of a map (B, C, h, w) or of tokens (B, h, w, C) relative to the image; None for other shapes."""
+    """Pixels of the image per pixel of a map (B, C, h, w) or tokens (B, h, w, C); None for other shapes."""
     for h, w in [shape[2:], shape[1:3]] if shape and len(shape) == 4 else []:
         for s in (1, 2, 4, 8, 16, 32, 64):
             if all(n in (side // s, -(-side // s)) for n, side in zip((h, w), size)):
@@ -88,7 +89,7 @@ def stride(shape: tuple[int, ...] | None, size: tuple[int, int]) -> int | None:
     return None
 
 
-def in_words(n: int) -> str:
+def with_unit(n: int) -> str:
     """1234567 -> 1.235 M."""
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if n >= scale:
@@ -96,23 +97,20 @@ def in_words(n: int) -> str:
     return str(n) if n else "-"
 
 
-def table(lines: list[dict]) -> str:
-    cells = [COLUMNS]
-    for r in lines:
-        output = " x ".join(map(str, r["output"][r["output"][0] == 1 :])) if r["output"] else ""  # batch of 1 left out
-        numbers = (f"{r['stride'] or ''}", f"{r['parameters']:,}" if r["parameters"] else "-")
-        cells.append(("  " * r["depth"] + r["part"], r["what"], output, *numbers, in_words(r["multiply_adds"])))
-    widths = [max(len(c[i]) for c in cells) for i in range(len(COLUMNS))]
-    aligned = ["{:<{}}", "{:<{}}", "{:<{}}", "{:>{}}", "{:>{}}", "{:>{}}"]
-    cells.insert(1, tuple("-" * w for w in widths))
-    return "\n".join("  ".join(a.format(c, w) for a, c, w in zip(aligned, row, widths)).rstrip() for row in cells)
+def part_table(rows: list[dict]) -> str:
+    cells = []
+    for r in rows:
+        output = " x ".join(map(str, r["output"][r["output"][0] == 1 :])) if r["output"] else ""  # without a batch of 1
+        numbers = [r["stride"] or "", f"{r['parameters']:,}" if r["parameters"] else "-", with_unit(r["multiply_adds"])]
+        cells.append(["  " * r["depth"] + r["part"], r["what"], output, *numbers])
+    return format_table(cells, COLUMNS)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 def options_of(args: argparse.Namespace) -> dict:
-    """--set and --encoder, typed by the signatures that receive them."""
+    """--set and --encoder, with the types of the parameters that receive them."""
     given = dict(parse_override(item) for item in args.set)
     if args.encoder:
         given["encoder"] = args.encoder
@@ -121,7 +119,7 @@ def options_of(args: argparse.Namespace) -> dict:
 
 
 def summarise(args: argparse.Namespace) -> dict:
-    """What --json writes; `main` prints the same."""
+    """The content of --json, which `main` prints too."""
     options, size = options_of(args), tuple(args.size)
     if min(size) < SMALLEST:
         raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
@@ -129,7 +127,7 @@ def summarise(args: argparse.Namespace) -> dict:
         raise UserError(f"--depth: expected at least 1, got {args.depth}")
     if args.json and not args.json.parent.is_dir():
         raise UserError(f"--json: there is no folder {args.json.parent}")
-    with torch.device("meta"):  # shapes without numbers: no model is too large
+    with torch.device("meta"):  # shapes without numbers, so no model is too large
         model = build_model(args.name, args.classes, **options)
     public = PUBLIC_FILES.get((args.name, options.get("form")))
     counted = count(model, size, args.rule, public.blind if public else "")
@@ -143,7 +141,7 @@ def summarise(args: argparse.Namespace) -> dict:
         "multiply_adds": counted.total(),
         "by_kind": counted.by_kind(),
         "house_multiply_adds": count(model, size).total(),
-        "rows": rows(counted, size, args.depth),
+        "rows": part_rows(counted, size, args.depth),
     }
     if public:
         found["unused_in_public_file"] = {"parameters": public.unused(args.classes), "what": public.what}
@@ -151,9 +149,9 @@ def summarise(args: argparse.Namespace) -> dict:
 
 
 def totals(found: dict) -> str:
-    """The lines under the table."""
+    """The lines below the table."""
     (h, w), rule = found["size"], found["rule"]
-    kinds = ", ".join(f"{kind} {in_words(n)}" for kind, n in sorted(found["by_kind"].items(), key=lambda x: -x[1]))
+    kinds = ", ".join(f"{kind} {with_unit(n)}" for kind, n in sorted(found["by_kind"].items(), key=lambda x: -x[1]))
     lines = [
         f"{found['model']}, {found['classes']} classes, one image of {h}x{w}",
         f"parameters: {found['parameters']:,}",
@@ -162,7 +160,7 @@ def totals(found: dict) -> str:
     ]
     if rule != "house":
         lines[2] = lines[2].replace(" rule:", " rule, the published computation:")
-        lines += [f"what ours spends, by the house rule: {found['house_multiply_adds'] / 1e9:.3f} G"]
+        lines += [f"what our code spends, by the house rule: {found['house_multiply_adds'] / 1e9:.3f} G"]
         lines += [f"  house: {RULES['house']}"]
     if unused := found.get("unused_in_public_file"):
         whole = found["parameters"] + unused["parameters"]
@@ -172,7 +170,7 @@ def totals(found: dict) -> str:
 
 def main(args: argparse.Namespace) -> None:
     found = summarise(args)
-    print(table(found["rows"]), totals(found), sep="\n\n")
+    print(part_table(found["rows"]), totals(found), sep="\n\n")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 

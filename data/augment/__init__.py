@@ -1,0 +1,1 @@
+"""Augmentation: from an image and its mask to what the network sees."""

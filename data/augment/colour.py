@@ -1,4 +1,5 @@
-"""Colour, blur and noise: the image changes, its mask comes back as it was. Images are uint8 before and after."""
+"""Colour, blur and noise: steps that change the image and return the mask as it is. Images are uint8 before and
+after."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def by_table(image: Tensor, curves: np.ndarray) -> Tensor:
-    """Apply one curve to all channels, (256,), or one to each, (3, 256): what maps a value to a value is a lookup."""
+    """Map values by one curve for all channels, (256,), or one per channel, (3, 256)."""
     table = np.clip(np.rint(curves), 0, 255).astype(np.uint8)
     values = image.numpy()
     if table.ndim == 1:
@@ -27,7 +28,7 @@ def by_table(image: Tensor, curves: np.ndarray) -> Tensor:
 def gaussian(x: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian blur of float (C, H, W), `sigma` in px, cut at 3 sigma, borders reflected.
 
-    A sum of shifted copies: for kernels this short about five times as fast on a CPU as two convolutions.
+    A sum of shifted copies is about five times as fast on a CPU as two convolutions, for kernels this short.
     """
     height, width = x.shape[-2:]
     reach = min(max(1, math.ceil(3 * sigma)), min(height, width) - 1)
@@ -70,10 +71,10 @@ def brightness_contrast(image: Tensor, target: Tensor, brightness: float, contra
 
 
 def hue_saturation(image: Tensor, target: Tensor, hue: float, saturation: float, value: float) -> Pair:
-    """Shift of all three coordinates of HSV: hue by +- `hue` turns, the others by +- a share of full scale.
+    """Shift all three coordinates of HSV: hue by +- `hue` turns, the others by +- a share of full scale.
 
-    Grey pixels have no hue and stay grey, whatever is added to their saturation (OpenCV, and albumentations with it,
-    gives them hue 0: a shift makes grey roads red).
+    Grey pixels have no hue and stay grey, whatever is added to their saturation. (OpenCV and albumentations give them
+    hue 0, so a shift makes grey roads red.)
     """
     turn = uniform(-hue, hue)
     more, lighter = uniform(-saturation, saturation), uniform(-value, value)
@@ -81,7 +82,7 @@ def hue_saturation(image: Tensor, target: Tensor, hue: float, saturation: float,
     top, low = x.amax(0), x.amin(0)  # (H, W): value, and value * (1 - saturation)
     colour = (top - low).clamp_(min=1e-6)
     saturated = ((colour / top.clamp(min=1e-6)) + more).clamp_(0, 1) * top / colour  # new chroma / old chroma
-    x = top - (top - x) * torch.where(top > low, saturated, 1.0)  # value and hue as they were
+    x = top - (top - x) * torch.where(top > low, saturated, 1.0)  # value and hue stay
     value = (top + lighter).clamp_(0, 1)
     x = torch.where(top > 0, x * (value / top.clamp(min=1e-6)), value)  # what was black is now dark grey
     return x.mul_(255).round_().clamp_(0, 255).to(torch.uint8), target
@@ -96,10 +97,10 @@ def photometric(
     hue: float = 18,
 ) -> Pair:
     """Photometric distortion as mmsegmentation's PhotoMetricDistortion orders it, each part with p 0.5: brightness,
-    contrast (here or at the end, with equal chance), saturation, hue. After SSD (arXiv 1512.02325).
+    contrast (here or at the end, equally likely), saturation, hue. After SSD (arXiv 1512.02325).
 
-    brightness: added, of 255. contrast: a plain factor of the values, not about their mean. saturation: a factor of
-    the S of HSV, cut at full. hue: +- in OpenCV's units of 2 degrees, so 18 is a tenth of a turn.
+    brightness: added, of 255. contrast: a factor of the values, not about their mean. saturation: a factor of the S of
+    HSV, at most full. hue: +- in OpenCV's units of 2 degrees, so 18 is a tenth of a turn.
     """
     contrast_last = _coin()
     if _coin():
@@ -120,8 +121,8 @@ def _coin() -> bool:
 
 
 def scale_saturation(image: Tensor, factor: float) -> Tensor:
-    """The S of HSV times `factor`, at most full; hue and value stay. No way to HSV and back is needed: with the largest
-    channel fixed, S is proportional to the distances of the others from it, and full where the smallest is 0."""
+    """The S of HSV times `factor`, at most full; hue and value stay. No conversion to HSV is needed: for a fixed
+    largest channel, S is proportional to the distances of the others from it, and full if the smallest is 0."""
     x = image.as_subclass(Tensor).float()
     top, low = x.amax(0), x.amin(0)  # (H, W)
     most = torch.where(top > low, top / (top - low).clamp(min=1), 1.0)  # factor at which saturation is full
@@ -134,7 +135,7 @@ def turn_hue(image: Tensor, turns: float) -> Tensor:
 
 
 def _hue_turned(x: Tensor, turns: float) -> Tensor:
-    """Float (3, H, W). A channel is the largest one less chroma times a trapezium of the hue: no table of six cases."""
+    """Float (3, H, W). Each channel is the largest one minus chroma times a trapezium function of the hue."""
     top, low = x.amax(0), x.amin(0)  # (H, W)
     chroma = top - low
     (r, g, b), safe = x, chroma.clamp(min=1e-6)
@@ -157,7 +158,7 @@ def sharpen(image: Tensor, target: Tensor, factor: tuple[float, float]) -> Pair:
 
 
 def balance(image: Tensor, target: Tensor, gain: tuple[float, float]) -> Pair:
-    """Each channel times its own gain: another white balance."""
+    """Each channel times its own gain: a changed white balance."""
     return by_table(image, np.stack([np.arange(256) * uniform(*gain) for _ in range(3)])), target
 
 
@@ -168,7 +169,7 @@ def noise(image: Tensor, target: Tensor, sigma: tuple[float, float]) -> Pair:
 
 
 def motion_blur(image: Tensor, target: Tensor, lengths: tuple[int, ...]) -> Pair:
-    """Mean along a line through each pixel, of an odd length in px and any direction; borders are reflected."""
+    """Mean along a line through each pixel: an odd length in px, any direction, borders reflected."""
     kernel = line_kernel(pick(lengths), uniform(0, math.pi))
     reach = len(kernel) // 2
     x = F.pad(image.as_subclass(Tensor).float()[:, None], [reach] * 4, mode="reflect")  # channels as batch
@@ -186,12 +187,12 @@ def line_kernel(length: int, angle: float) -> Tensor:
 
 
 def self_mixup(image: Tensor, target: Tensor, keep: tuple[float, float]) -> Pair:
-    """Blend the image with a channel-swapped copy of itself: colours move, no label does."""
+    """Blend the image with a copy of itself whose channels are permuted."""
     share = uniform(*keep)
     other = image[torch.randperm(3)]
     return (share * image.float() + (1 - share) * other.float()).round_().to(torch.uint8), target
 
 
 def one_of(image: Tensor, target: Tensor, steps: tuple) -> Pair:
-    """One of several steps, with equal chance."""
+    """Apply one of several steps, all equally likely."""
     return pick(steps)(image, target)

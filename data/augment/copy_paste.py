@@ -1,8 +1,7 @@
-"""Copy-paste: objects of one training image pasted into another, labels along (system A).
+"""Copy-paste: paste objects of one training image, with their labels, into another.
 
-System A's form of the idea of Ghiasi et al. (arXiv 2012.07177), which pastes instances: here whole classes of a
-semantic mask, where they stood in their own picture. The pasted objects keep their place, so cars land on roads more
-often than not; they do not keep their context.
+Ghiasi et al. (arXiv 2012.07177) paste instances. Here, as in system A, whole classes of a semantic mask are pasted at
+the place they had in their own image, so cars mostly land on roads.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ BACKGROUND = "background"  # a class of this name is never pasted unless it is n
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """What is pasted how often. `classes`: class indices. `edge`: sigma in px of the feathered border, 0 is hard."""
+    """How often and what to paste. classes: class indices. edge: sigma in px of the feathered border, 0 is hard."""
 
     probability: float
     classes: tuple[int, ...]
     edge: float = 0.0
 
     def __call__(self, image: Tensor, target: Tensor, source: Pair) -> Pair:
-        """`source` resized to the target's size, mirrored with p 0.5, and some of its classes pasted: every non-empty
-        subset of those that it shows has the same chance. image (3, H, W), target (H, W), uint8."""
+        """Resize `source` to the target's size, mirror it with p 0.5, and paste a random non-empty subset of the
+        classes that it shows, all subsets equally likely. image (3, H, W), target (H, W), uint8."""
         other, labels = resize_pair(*source, tuple(target.shape))
         if torch.rand(()).item() < 0.5:
             other, labels = flip(other, labels)
@@ -42,7 +41,7 @@ class CopyPaste:
 
 
 def random_subset(items: Sequence[int]) -> list[int]:
-    """A random non-empty subset, each with the same chance; of nothing, nothing."""
+    """A random non-empty subset, all equally likely; empty if there are no items."""
     chosen: list[int] = []
     while items and not chosen:
         chosen = [item for item, heads in zip(items, (torch.rand(len(items)) < 0.5).tolist()) if heads]
@@ -50,10 +49,10 @@ def random_subset(items: Sequence[int]) -> list[int]:
 
 
 def paste(image: Tensor, target: Tensor, other: Tensor, labels: Tensor, classes: Sequence[int], edge: float) -> Pair:
-    """The pixels of `other` (3, H, W) that `labels` (H, W) give one of `classes`, over image and target.
+    """Paste the pixels of `other` (3, H, W) whose label (H, W) is one of `classes` over image and target.
 
-    edge > 0: the image's border is feathered by blurring the mask, the label's stays hard. A labelled pixel shows at
-    least half of what its label says, so poles two pixels wide do not fade, and ignored pixels are never blended in.
+    edge > 0: the border is feathered in the image by blurring the mask, and stays hard in the target. A pasted pixel
+    keeps at least half of its own colour, so poles two pixels wide do not fade; ignored pixels are never blended in.
     """
     mask = torch.isin(labels, torch.tensor(list(classes), dtype=labels.dtype))  # (H, W) bool
     pasted = torch.where(mask, labels, target)
@@ -68,9 +67,9 @@ def paste(image: Tensor, target: Tensor, other: Tensor, labels: Tensor, classes:
 def build_copy_paste(
     probability: float, classes: Sequence[str], exclude: Sequence[str], edge: float, class_names: Sequence[str]
 ) -> CopyPaste | None:
-    """From the config's `data.copy_paste`, `paste_classes`, `paste_exclude`, `paste_edge`; None: nothing is pasted.
+    """From the config's `data.copy_paste`, `paste_classes`, `paste_exclude`, `paste_edge`; None if nothing is pasted.
 
-    No classes named: all but one called 'background'. Raises: UserError for a name that is no class, or no class left.
+    Without class names: all but 'background'. Raises: UserError for a name that is no class, or if no class is left.
     """
     for key, names in (("paste_classes", classes), ("paste_exclude", exclude)):
         for name in names:

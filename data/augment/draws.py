@@ -1,4 +1,4 @@
-"""Random numbers: seeds made of several numbers, a generator set for one sample, and the draws that steps make."""
+"""Random numbers of one sample: a seeded generator, and the draws that augmentation steps make."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def sample_rng(*parts: int) -> Iterator[None]:
-    """Inside, torch's CPU default generator is a function of `parts`; afterwards it goes on as if nothing happened.
+    """Seed torch's default CPU generator with `parts`; restore its state on exit.
 
-    `torch.manual_seed` would also reseed the GPU, whose dropout is none of a sample's business.
+    `torch.manual_seed` would also reseed the GPU, and with it dropout.
     """
     generator = torch.default_generator
     state = generator.get_state()
@@ -33,7 +33,7 @@ def uniform(low: float, high: float) -> float:
 
 
 def below(n: int) -> int:
-    """A whole number in 0..n-1."""
+    """A random integer in 0..n-1."""
     return int(torch.randint(n, ()).item())
 
 

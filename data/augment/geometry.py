@@ -1,9 +1,9 @@
-"""Geometry: what moves the image moves its mask.
+"""Geometric steps: image and mask move together.
 
-Masks are resampled by nearest neighbour only, and pixels that come from outside the picture are 255 (ignored) in the
-mask: the library's default 0 would teach the network that the void beside the picture is class 0, the road.
+Masks are resampled by nearest neighbour. Pixels from outside the image are 255 (ignored) in the mask; torchvision's
+default 0 would teach the network that the padding is class 0, the road.
 
-torchvision v2 dispatches on the type of its argument (`tv_tensors.Mask` -> nearest), which is all the pairing there is.
+torchvision v2 chooses the interpolation by the type of its argument (`tv_tensors.Mask` -> nearest).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data.augment.colour import gaussian
 from data.augment.draws import below, uniform
 from data.labels import IGNORE_INDEX
 
-PAD_COLOUR = [124, 116, 104]  # outside the picture: ImageNet's mean colour, about zero once normalised
+PAD_COLOUR = [124, 116, 104]  # outside the image: ImageNet's mean colour, about zero after normalisation
 Pair = tuple[Tensor, Tensor]
 
 
@@ -42,8 +42,8 @@ def flip(image: Tensor, target: Tensor) -> Pair:
 def zoom(image: Tensor, target: Tensor, scale: tuple[float, float], random_window: float = 1.0) -> Pair:
     """Resize by a random factor, then cut (or pad) back to the size that came in.
 
-    `random_window`: probability that the window lies anywhere; else it is the central one. A factor above 1 is done
-    as window first, resize second: the same picture without computing the pixels that are thrown away.
+    random_window: probability that the window lies anywhere; else it is central. For a factor above 1 the window is cut
+    before the resize: the same result without computing pixels that are thrown away.
     """
     height, width = image.shape[-2:]
     factor = uniform(*scale)
@@ -62,10 +62,10 @@ def zoom(image: Tensor, target: Tensor, scale: tuple[float, float], random_windo
 
 
 def affine(image: Tensor, target: Tensor, shift: float, scale: float, degrees: float) -> Pair:
-    """Turn by +- `degrees` about the centre, scale by 1 +- `scale`, shift by +- `shift` of height and width.
+    """Rotate by +- `degrees` about the centre, scale by 1 +- `scale`, shift by +- `shift` of height and width.
 
-    What comes from outside the picture is ignored. System B padded its masks with 0, the library's default: every
-    turned image taught that the black corners beside it are road.
+    Pixels from outside the image are ignored. System B padded its masks with 0, so every rotated image taught that its
+    black corners are road.
     """
     height, width = image.shape[-2:]
     angle, factor = uniform(-degrees, degrees), uniform(1 - scale, 1 + scale)
@@ -84,11 +84,11 @@ def scaled_crop(
     wanted: int | None = None,
     tries: int = 10,
 ) -> Pair:
-    """A random window of `size` (h, w) of the picture scaled by `scale`; where that is smaller than `size`, all of it.
+    """A random window of `size` (h, w) of the image scaled by `scale`; all of the image if that is smaller than `size`.
 
-    The window is tried again up to `tries` times while one class fills more than `most` of its labelled pixels (or
-    none is labelled), the rule of mmsegmentation's RandomCrop, `cat_max_ratio`; or while it does not show the class
-    `wanted`. Cut first, resized second: the same picture without computing the pixels that are thrown away.
+    Another window is tried, up to `tries` times, while one class fills more than `most` of the labelled pixels or none
+    is labelled (`cat_max_ratio` of mmsegmentation's RandomCrop), or while the window does not show the class `wanted`.
+    The window is cut before the resize: the same result without computing pixels that are thrown away.
     """
     height, width = image.shape[-2:]
     h_out, w_out = (min(round(side * scale), s) for side, s in zip((height, width), size))
@@ -103,7 +103,7 @@ def scaled_crop(
 
 
 def largest_share(target: Tensor) -> float:
-    """Share of the commonest class in the labelled pixels; 1 where nothing is labelled."""
+    """Share of the commonest class in the labelled pixels; 1 if no pixel is labelled."""
     counts = torch.bincount(target.as_subclass(Tensor).flatten(), minlength=256)
     counts[IGNORE_INDEX] = 0
     return (counts.max() / counts.sum()).item() if counts.any() else 1.0

@@ -1,8 +1,8 @@
-"""From a decoded pair to what the network sees: resize, augment by a preset, crop, normalise.
+"""From a decoded pair to the input of the network: resize, augment by a preset, crop, normalise.
 
-Images stay uint8 until the last step: a quarter of the memory traffic of float32. What the steps do stands in
-data/augment/geometry.py and data/augment/colour.py, which of them with what probability and magnitude in data/augment/presets.py. Random
-numbers come from torch's default CPU generator alone; `data.dataset` seeds it for every sample.
+Images stay uint8 until the last step: a quarter of the memory traffic of float32. geometry.py and colour.py hold the
+steps, presets.py their probabilities and magnitudes. Random numbers come from torch's default CPU generator only;
+`data.dataset` seeds it for every sample.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Transform:
 
     preset: Preset
     size: tuple[int, int] | None
-    native_target: bool = False  # leave the target at its own size: for scores at native resolution
-    crop: tuple[int, int] | None = None  # what the network sees in training; None: all of `size`
+    native_target: bool = False  # leave the target at its own size, for scores at native resolution
+    crop: tuple[int, int] | None = None  # input size in training; None: `size`
 
     def __call__(self, image: Tensor, target: Tensor, wanted: int | None = None) -> Pair:
-        """`wanted`: a class that the crop, if there is one, is to show."""
+        """wanted: a class that the crop should show."""
         preset = self.preset
         image, target = self.resized(image, target)
         image, target = apply(preset.before, tv_tensors.Image(image), tv_tensors.Mask(target))
@@ -44,7 +44,7 @@ class Transform:
         return normalise(image), target.as_subclass(Tensor).long()
 
     def resized(self, image: Tensor, target: Tensor) -> Pair:
-        """The first step, the same for every epoch: image and target at `size`, uint8."""
+        """The first step, without randomness: image and target at `size`, uint8."""
         if self.size is None:
             return image, target
         image, resized = resize_pair(image, None if self.native_target else target, self.size)
@@ -52,7 +52,7 @@ class Transform:
 
 
 def apply(rows: Sequence, image: Tensor, target: Tensor) -> Pair:
-    """Each step with its probability, in order."""
+    """Apply each step with its probability, in order."""
     for probability, step in rows:
         if torch.rand(()).item() < probability:
             image, target = step(image, target)
@@ -66,7 +66,7 @@ def build_transform(
     """The transform of an augmentation preset. Raises: UserError for an unknown one."""
     preset = find_preset(augment)
     if native_target and (preset != AUGMENTS["none"] or crop):
-        raise ValueError("native_target needs augment 'none' and no crop: image and target could not move together")
+        raise ValueError("native_target needs augment 'none' and no crop: image and target cannot move together")
     return Transform(preset, size, native_target, crop)
 
 
@@ -77,14 +77,14 @@ def find_preset(name: str) -> Preset:
 
 
 def normalise(image: Tensor) -> Tensor:
-    """uint8 (..., 3, H, W) in 0..255 -> float32 with ImageNet's mean and standard deviation removed."""
+    """uint8 (..., 3, H, W) in 0..255 -> float32 normalised by ImageNet's mean and standard deviation."""
     mean = torch.tensor(MEAN).view(3, 1, 1) * 255
     std = torch.tensor(STD).view(3, 1, 1) * 255
     return image.as_subclass(Tensor).float().sub_(mean).div_(std)
 
 
 def denormalise(image: Tensor) -> Tensor:
-    """The inverse of `normalise`, for pictures in reports: float32 -> uint8."""
+    """The inverse of `normalise`, for pictures: float32 -> uint8."""
     mean = torch.tensor(MEAN, device=image.device).view(3, 1, 1) * 255
     std = torch.tensor(STD, device=image.device).view(3, 1, 1) * 255
     return (image * std + mean).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Checks a data set before training: broken files, wrong values, missing pairs."""

@@ -6,13 +6,13 @@ tools.check_data applies the same rules to every pair (whole_set.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from common.errors import UserError
 from common.spread import evenly_spaced
-from data.check.scan import Facts, mask_facts, read_pair
+from data.check.scan import Facts, classes_of, mask_facts, read_pair
 from data.check.value_rules import value_findings
 from data.check.whole_set import Checked, apply_rules
 from data.dataset import SegmentationDataset
@@ -61,30 +61,42 @@ def _words(checked: Checked) -> str:
 
 def _check_split(dataset: SegmentationDataset, most: int, seconds: float) -> list[Facts]:
     """Facts of the pairs that were read in full."""
-    found = dict(_read_some(dataset, most, seconds))
-    rest = [record for i, record in enumerate(dataset.records) if i not in found]
+    records, found = dataset.records, {}
+    chosen, started = evenly_spaced(len(dataset), most), time.perf_counter()
+    order = [i for k in range(4) for i in chosen[k::4]]  # coarse first: little time still covers the whole split
+    with ThreadPoolExecutor(4) as pool:
+        for at in range(0, len(order), AT_ONCE):
+            if at and time.perf_counter() - started > seconds:
+                break
+            part = order[at : at + AT_ONCE]
+            pairs = dict(zip(part, pool.map(lambda i: read_pair(records[i], dataset.split), part)))
+            found |= {i: facts for i, (facts, _, _) in pairs.items()}
+            for i in part:
+                _check_files(records[i], found[i])
+            _check_values(dataset, list(found.values()))
+            for i, (_, image, mask) in pairs.items():
+                dataset.keep(i, image, mask)
+    rest = [record for i, record in enumerate(records) if i not in found]
     for record in rest:
         _check_headers(record)
     _check_something_counts(dataset, list(found.values()), rest)
     return list(found.values())
 
 
-def _read_some(dataset: SegmentationDataset, most: int, seconds: float) -> Iterator[tuple[int, Facts]]:
-    """(index, facts) of pairs spread over the split; coarse first, so that little time still covers all of it."""
-    chosen = evenly_spaced(len(dataset), most)
-    order = [i for k in range(4) for i in chosen[k::4]]
-    records, started = dataset.records, time.perf_counter()
-    with ThreadPoolExecutor(4) as pool:
-        for at in range(0, len(order), AT_ONCE):
-            if at and time.perf_counter() - started > seconds:
-                break
-            part = order[at : at + AT_ONCE]
-            for i, (facts, image, mask) in zip(part, pool.map(lambda i: read_pair(records[i], dataset.split), part)):
-                _refuse_broken(facts)
-                if facts.image_hw != facts.label_hw:
-                    raise size_mismatch(records[i], facts.image_hw, facts.label_hw)
-                dataset.keep(i, image, mask)
-                yield i, facts
+def _check_files(record: Record, facts: Facts) -> None:
+    for path, problem in ((facts.label, facts.label_problem), (facts.image, facts.image_problem)):
+        if problem:
+            raise UserError(f"{path}: {problem}")
+    if facts.image_hw and facts.image_hw != facts.label_hw:
+        raise size_mismatch(record, facts.image_hw, facts.label_hw)
+
+
+def _check_values(dataset: SegmentationDataset, found: list[Facts]) -> None:
+    """Refuse values and colours outside the table, with the cause that the rules see in all masks read so far."""
+    if any(classes_of(facts, dataset.labels)[None] for facts in found):
+        findings = value_findings(found, dataset.labels)
+        fault = next(f for f in findings if f.level == "error" and f.files)
+        raise UserError(f"{fault.files[0]}: {fault.text}; {fault.fix}")
 
 
 def _check_headers(record: Record) -> None:
@@ -103,15 +115,9 @@ def _check_something_counts(dataset: SegmentationDataset, found: list[Facts], re
     """
     waiting = iter(rest)
     while faults := [f for f in value_findings(found, dataset.labels) if f.fault in NOTHING_COUNTS]:
-        more = [mask_facts(record, dataset.split) for record in islice(waiting, 64)]
+        more = [(record, mask_facts(record, dataset.split)) for record in islice(waiting, 64)]
         if not more:
             raise UserError(f"{found[0].label}: {faults[0].text}; {faults[0].fix}")
-        for facts in more:
-            _refuse_broken(facts)
-        found = found + more
-
-
-def _refuse_broken(facts: Facts) -> None:
-    for path, problem in ((facts.label, facts.label_problem), (facts.image, facts.image_problem)):
-        if problem:
-            raise UserError(f"{path}: {problem}")
+        for record, facts in more:
+            _check_files(record, facts)
+            found = [*found, facts]

@@ -1,4 +1,4 @@
-"""What the files give away: broken ones, sizes, colours, duplicates, pictures in the wrong folder.
+"""Rules about files: broken ones, sizes, colours, duplicates, files in the wrong folder.
 
 A rule is a function facts -> findings; FILE_RULES lists them.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from data.check.scan import Facts, Finding
 
-ALIKE = 3.0  # mean difference of two thumbnails, in grey levels after each is brought to the same mean and spread
+ALIKE = 3.0  # mean difference of two thumbnails of equal mean and spread, in grey levels
 SPREAD = 16  # how many times larger the largest image may be than the smallest
 
 
@@ -77,7 +77,7 @@ def _by(hw: tuple[int, int]) -> str:
 
 
 def _swapped(found: Sequence[Facts]) -> list[Finding]:
-    """Few tones in the images and many values in the masks: the folders stand for each other."""
+    """Few tones in the images and many values in the masks: the folders are exchanged."""
     both = [f for f in found if f.image_hw and f.label_hw and f.image_hw[0] * f.image_hw[1] > 500]
     hit = [f for f in both if f.tones <= 40 and max(len(f.values), len(f.colours)) > max(60, 3 * f.tones)]
     if both and len(hit) * 2 > len(both):
@@ -96,7 +96,7 @@ def _image_is_mask(found: Sequence[Facts]) -> list[Finding]:
 
 
 def _one_mask_for_all(found: Sequence[Facts]) -> list[Finding]:
-    """The same mask beside different images: a placeholder, or a loop that saved the last one."""
+    """One mask for different images: a placeholder, or a loop that saved the last mask again."""
     groups = defaultdict(list)
     for f in found:
         if f.label_digest and len(f.values) + len(f.colours) > 1:
@@ -111,7 +111,7 @@ def _one_mask_for_all(found: Sequence[Facts]) -> list[Finding]:
 
 
 def _duplicates(found: Sequence[Facts]) -> list[Finding]:
-    """Images of one split that another split holds too: byte for byte, and to the eye."""
+    """Images that are in two splits, or twice in one: equal files, and near-duplicates."""
     by_bytes = defaultdict(list)
     for f in found:
         if f.image_digest:
@@ -120,8 +120,8 @@ def _duplicates(found: Sequence[Facts]) -> list[Finding]:
     across = [g for g in by_bytes.values() if len({f.split for f in g}) > 1]
     if across:
         a, b = across[0][0], next(f for f in across[0] if f.split != across[0][0].split)
-        text = f"{len(across)} images stand in more than one split (first: {a.split}/{a.name} = {b.split}/{b.name})"
-        fix = "remove them from one split; scores on them are learnt by heart"
+        text = f"{len(across)} images are in more than one split (first: {a.split}/{a.name} = {b.split}/{b.name})"
+        fix = "remove them from one split; their scores measure memory"
         out.append(Finding("error", "image in two splits", text, fix, tuple(f.image for g in across for f in g[1:])))
     inside = [g for g in by_bytes.values() if len({f.split for f in g}) < len(g)]
     if inside:
@@ -131,7 +131,7 @@ def _duplicates(found: Sequence[Facts]) -> list[Finding]:
     near = near_duplicates(found)
     if near:
         a, b = near[0]
-        text = f"{len(near)} of the other images are all but equal to one of train (first: {a.split}/{a.name}, "
+        text = f"{len(near)} of the other images are almost equal to one of train (first: {a.split}/{a.name}, "
         text += f"{b.split}/{b.name}): frames of one scene?"
         fix = "data.sample_by: group with data.sample, so that neighbouring frames stay in one split"
         out.append(Finding("warning", "near-duplicates across splits", text, fix, tuple(b.image for _, b in near)))
@@ -139,10 +139,10 @@ def _duplicates(found: Sequence[Facts]) -> list[Finding]:
 
 
 def near_duplicates(found: Sequence[Facts]) -> list[tuple[Facts, Facts]]:
-    """[(train, other)] whose thumbnails differ by less than ALIKE, without equal files; each `other` once.
+    """[(train, other)] whose thumbnails differ by less than ALIKE, except equal files; each `other` once.
 
-    The perceptual hash is the grey thumbnail itself, brought to mean 0 and spread 64: recompression, resizing,
-    brightness and contrast change it little. 10,000 against 1,000 images take a second.
+    The perceptual hash is the grey thumbnail itself at mean 0 and spread 64, which recompression, resizing, brightness
+    and contrast hardly change. 10,000 against 1,000 images take a second.
     """
     usable = [f for f in found if f.thumb is not None and f.contrast > 4]
     train = [f for f in usable if f.split == "train"]

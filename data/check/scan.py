@@ -14,17 +14,17 @@ from PIL import Image
 
 from common.errors import UserError
 from data.files import EXIF_ORIENTATION, SIDEWAYS, Record, open_image, read_raw_mask, upright_rgb
-from data.labels import LabelTable
+from data.labels import LabelTable, count_values
 
 LEVELS = ("error", "warning", "note")
-THUMB = 32  # side of the grey thumbnail that near-duplicates are found by
-MOST_COLOURS = 4096  # of a colour mask, the commonest ones are kept
+THUMB = 32  # side of the grey thumbnail by which near-duplicates are found
+MOST_COLOURS = 4096  # of a colour mask: only the commonest ones are kept
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault, or one thing worth knowing. error: training or its numbers would be wrong; warning: probably not what
-    was meant; note: a fact. `fix`: the line of the config that fixes it, or what to do where no line can."""
+    """One fault, or one fact worth knowing. error: training or its numbers would be wrong; warning: probably not what
+    was meant; note: a fact. fix: the config line that fixes it, or what to do if no line can."""
 
     level: str
     fault: str  # its name in docs/check-data.md
@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass
 class Facts:
-    """What one pair holds. `image_problem` and `label_problem` say why a file could not be read; sizes are (H, W)."""
+    """Facts about one pair. image_problem, label_problem: why a file cannot be read. Sizes are (H, W)."""
 
     split: str
     name: str
@@ -46,7 +46,7 @@ class Facts:
     image_hw: tuple[int, int] | None = None
     label_hw: tuple[int, int] | None = None
     image_mode: str = ""
-    sideways: bool = False  # turned by a quarter by its EXIF entry
+    sideways: bool = False  # its EXIF entry turns it by a quarter
     grey: bool = False  # a colour file with three equal channels, or one channel
     contrast: float = 0.0  # standard deviation of its grey values, 0..255
     tones: int = 0  # distinct colours among some thousand pixels: a photograph has many
@@ -56,7 +56,7 @@ class Facts:
     same: bool = False  # the mask is the image
     values: Counter = field(default_factory=Counter)  # raw value -> pixels, of a mask with one channel
     colours: Counter = field(default_factory=Counter)  # (r, g, b) -> pixels, of a mask with three
-    mixed: float = 0.0  # share of the steps along a row that pass through a value between
+    mixed: float = 0.0  # share of the steps along a row that pass through a value between the two sides
     mixtures: tuple[int, ...] = ()  # those values
     busy: float = 0.0  # share of neighbours in a row that differ: a few % in a mask, most in a photograph
 
@@ -127,20 +127,10 @@ def _read_label_facts(out: Facts, image: np.ndarray | None) -> np.ndarray | None
     if raw.ndim == 3:
         out.colours = _colours(raw)
         return raw
-    values, counts = _counts(raw)
-    out.values = Counter(dict(zip(values, counts)))
+    out.values = Counter(count_values(raw))
     out.mixed, out.mixtures = _mixtures(raw)
     out.busy = float((raw[:, 1:] != raw[:, :-1]).mean()) if raw.shape[1] > 1 else 0.0
     return raw
-
-
-def _counts(raw: np.ndarray) -> tuple[list[int], list[int]]:
-    if raw.dtype == np.uint8:
-        counts = np.bincount(raw.reshape(-1), minlength=256)
-        values = np.flatnonzero(counts)
-        return values.tolist(), counts[values].tolist()
-    values, counts = np.unique(raw, return_counts=True)
-    return values.tolist(), counts.tolist()
 
 
 def _colours(rgb: np.ndarray) -> Counter:
@@ -155,7 +145,7 @@ def _colours(rgb: np.ndarray) -> Counter:
 def _mixtures(raw: np.ndarray) -> tuple[float, tuple[int, ...]]:
     """(share of the steps along the rows that pass through a value strictly between their neighbours, those values).
 
-    A mask resized with interpolation has such a pixel at most of its edges; one drawn with hard edges hardly any.
+    A mask resized with interpolation has such a pixel at most of its edges; one with hard edges has hardly any.
     """
     if raw.shape[1] < 3:
         return 0.0, ()
@@ -166,19 +156,9 @@ def _mixtures(raw: np.ndarray) -> tuple[float, tuple[int, ...]]:
 
 
 def classes_of(f: Facts, labels: LabelTable) -> Counter:
-    """Class index (ignore_index: void) -> pixels of one mask; None counts what is in no table."""
-    index = dict.fromkeys(labels.ignore, labels.ignore_index) | labels.ids
+    """Class index (ignore_index: void) -> pixels of one mask; None: pixels of unknown values."""
     out: Counter = Counter()
-    for value, n in f.values.items():
-        out[index.get(value)] += n
-    if f.colours:
-        known = colour_table(labels)
-        for colour, n in f.colours.items():
-            out[known.get(colour)] += n
+    for counts, index in ((f.values, labels.index_of_raw), (f.colours, labels.index_of_colour)):
+        for value, n in counts.items():
+            out[index.get(value)] += n
     return out
-
-
-def colour_table(labels: LabelTable) -> dict[tuple[int, int, int], int]:
-    """Colour in a colour mask -> class index or ignore_index."""
-    classes = labels.colour_ids or {tuple(c): i for i, c in enumerate(labels.palette.tolist())}
-    return dict.fromkeys(labels.ignore_colours, labels.ignore_index) | classes

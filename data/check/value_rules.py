@@ -1,7 +1,7 @@
-"""What the values in the masks give away: rules over raw values, each with the line of the config that fixes it.
+"""Rules about the values in masks; each finding has the config line that fixes it.
 
-A rule is a function (facts, labels) -> findings; VALUE_RULES lists them. Rules that name the cause come before the one
-that only says which values are unknown: the first cause found is the one told.
+A rule is a function (facts, labels) -> findings; VALUE_RULES lists them. For unknown values the first cause that fits
+is reported; if none fits, only the values are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data.check.scan import Facts, Finding, classes_of, colour_table
+from data.check.scan import Facts, Finding, classes_of
 from data.labels import CITYSCAPES_IDS, LabelTable
 
 VOID_NAMES = re.compile(r"^(void|unlabel+ed|ignored?|unknown|undefined|don'?t care|unclassified)$", re.IGNORECASE)
@@ -18,17 +18,17 @@ BUSY = 0.4  # share of neighbours that differ, above which a mask is taken for a
 MIXED = 0.3  # share of steps through a value between, above which a mask is taken for an interpolated one
 
 
-def totals(found: Sequence[Facts]) -> tuple[Counter, Counter]:
-    """(raw value -> pixels, raw value -> masks it is in), of the masks with one channel."""
+def totals(found: Sequence[Facts], what: str = "values") -> tuple[Counter, Counter]:
+    """(value -> pixels, value -> masks it is in): the raw values of masks with one channel, or `what` "colours"."""
     pixels, masks = Counter(), Counter()
     for f in found:
-        pixels.update(f.values)
-        masks.update(f.values.keys())
+        pixels.update(getattr(f, what))
+        masks.update(getattr(f, what).keys())
     return pixels, masks
 
 
 def value_findings(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
-    """Everything the values say of masks with one channel and of colour masks."""
+    """Findings about the values of masks with one channel and of colour masks."""
     out = _cause_of_values(found, labels) + _colour_masks(found, labels)
     return out + [f for rule in VALUE_RULES for f in rule(found, labels)]
 
@@ -39,9 +39,9 @@ def _cause_of_values(found: Sequence[Facts], labels: LabelTable) -> list[Finding
     unknown = set(pixels) - known
     files = tuple(f.label for f in _worst(found, unknown))
     for cause in CAUSES:
-        told = cause(pixels, unknown, labels, found)
-        if told:
-            fault, text, fix = told
+        reported = cause(pixels, unknown, labels, found)
+        if reported:
+            fault, text, fix = reported
             return [Finding("error", fault, text, fix, files)]
     if not unknown:
         return []
@@ -113,7 +113,7 @@ def _train_ids_wanted(pixels, unknown, labels, found):
 
 
 def _label_ids_wanted(pixels, unknown, labels, found):
-    """trainIds in the files, labelIds expected: roads (0) would be void, and half of the rest another class."""
+    """trainIds in the files, labelIds expected: road (0) would be void, and many classes would be other ones."""
     if labels.name != "cityscapes" or not pixels or not set(pixels) <= {*range(19), 255}:
         return None
     if 255 not in pixels and not (0 in pixels and pixels[0] > 0.1 * sum(pixels.values())):
@@ -144,7 +144,7 @@ def _stretched(pixels, unknown, labels, found):
         return None
     if max(values) // step >= count:
         return None
-    text = f"values {', '.join(map(str, values[:6]))}: class indices times {step}, stretched to be seen by eye"
+    text = f"values {', '.join(map(str, values[:6]))}: class indices times {step}, stretched to be visible"
     return "stretched values", text, _mapping([(i * step, i) for i in range(count) if i * step <= 255])
 
 
@@ -169,7 +169,7 @@ def _colour_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
     masks = [f for f in found if f.colours]
     if not masks:
         return []
-    known, total = colour_table(labels), Counter()
+    known, total = labels.index_of_colour, Counter()
     for f in masks:
         total.update(f.colours)
     unknown = {c: n for c, n in total.items() if c not in known}
@@ -227,7 +227,7 @@ def _mostly_void(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
 
 
 def _one_class_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
-    """A single class from border to border: a fault where it is rare, the nature of the data where it is common."""
+    """Masks of a single class: a fault if they are rare, a property of the data if they are common."""
     counted = [(f, [c for c in classes_of(f, labels) if c != labels.ignore_index]) for f in found if f.label_hw]
     single = [(f, c[0]) for f, c in counted if len(c) == 1 and c[0] is not None]
     if not single or len(counted) < 3:
@@ -241,7 +241,7 @@ def _one_class_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding
 
 
 def _classes_present(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
-    """Classes of the table that no mask holds, and classes of val or test that train never shows."""
+    """Classes of the table that are in no mask, and classes of val or test that are not in train."""
     seen: dict[str, set] = {}
     for f in found:
         seen.setdefault(f.split, set()).update(c for c in classes_of(f, labels) if c is not None)

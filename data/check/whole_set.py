@@ -1,4 +1,4 @@
-"""A config's whole data set under the rules: every split, also where a fault keeps it from being built."""
+"""Check every pair of a config's data set, even if a fault keeps a split from being built."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from data import build_dataset
+from data import build_dataset, configured_labels
 from data.check.file_rules import file_findings
 from data.check.scan import LEVELS, Facts, Finding, scan
 from data.check.value_rules import value_findings
 from data.files import JPEG_SUFFIXES, SPLITS, Record, files_by_name
 from data.labels import CAMVID, LabelTable
-from data.remap import remap
 from data.sets.folder import read_classes
 
-SIDES = {"folder": ("images/{}", "labels/{}"), "camvid": ("{}", "{}annot")}  # where pairs can be found one by one
+SIDES = {
+    "folder": ("images/{}", "labels/{}"),
+    "camvid": ("{}", "{}annot"),
+}  # layouts whose pairs can be found one by one
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What was read and what was found, the worst first."""
+    """Facts of the pairs read, and findings, the worst first."""
 
     facts: list[Facts]
     labels: LabelTable | None
@@ -44,9 +46,9 @@ class Checked:
 
 
 def check_config(cfg, splits: Sequence[str] = SPLITS, limit: int = 0, workers: int = 4, progress=None):
-    """Checked: every pair of every split, read in full. limit: the first n pairs of a split, 0: all.
+    """Check every pair of every split; every file is read in full. limit: the first n pairs per split, 0: all.
 
-    Raises: UserError where there is nothing to look at: no such data set, no classes.yaml, no split with an image.
+    Raises: UserError if there is nothing to read: no such data set, no classes.yaml, no split with an image.
     """
     found: list[Facts] = []
     findings: list[Finding] = []
@@ -77,14 +79,14 @@ def check_config(cfg, splits: Sequence[str] = SPLITS, limit: int = 0, workers: i
 
 
 def apply_rules(found: list[Facts], labels: LabelTable, findings: Sequence[Finding] = ()) -> Checked:
-    """All rules over the facts; the findings sorted by their level."""
+    """Apply all rules to the facts; findings are sorted by level."""
     everything = [*findings, *file_findings(found), *value_findings([f for f in found if f.label_hw], labels)]
     return Checked(found, labels, sorted(everything, key=lambda f: LEVELS.index(f.level)))
 
 
 def _pairs_one_by_one(cfg, split: str, error: UserError) -> tuple[list[Record], LabelTable | None, list[Finding]]:
-    """The complete pairs of a split that `build_dataset` refuses, and what its files lack; ([], None, []) where the
-    layout gives no pairs, or the fault is another one."""
+    """(complete pairs, label table, findings about the other files) of a split that `build_dataset` refuses;
+    ([], None, []) if the layout gives no pairs."""
     if cfg.data.name not in SIDES or cfg.data.sample or not cfg.data.root:
         return [], None, []
     root = Path(cfg.data.root).expanduser()
@@ -93,13 +95,11 @@ def _pairs_one_by_one(cfg, split: str, error: UserError) -> tuple[list[Record], 
     if not images or not masks:
         return [], None, []
     table = CAMVID if cfg.data.name == "camvid" else read_classes(root / "classes.yaml")
-    table = table.with_label_map(cfg.data.label_map)
-    if isinstance(cfg.data.labels, dict):
-        table = remap(table, cfg.data.labels, cfg.data.background)
+    table = configured_labels(cfg.data, table)
     findings = _unpaired(split, images, masks) + _twice(split, images, masks)
     pairs = [Record(images[n][0], masks[n][0], n, n) for n in images if n in masks]
     jpeg = any(p.suffix.lower() in JPEG_SUFFIXES for paths in masks.values() for p in paths)
-    if not findings and not jpeg:  # refused for another reason: say that one
+    if not findings and not jpeg:  # refused for another reason: report that one
         findings = [Finding("error", "split cannot be read", f"{split}: {error}")]
     return pairs, table, findings
 
@@ -130,7 +130,7 @@ def _twice(split: str, images: dict, masks: dict) -> list[Finding]:
     for side in (images, masks):
         double = [paths for paths in side.values() if len(paths) > 1]
         if double:
-            text = f"{len(double)} names of {split} stand for two files ({', '.join(p.name for p in double[0])})"
+            text = f"{len(double)} names of {split} have two files ({', '.join(p.name for p in double[0])})"
             files = tuple(p for paths in double for p in paths)
             out.append(Finding("error", "two files, one name", text, "remove one of each", files))
     return out

@@ -1,0 +1,1 @@
+"""One file per data set: which files it has, which classes, which splits."""

@@ -1,9 +1,10 @@
-"""ADE20K, 150 classes, as the scene parsing benchmark publishes it (Zhou et al., CVPR 2017; sceneparsing.csail.mit.edu).
+"""ADE20K, 150 classes, as the scene parsing benchmark publishes it (Zhou et al., CVPR 2017;
+sceneparsing.csail.mit.edu).
 
     images/{training,validation}/NAME.jpg    annotations/{training,validation}/NAME.png    images/testing/NAME.jpg
 
-data.root may also be the folder in which the archive unpacks `ADEChallengeData2016/`. In the masks 0 is "other objects",
-which is ignored, and class c has the value c + 1 (README of github.com/CSAILVision/sceneparsing).
+data.root may also be the folder in which the archive unpacks `ADEChallengeData2016/`. In the masks 0 is "other
+objects", which is ignored, and class c has the value c + 1 (README of github.com/CSAILVision/sceneparsing).
 """
 
 from __future__ import annotations

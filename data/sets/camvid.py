@@ -2,9 +2,9 @@
 
     train/ trainannot/ val/ valannot/ test/ testannot/    images PNG or JPEG, masks PNG, same stems
 
-CamVid is a handful of drives, filmed at short intervals. Neighbouring frames are near-duplicates, so a random split would
-put almost a copy of every validation image into training. A group is therefore a block of 20 consecutive frames of one
-drive ('0016E5-03'); only frames on the two sides of a block's edge remain alike.
+CamVid is a handful of drives, filmed at short intervals. Neighbouring frames are near-duplicates, so a random split
+would put almost a copy of every validation image into training. A group is therefore a block of 20 consecutive frames
+of one drive ('0016E5-03'); only frames on the two sides of a block's edge remain alike.
 """
 
 from __future__ import annotations

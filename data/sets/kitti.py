@@ -8,9 +8,9 @@ An image and its mask have the same file name (000000_10.png, ...). `data.labels
 what the layout says about the values.
 
 In the first two layouts `test` is `testing`. If `testing` has labels, it is `val` too: the best epoch is then chosen on
-the images that are reported, unless `data.sample: [120, 30, 0]` draws another val from `training`. If it has none, val is
-the last fifth of `training`. It is the last fifth, not a random one, because neighbouring numbers may be frames of one
-drive. For the same reason a group is a block of 10 consecutive frames.
+the images that are reported, unless `data.sample: [120, 30, 0]` draws another val from `training`. If it has none, val
+is the last fifth of `training`. It is the last fifth, not a random one, because neighbouring numbers may be frames of
+one drive. For the same reason a group is a block of 10 consecutive frames.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ data.root may also be the folder above, torchvision's `root`, which holds `oxfor
 the classes pet, background, border (the strip that the annotators left undecided). All three are trained, unless
 `data.labels: {pet: pet, background: background, ignore: border}` says otherwise.
 
-The data set does not split trainval. Here val is a fifth of it, chosen by a hash of the name, so it is the same on every
-machine. test is the data set's test list.
+The data set does not split trainval. Here val is a fifth of it, chosen by a hash of the name, so it is the same on
+every machine. test is the data set's test list.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """The drawn city: a small Cityscapes that needs no download. 17 of the 19 classes, 28 cities, seven kinds of weather.
 
-`ensure()` draws it once (seconds) into a cache, in the Cityscapes folder layout, so that the Cityscapes loader reads
-it like the real one. Reading order: canvas (camera, canvas) -> city (what makes a city, the plan of a
-street) -> town, buildings, plants (what stands) -> traffic, people,
-signs (what moves, and what directs it) -> weather (sky, light, lens).
+`ensure()` draws it once, in seconds, into a cache in the Cityscapes folder layout, which the Cityscapes loader reads.
+Reading order: canvas (camera, canvas) -> city (materials, layout of a street) -> town, buildings, plants -> traffic,
+people, signs -> weather (sky, light, lens).
 
-The same (seed, split, city, frame) gives the same frame everywhere: whole-number polygons, numpy's PCG64, no fonts.
-(Pillow's releases end very sharp corners differently: up to three label pixels of a frame differ between 10.2 and 13.)
+The same (seed, split, city, frame) gives the same frame on every machine: integer polygons, numpy's PCG64, no fonts.
+(Pillow's releases end very sharp corners differently: up to three label pixels per frame differ between 10.2 and 13.)
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def draw_frame(seed: int, split: str, city: str, frame: int) -> tuple[np.ndarray
 
 
 def _bonnet(canvas: Canvas, city: City) -> None:
-    """The front of the filming car; its label (ego vehicle) counts for nothing."""
+    """The front of the filming car; its label (ego vehicle) is ignored."""
     middle, wide = WIDTH * 0.5, WIDTH * 0.62
     for drop, tone in ((0.0, 0.8), (2.5, 1.25), (4.5, 1.0)):
         shape = disc(middle, HEIGHT + 22 + drop, wide, 36, 48)
@@ -93,10 +92,10 @@ def default_root() -> Path:
 
 
 def ensure(root: Path | None = None, processes: int | None = None) -> Path:
-    """The folder of the drawn city, in the Cityscapes layout; draws all 320 frames if they are not there yet.
+    """The folder of the drawn city, in the Cityscapes layout; draws all 320 frames if it is empty or missing.
 
-    The frames are drawn beside `root` and moved there in one rename, so that a draw that is killed leaves no half
-    data set; a second process that needs it meanwhile waits. `processes`: None takes every core we may use.
+    Frames are drawn beside `root` and moved there in one rename, so that a killed draw leaves no partial data set.
+    Other processes that need it wait. processes: None uses every core we may use.
     Raises: UserError if the folder cannot be written, or holds something else.
     """
     root = Path(root).expanduser() if root else default_root()

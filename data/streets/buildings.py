@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.streets.canvas import BUILDING, NEAR, Canvas, Colour, between, chance, lit, mixed, pick
+from data.streets.canvas import BUILDING, NEAR, Canvas, Colour, between, chance, lit, mixed, pick, upright
 from data.streets.city import City, daylight
 
 GLASS = [(92, 112, 128), (70, 84, 98), (112, 134, 150), (58, 66, 76)]
@@ -24,7 +24,7 @@ def house(
     shops: bool,
     ends: bool = True,
 ) -> None:
-    """One house with its front on the plane X = side * x between z0 and z1; `ends`: also the wall facing us."""
+    """One house with its front on the plane X = side * x between z0 and z1; `ends`: also the wall facing the camera."""
     floor = between(rng, 2.8, 3.3)
     top = floors * floor + between(rng, 0.3, 1.0) + (0.8 if shops else 0.0)
     deep = between(rng, 8, 12)
@@ -33,8 +33,8 @@ def house(
     z0 = max(z0, NEAR)
     if z1 - z0 < 1:
         return
-    # The front casts its shadow away from the sun; only the side that the sun is behind reaches the street.
-    canvas.cast([(side * x, 0, z0), (side * x, top, z0), (side * x, top, z1), (side * x, 0, z1)])
+    # The front casts its shadow away from the sun; it reaches the street only on the side that the sun is behind.
+    canvas.cast(upright(side * x, 0, top, z0, z1))
     roof = daylight(pick(rng, city.roofs), rng) if city.gabled and floors <= 4 else None
     style = _style(city, rng, wall, floor, floors, shops)
     if ends:
@@ -89,18 +89,10 @@ def _roof(canvas: Canvas, side, x, z0, z1, deep, top, roof: Colour) -> None:
 
     chimney = z0 + (z1 - z0) * 0.7
     cx, cy = side * (x + deep * 0.4), top + deep * 0.2
-    canvas.quad(
-        [(cx, cy, chimney), (cx, cy + 2, chimney), (cx, cy + 2, chimney + 0.9), (cx, cy, chimney + 0.9)],
-        lit(roof, 0.7),
-        BUILDING,
-    )
+    canvas.quad(upright(cx, cy, cy + 2, chimney, chimney + 0.9), lit(roof, 0.7), BUILDING)
     canvas.quad([slope(0, z0), slope(1, z0), slope(1, z1), slope(0, z1)], roof, BUILDING)
-    for i in range(1, 7):
-        canvas.quad(
-            [slope(i / 7, z0), slope(i / 7 + 0.03, z0), slope(i / 7 + 0.03, z1), slope(i / 7, z1)],
-            lit(roof, 0.86),
-            None,
-        )
+    for a, b in ((i / 7, i / 7 + 0.03) for i in range(1, 7)):
+        canvas.quad([slope(a, z0), slope(b, z0), slope(b, z1), slope(a, z1)], lit(roof, 0.86), None)
 
 
 def _face(canvas: Canvas, rng, at, length, top, z, scale, style, light, door=True) -> None:
@@ -154,7 +146,7 @@ def _window(canvas: Canvas, rng, box, u, v, style, light, scale) -> None:
             box(u - w + 0.1, v + h * 0.55, u + w - 0.1, v + h - 0.05, lit(glass, 1.2))  # the sky in the upper half
         box(u - 0.05, v, u + 0.05, v + h, lit(style["frame"], light))
         box(u - w - 0.1, v - 0.16, u + w + 0.1, v - 0.04, lit(style["wall"], 1.15 * light))  # sill
-    if shines:  # the label says building; only the light bit is wanted, and picture-only polygons do not set it
+    if shines:  # labels only, for the light bit: picture-only polygons do not set it
         box(u - w + 0.1, v + 0.05, u + w - 0.1, v + h - 0.05, None, BUILDING, True)
 
 

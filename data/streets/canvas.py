@@ -1,8 +1,8 @@
-"""What the drawn city is painted on: a pinhole camera, and a canvas that holds picture, labels and depth at once.
+"""Camera and canvas of the drawn city. The canvas holds picture, labels and depth at once.
 
 World axes in metres: X to the right (0 is the middle of the road), Y up (0 is the road), Z away from the camera.
-Every shape is a polygon with whole-number corners on a grid twice as fine as the picture, so that the picture can be
-averaged 2x2 (soft edges) while the labels are picked from the same polygons (hard edges, at most half a pixel away).
+Every shape is a polygon with integer corners on a grid twice as fine as the picture. The picture is averaged 2x2 (soft
+edges); the labels are picked from the same polygons (hard edges, at most half a pixel away).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Camera:
     center: float  # column of the vanishing point
     horizon: float  # row of the horizon
     above: float  # height of the camera over the road, metres
-    x: float  # where the camera stands across the road, metres
+    x: float  # position of the camera across the road, metres
     curve: float
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
@@ -86,7 +86,7 @@ class Canvas:
     def poly(self, points, colour, label: int | None, z: float = 0.0, shines: bool = False) -> None:
         """Fill a polygon of (column, row) pixels. colour None: labels only; label None: picture only.
 
-        A colour with four entries is a glaze: it is blended over what is there.
+        A colour with four entries is blended over what is there.
         """
         corners = [(math.floor(x * FINE + 0.5), math.floor(y * FINE + 0.5)) for x, y in points]
         if colour is not None:
@@ -117,13 +117,13 @@ class Canvas:
         self.poly(points, colour, label, (z0 + z1) / 2)
 
     def cast(self, points3, strength: int = 255) -> None:
-        """Shadow on the ground of a flat shape given by world points; without sun there is none."""
+        """Shadow on the ground of a flat shape given by world points, if there is sun."""
         if self.sun is not None:
             sx, sz = self.sun
             self.contact([(x + sx * y, z + sz * y) for x, y, z in points3], strength)
 
     def contact(self, points2, strength: int = 255) -> None:
-        """Darken a patch of ground given by (X, Z) points, whatever the weather."""
+        """Darken a patch of ground given by (X, Z) points, in any weather."""
         pixels = [self.camera.project(x, 0.0, z) for x, z in points2]
         self._shadow.polygon([(round(u), round(v)) for u, v in pixels], fill=strength)
 
@@ -164,6 +164,16 @@ def lit(colour, factor: float) -> Colour:
 def mixed(a, b, share: float) -> Colour:
     """Colour between a (share 0) and b (share 1)."""
     return tuple(int(x + (y - x) * share) for x, y in zip(a, b))
+
+
+def box(x0: float, y0: float, x1: float, y1: float):
+    """Corners of a rectangle on the screen, (column, row)."""
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+
+
+def upright(x: float, y0: float, y1: float, z0: float, z1: float):
+    """Corners of a rectangle along the street on the plane X = x, (X, Y, Z)."""
+    return [(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)]
 
 
 def disc(x: float, y: float, rx: float, ry: float, corners: int = 14, turn: float = 0.0):

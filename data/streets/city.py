@@ -1,6 +1,6 @@
-"""The character of a drawn city: its materials, its trees, its street, its usual weather, and where things stand.
+"""One drawn city (materials, trees, street, usual weather), and the layout of one frame of it.
 
-All frames of a city share one `City`, so a split by city asks for generalisation, and a split by image does not.
+All frames of a city share one `City`, so a split by city tests generalisation, and a split by image does not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEAVES = [(66, 112, 42), (82, 124, 48), (54, 98, 48), (98, 130, 52), (74, 106, 6
 AUTUMN = [(168, 128, 44), (150, 100, 40), (134, 122, 46)]
 GRASS = [(124, 158, 70), (140, 164, 80), (112, 148, 72), (152, 162, 88)]
 SKIES = ("clear", "cloudy", "overcast", "rain", "fog", "dusk", "night")
-CLIMATES = [  # how often each of SKIES is met
+CLIMATES = [  # how often each of SKIES occurs
     (0.52, 0.27, 0.09, 0.04, 0.02, 0.05, 0.01),
     (0.32, 0.32, 0.18, 0.08, 0.03, 0.05, 0.02),
     (0.20, 0.28, 0.26, 0.14, 0.06, 0.04, 0.02),
@@ -186,7 +186,7 @@ def make_plan(city: City, rng: np.random.Generator) -> Plan:
 
 
 def _around(junction: Junction | None, lot: Lot) -> list[Lot]:
-    """The lot without the part that the side street takes; pieces under 3 m are given up."""
+    """The lot without the part that the side street takes; pieces under 3 m are dropped."""
     pieces = [(lot.z0, lot.z1)]
     if junction is not None:
         mouth = (junction.z, junction.z + junction.width)
@@ -210,6 +210,6 @@ def make_camera(city: City, plan: Plan, rng: np.random.Generator, height: int, w
 
 
 def daylight(colour: Colour, rng: np.random.Generator, spread: float = 0.08) -> Colour:
-    """The same material once more: a little brighter or darker, warmer or cooler."""
+    """The same material, a little brighter or darker, warmer or cooler."""
     factor, warm = between(rng, 1 - spread, 1 + spread), between(rng, -spread, spread) * 0.4
     return tuple(min(255, int(c * factor * (1 + warm * side))) for c, side in zip(colour, (1, 0, -1)))

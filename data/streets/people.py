@@ -11,14 +11,8 @@ from data.streets.canvas import BICYCLE, PERSON, RIDER, Canvas, Colour, between,
 SKIN = [(236, 198, 168), (216, 170, 136), (172, 124, 92), (124, 84, 60), (90, 62, 46)]
 HAIR = [(42, 32, 28), (84, 58, 38), (168, 128, 74), (120, 116, 114), (28, 26, 28)]
 TOPS = [
-    (214, 48, 60),
-    (64, 116, 204),
-    (244, 240, 234),
-    (206, 72, 130),
-    (232, 112, 104),
-    (120, 170, 222),
-    (150, 84, 170),
-]
+    (214, 48, 60), (64, 116, 204), (244, 240, 234), (206, 72, 130), (232, 112, 104), (120, 170, 222), (150, 84, 170),
+]  # fmt: skip
 LEGS = [(44, 58, 110), (58, 76, 138), (74, 96, 150), (40, 44, 84)]
 VESTS = [(214, 240, 40), (250, 130, 28), (236, 246, 60)]  # cyclists dress to be seen
 HELMETS = [(236, 236, 236), (224, 60, 48), (240, 196, 44), (44, 116, 190)]
@@ -60,9 +54,8 @@ class Figure:
 
 def _foot_shadow(canvas: Canvas, x: float, z: float, wide: float, high: float) -> None:
     canvas.contact([(x + u, z + v) for u, v in disc(0, 0, wide, wide * 0.5, 10)], 200)
-    canvas.cast(
-        [(x - wide * 0.6, 0, z), (x - wide * 0.7, high, z), (x + wide * 0.7, high, z), (x + wide * 0.6, 0, z)], 220
-    )
+    low, top = wide * 0.6, wide * 0.7
+    canvas.cast([(x - low, 0, z), (x - top, high, z), (x + top, high, z), (x + low, 0, z)], 220)
 
 
 def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
@@ -79,14 +72,8 @@ def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None
     dress = chance(rng, 0.25)
     f.limb(s((-0.05, 0.86), (-stride * 0.3 - 0.06, 0.45), (-stride - 0.06, 0.06)), 0.17 * size, lit(legs, 0.8), PERSON)
     f.limb(s((0.06, 0.86), (stride * 0.6 + 0.06, 0.46), (stride * 0.9 + 0.06, 0.05)), 0.17 * size, legs, PERSON)
-    f.poly(
-        s((-stride - 0.14, 0.0), (-stride - 0.14, 0.09), (-stride + 0.1, 0.07), (-stride + 0.12, 0.0)),
-        (30, 28, 30),
-        PERSON,
-    )
-    f.poly(
-        s((stride - 0.04, 0.0), (stride - 0.04, 0.09), (stride + 0.2, 0.06), (stride + 0.22, 0.0)), (30, 28, 30), PERSON
-    )
+    for at, toe in ((-stride - 0.14, 0.07), (stride - 0.04, 0.06)):
+        f.poly(s((at, 0.0), (at, 0.09), (at + 0.24, toe), (at + 0.26, 0.0)), (30, 28, 30), PERSON)
     swing = stride * 0.8
     f.limb(s((0.2, 1.4), (0.27 - swing * 0.4, 1.12), (0.25 - swing, 0.88)), 0.12 * size, lit(top, 0.7), PERSON)
     hem = 0.55 if dress else 0.82
@@ -99,11 +86,8 @@ def person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None
     f.ball(((-0.24 + swing) * size, 0.86 * size), 0.06 * size, 0.07 * size, skin, PERSON)
     f.limb(s((0, 1.46), (0, 1.58)), 0.11 * size, lit(skin, 0.85), PERSON)
     f.ball((0, 1.66 * size), 0.115 * size, 0.14 * size, skin, PERSON)
-    f.poly(
-        s((-0.13, 1.62), (-0.13, 1.74), (-0.06, 1.82), (0.06, 1.82), (0.13, 1.74), (0.1, 1.7), (-0.08, 1.72)),
-        hair,
-        PERSON,
-    )
+    head = s((-0.13, 1.62), (-0.13, 1.74), (-0.06, 1.82), (0.06, 1.82), (0.13, 1.74), (0.1, 1.7), (-0.08, 1.72))
+    f.poly(head, hair, PERSON)
 
 
 def _bicycle(f: Figure, paint: Colour, label: int = BICYCLE) -> None:
@@ -115,17 +99,11 @@ def _bicycle(f: Figure, paint: Colour, label: int = BICYCLE) -> None:
         f.canvas.stroke([*ring, ring[0]], (24, 24, 26), max(0.8, 0.07 * f.up))
     crank, seat, head, bar = (-0.06, 0.32), (-0.2, 0.82), (0.36, 0.84), (0.34, 1.0)
     f.canvas.poly([f.at(p) for p in (crank, seat, head)], None, label, f.z)
-    thick = 0.065
+    rear, front = hubs
     for a, b in (
-        (hubs[0], crank),
-        (crank, seat),
-        (seat, head),
-        (crank, head),
-        (hubs[0], seat),
-        (head, hubs[1]),
-        (head, bar),
-    ):
-        f.limb([a, b], thick, paint, label)
+        (rear, crank), (crank, seat), (seat, head), (crank, head), (rear, seat), (head, front), (head, bar),
+    ):  # fmt: skip
+        f.limb([a, b], 0.065, paint, label)
     f.limb([(0.26, 1.02), (0.46, 1.0)], 0.05, (30, 30, 32), label)
     f.limb([(-0.34, 0.9), (-0.1, 0.9)], 0.08, (30, 28, 28), label)
 

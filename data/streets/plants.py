@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from data.streets.canvas import VEGETATION, Canvas, Colour, between, disc, lit, pick
+from data.streets.canvas import VEGETATION, Canvas, Colour, between, disc, lit, pick, upright
 from data.streets.city import City, daylight
 
 BARK = [(92, 70, 52), (78, 62, 50), (108, 86, 64)]
@@ -18,28 +18,18 @@ def tree(canvas: Canvas, city: City, rng: np.random.Generator, x: float, z: floa
     bark = (206, 202, 194) if species == "birch" else pick(rng, BARK)
     trunk = size * (0.12 if species == "cone" else 0.34)
     thick = max(0.16, size * 0.032)
-    canvas.quad(
-        [(x - thick, 0, z), (x - thick * 0.7, trunk * 1.5, z), (x, trunk * 1.5, z), (x, 0, z)], bark, VEGETATION
-    )
-    canvas.quad(
-        [(x, 0, z), (x, trunk * 1.5, z), (x + thick * 0.7, trunk * 1.5, z), (x + thick, 0, z)],
-        lit(bark, 0.72),
-        VEGETATION,
-    )
+    fork, slim = trunk * 1.5, thick * 0.7
+    canvas.quad([(x - thick, 0, z), (x - slim, fork, z), (x, fork, z), (x, 0, z)], bark, VEGETATION)
+    canvas.quad([(x, 0, z), (x, fork, z), (x + slim, fork, z), (x + thick, 0, z)], lit(bark, 0.72), VEGETATION)
     crown = size - trunk
     wide = crown * {"round": 0.46, "tall": 0.24, "cone": 0.26, "birch": 0.32}[species]
-    canvas.cast(_around(x, trunk + crown / 2, z, wide, crown / 2), 225)
+    canvas.cast([(u, v, z) for u, v in disc(x, trunk + crown / 2, wide, crown / 2, 12)], 225)
     if canvas.sun is not None:
         canvas.cast([(x - thick, 0, z), (x - thick, trunk, z), (x + thick, trunk, z), (x + thick, 0, z)], 225)
     if species == "cone":
         _cone(canvas, rng, x, z, trunk, crown, wide, leaf)
     else:
         _crown(canvas, rng, x, z, trunk + crown / 2, wide, crown / 2, leaf)
-
-
-def _around(x, y, z, rx, ry):
-    """World points of an upright ellipse, for shadows."""
-    return [(u, v, z) for u, v in disc(x, y, rx, ry, 12)]
 
 
 def _crown(canvas: Canvas, rng, x, z, y, rx, ry, leaf: Colour) -> None:
@@ -75,10 +65,10 @@ def _cone(canvas: Canvas, rng, x, z, y, high, wide, leaf: Colour) -> None:
 def hedge(canvas: Canvas, city: City, rng: np.random.Generator, x: float, z0: float, z1: float, high: float) -> None:
     """A clipped hedge along the street on the plane X = x."""
     leaf = daylight(city.leaves[0], rng, 0.1)
-    canvas.cast([(x, 0, z0), (x, high, z0), (x, high, z1), (x, 0, z1)])
+    canvas.cast(upright(x, 0, high, z0, z1))
     out = x + (0.9 if x > 0 else -0.9)
     canvas.quad([(x, 0, z0), (x, high, z0), (out, high, z0), (out, 0, z0)], lit(leaf, 0.8), VEGETATION)
-    canvas.quad([(x, 0, z0), (x, high, z0), (x, high, z1), (x, 0, z1)], lit(leaf, 0.7), VEGETATION)
+    canvas.quad(upright(x, 0, high, z0, z1), lit(leaf, 0.7), VEGETATION)
     z = z1
     while z > z0:  # lumps that break the straight top
         scale = canvas.camera.scale(z)

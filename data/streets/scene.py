@@ -1,4 +1,4 @@
-"""Who and what is on the street in one frame: things are placed where they belong and painted from far to near."""
+"""Everything on the street in one frame: vehicles, people, signs and furniture, placed and painted from far to near."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_life(canvas: Canvas, city: City, plan: Plan, rng: np.random.Generator) 
 
 
 def _furniture(canvas: Canvas, city: City, plan: Plan, rng) -> list:
-    """Lamp posts at a steady pace, signs, a direction board, a railing along the kerb."""
+    """Lamp posts at even distances, signs, a direction board, a railing along the kerb."""
     things = []
     pace, start = between(rng, 15, 22), between(rng, 6, 13)
     for side in (-1, 1):
@@ -41,16 +41,15 @@ def _furniture(canvas: Canvas, city: City, plan: Plan, rng) -> list:
         for _ in range(1 + int(rng.random() * 2.2)):
             z = between(rng, 6, 16)
             if plan.free(z, 0.3):
-                things.append(
-                    (z, partial(sign_post, canvas, city, rng, side * (plan.kerb + between(rng, 0.5, 0.9)), z))
-                )
+                x_sign = side * (plan.kerb + between(rng, 0.5, 0.9))
+                things.append((z, partial(sign_post, canvas, city, rng, x_sign, z)))
         if chance(rng, 0.16):
             z = between(rng, 12, 24)
             things.append((z, partial(guide_board, canvas, city, rng, side * (plan.kerb + 2.0), z)))
         if chance(rng, 0.4) and not plan.parking[(side + 1) // 2]:
             z0 = between(rng, 5, 12)
             z1 = min(z0 + between(rng, 5, 9), plan.junction.z - 1 if plan.junction else 40)
-            if z1 > z0 + 2:  # one piece a metre, so that people may stand before and behind it
+            if z1 > z0 + 2:  # one piece per metre, so that people may stand in front of and behind it
                 x = side * (plan.kerb + 0.3)
                 high, style = between(rng, 1.0, 1.2), pick(rng, ("bars", city.fences[1]))
                 things.append((z0, partial(fence, canvas, city, rng, x, z0, z1, style, high)))

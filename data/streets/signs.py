@@ -1,10 +1,10 @@
-"""Poles, lamp posts, traffic lights and traffic signs of the drawn city; none is ever thinner than MIN_PX pixels."""
+"""Poles, lamp posts, traffic lights and traffic signs of the drawn city; none is thinner than MIN_PX pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from data.streets.canvas import LIGHT, POLE, SIGN, Canvas, between, chance, disc, lit, pick
+from data.streets.canvas import LIGHT, POLE, SIGN, Canvas, between, box, chance, disc, lit, pick
 from data.streets.city import City
 
 MIN_PX = 7.0  # least width of a pole or sign on the picture, pixels: still over 3 px at half size
@@ -33,19 +33,18 @@ def post(canvas: Canvas, city: City, x: float, z: float, high: float, foot: floa
 def _bar(canvas: Canvas, city: City, x0, y0, x1, y1, z) -> None:
     """A piece of round metal in pixels: lit along one edge, dark along the other."""
     colour = city.pole_colour
-    canvas.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, POLE, z)
+    canvas.poly(box(x0, y0, x1, y1), colour, POLE, z)
     if y1 - y0 > x1 - x0:
         third = (x1 - x0) / 3
-        canvas.poly([(x0, y0), (x0 + third, y0), (x0 + third, y1), (x0, y1)], lit(colour, 1.3), None)
-        canvas.poly([(x1 - third, y0), (x1, y0), (x1, y1), (x1 - third, y1)], lit(colour, 0.7), None)
+        canvas.poly(box(x0, y0, x0 + third, y1), lit(colour, 1.3), None)
+        canvas.poly(box(x1 - third, y0, x1, y1), lit(colour, 0.7), None)
     else:
-        middle = (y0 + y1) / 2
-        canvas.poly([(x0, middle), (x1, middle), (x1, y1), (x0, y1)], lit(colour, 0.72), None)
+        canvas.poly(box(x0, (y0 + y1) / 2, x1, y1), lit(colour, 0.72), None)
 
 
 def lamp_post(canvas: Canvas, city: City, x: float, z: float) -> None:
     """A street lamp: a lantern, or one or two arms over the road."""
-    scale = max(canvas.camera.scale(z), 12.0)  # far lamps are drawn larger than life, to keep to MIN_PX
+    scale = max(canvas.camera.scale(z), 12.0)  # far lamps are drawn too large, to keep MIN_PX
     column, top, half = post(canvas, city, x, z, 3.8 if city.lamp == "lantern" else 7.5)
     if city.lamp == "lantern":
         heads = [_lantern(canvas, city, column, top, scale, z)]
@@ -77,12 +76,8 @@ def _arm(canvas: Canvas, city: City, column, top, half, direction, scale, z) -> 
     def slab(low, wide, high, narrow):
         """A slab seen from the side: half widths in metres, heights in half pole widths under the top."""
         w, n = wide * scale, narrow * scale
-        return [
-            (tip - w, top + half * low),
-            (tip - n, top + half * high),
-            (tip + n, top + half * high),
-            (tip + w, top + half * low),
-        ]
+        under, over = top + half * low, top + half * high
+        return [(tip - w, under), (tip - n, over), (tip + n, over), (tip + w, under)]
 
     canvas.poly(slab(2.0, 0.5, -0.6, 0.35), lit(city.pole_colour, 0.85), POLE, z)
     canvas.poly(slab(2.1, 0.3, 1.4, 0.4), (250, 236, 190), POLE, z, canvas.lamps)
@@ -110,15 +105,9 @@ def _signal(canvas: Canvas, city: City, column: float, top: float, scale: float,
     half, high = max(0.32 * scale, MIN_PX / 2 + 1), max(1.45 * scale, 18)
     if city.light_board:
         rim = half * 0.55
-        board = [(column - half - rim, top - rim), (column + half + rim, top - rim),
-                 (column + half + rim, top + high + rim), (column - half - rim, top + high + rim)]  # fmt: skip
-        canvas.poly(board, WHITE, LIGHT, z)
-        inner = rim * 0.55
-        board = [(column - half - inner, top - inner), (column + half + inner, top - inner),
-                 (column + half + inner, top + high + inner), (column - half - inner, top + high + inner)]  # fmt: skip
-        canvas.poly(board, BLACK, LIGHT, z)
-    case = [(column - half, top), (column + half, top), (column + half, top + high), (column - half, top + high)]
-    canvas.poly(case, city.light_colour, LIGHT, z)
+        for r, colour in ((rim, WHITE), (rim * 0.55, BLACK)):
+            canvas.poly(box(column - half - r, top - r, column + half + r, top + high + r), colour, LIGHT, z)
+    canvas.poly(box(column - half, top, column + half, top + high), city.light_colour, LIGHT, z)
     on = ((255, 52, 40), (255, 196, 40), (56, 240, 140))
     off = ((92, 26, 24), (96, 74, 22), (22, 70, 50))
     for i in range(3):
@@ -139,8 +128,8 @@ def sign_post(canvas: Canvas, city: City, rng: np.random.Generator, x: float, z:
     faces = [pick(rng, FACES) for _ in range(2 if two else 1)]
     row = top + radius * 0.8
     for face in faces:
-        _, row_after = face(canvas, city, rng, column, row, radius, z), row + radius * 2.1
-        row = row_after
+        face(canvas, city, rng, column, row, radius, z)
+        row += radius * 2.1
 
 
 def _ring(canvas: Canvas, x, y, r, rim, ground, z) -> None:
@@ -149,7 +138,7 @@ def _ring(canvas: Canvas, x, y, r, rim, ground, z) -> None:
 
 
 def _box(canvas: Canvas, x, y, w, h, colour, label, z) -> None:
-    canvas.poly([(x - w, y - h), (x + w, y - h), (x + w, y + h), (x - w, y + h)], colour, label, z)
+    canvas.poly(box(x - w, y - h, x + w, y + h), colour, label, z)
 
 
 def _limit(canvas, city, rng, x, y, r, z) -> None:
@@ -212,9 +201,8 @@ def _walkers(canvas, city, rng, x, y, r, z) -> None:
     _box(canvas, x, y, r, r, BLUE, SIGN, z)
     canvas.poly([(x, y - r * 0.8), (x + r * 0.8, y + r * 0.7), (x - r * 0.8, y + r * 0.7)], WHITE, None)
     canvas.poly(disc(x, y - r * 0.2, r * 0.12, r * 0.12, 9), BLACK, None)
-    canvas.poly(
-        [(x, y - r * 0.1), (x + r * 0.3, y + r * 0.6), (x, y + r * 0.3), (x - r * 0.3, y + r * 0.6)], BLACK, None
-    )
+    legs = [(x, y - r * 0.1), (x + r * 0.3, y + r * 0.6), (x, y + r * 0.3), (x - r * 0.3, y + r * 0.6)]
+    canvas.poly(legs, BLACK, None)
 
 
 FACES = (_limit, _no_entry, _must, _warning, _priority, _stop, _parking, _walkers)
@@ -233,24 +221,8 @@ def guide_board(canvas: Canvas, city: City, rng: np.random.Generator, x: float, 
     for i, line in enumerate((-0.4, 0.0, 0.4)):
         y, x0 = row + line * high * 1.1 * scale, column - wide * 0.4 * scale
         long = between(rng, 0.5, 1.2) * wide * scale
-        canvas.poly(
-            [
-                (x0, y - 0.08 * scale),
-                (x0 + long, y - 0.08 * scale),
-                (x0 + long, y + 0.08 * scale),
-                (x0, y + 0.08 * scale),
-            ],
-            ink,
-            None,
-        )
-        tip = column - wide * 0.7 * scale
+        canvas.poly(box(x0, y - 0.08 * scale, x0 + long, y + 0.08 * scale), ink, None)
+        tip, foot = column - wide * 0.7 * scale, y + 0.1 * scale
         turn = (-1 if i != 1 else 0) * 0.18 * scale
-        canvas.poly(
-            [
-                (tip + turn, y - 0.16 * scale),
-                (tip + 0.14 * scale, y + 0.1 * scale),
-                (tip - 0.14 * scale, y + 0.1 * scale),
-            ],
-            ink,
-            None,
-        )
+        arrow = [(tip + turn, y - 0.16 * scale), (tip + 0.14 * scale, foot), (tip - 0.14 * scale, foot)]
+        canvas.poly(arrow, ink, None)

@@ -1,4 +1,4 @@
-"""What does not move: ground, markings, the plots along the street, fences and walls, the end of the view."""
+"""Fixed parts of a frame: ground, markings, the plots along the street, fences and walls, the background."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from data.streets.canvas import (
     lit,
     mixed,
     pick,
+    upright,
 )
 from data.streets.city import QUARTERS, City, Lot, Plan, daylight
 from data.streets.plants import bush, hedge, tree
@@ -55,7 +56,7 @@ def draw_ground(canvas: Canvas, city: City, plan: Plan, rng: np.random.Generator
 
 
 def _patches(canvas: Canvas, city: City, plan: Plan, rng) -> None:
-    """Mended asphalt and manhole covers."""
+    """Patched asphalt and manhole covers."""
     for _ in range(int(rng.random() * 4)):
         x, z = between(rng, -plan.kerb + 1, plan.kerb - 1), between(rng, 4, 25)
         tone = lit(city.asphalt, pick(rng, (0.86, 0.9, 1.08)))
@@ -72,7 +73,7 @@ def _markings(canvas: Canvas, city: City, plan: Plan) -> None:
     for i in range(1, city.lanes):
         x = -edge + i * lane
         middle = 2 * i == city.lanes or (city.lanes == 3 and i == 1)
-        if middle and city.lanes > 2:  # a double line parts the directions
+        if middle and city.lanes > 2:  # a double line separates the directions
             for dx in (-0.15, 0.15):
                 canvas.strip(x + dx - 0.06, x + dx + 0.06, NEAR, 80, city.lane, None)
             continue
@@ -101,7 +102,7 @@ def _side_street(canvas: Canvas, city: City, plan: Plan) -> None:
 
 
 def draw_backdrop(canvas: Canvas, city: City, rng: np.random.Generator, sky) -> None:
-    """The end of the view: hazy roofs and tree tops along the horizon."""
+    """The background: hazy roofs and tree tops along the horizon."""
     camera = canvas.camera
     base = camera.horizon + camera.focal * camera.above / FAR + 1
     haze = tuple(int(c) for c in sky[max(0, int(camera.horizon) - 2)].mean(axis=0))
@@ -124,7 +125,7 @@ def draw_backdrop(canvas: Canvas, city: City, rng: np.random.Generator, sky) -> 
 
 
 def draw_lots(canvas: Canvas, city: City, plan: Plan, rng: np.random.Generator) -> None:
-    """All plots from far to near; seen from the road, what stands nearer to it hides what stands behind."""
+    """All plots, painted from far to near, so that nearer ones hide those behind."""
     for lot in sorted(plan.lots, key=lambda lot: -lot.z0):
         LOTS[lot.kind](canvas, city, plan, lot, rng)
 
@@ -206,14 +207,14 @@ def fence(canvas: Canvas, city: City, rng, x: float, z0: float, z1: float, style
     if z1 - z0 < 0.5:
         return
     colour = daylight(city.fence_colour, rng)
-    canvas.quad([(x, 0.03, z0), (x, high, z0), (x, high, z1), (x, 0.03, z1)], (*colour, 140), FENCE)
+    canvas.quad(upright(x, 0.03, high, z0, z1), (*colour, 140), FENCE)
     posts = 1.0 if style == "rails" else 2.4
     step = {"bars": 0.24, "picket": 0.24, "mesh": 0.32, "rails": 1.0}[style]
     thick = {"bars": 0.055, "picket": 0.14, "mesh": 0.03, "rails": 0.07}[style]
     levels = {"bars": (0.15, 0.92), "picket": (0.3, 0.75), "mesh": (0.98,), "rails": (0.3, 0.62, 0.95)}[style]
-    rails = [(high * level, high * level + (0.08 if style != "mesh" else 0.05)) for level in levels]
-    for low, top in rails:
-        canvas.quad([(x, low, z0), (x, top, z0), (x, top, z1), (x, low, z1)], lit(colour, 0.9), None)
+    for level in levels:
+        top = high * level + (0.08 if style != "mesh" else 0.05)
+        canvas.quad(upright(x, high * level, top, z0, z1), lit(colour, 0.9), None)
     project = canvas.camera.project
     z = z1
     while z > z0:
@@ -221,8 +222,7 @@ def fence(canvas: Canvas, city: City, rng, x: float, z0: float, z1: float, style
         gap = abs(x - canvas.camera.x) * scale * step / z  # from bar to bar on the screen, pixels
         if gap > 1.2 or style == "rails":
             top = high * (1.0 if style != "picket" else 1.04)
-            bar = [project(x, 0.05, z), project(x, top, z), project(x, top, z - thick), project(x, 0.05, z - thick)]
-            canvas.poly(bar, colour, None)
+            canvas.quad(upright(x, 0.05, top, z, z - thick), colour, None)
             if style == "mesh":
                 a, b = project(x, 0.05, z), project(x, high, max(z - high, z0))
                 c, d = project(x, high, z), project(x, 0.05, max(z - high, z0))
@@ -231,10 +231,8 @@ def fence(canvas: Canvas, city: City, rng, x: float, z0: float, z1: float, style
         z -= step if gap > 1.2 else step * 3
     for i in range(int((z1 - z0) / posts) + 1):
         z = z1 - i * posts
-        canvas.quad(
-            [(x, 0, z), (x, high + 0.06, z), (x, high + 0.06, z - 0.12), (x, 0, z - 0.12)], lit(colour, 0.8), None
-        )
-    canvas.cast([(x, 0, z0), (x, high, z0), (x, high, z1), (x, 0, z1)], 110)
+        canvas.quad(upright(x, 0, high + 0.06, z, z - 0.12), lit(colour, 0.8), None)
+    canvas.cast(upright(x, 0, high, z0, z1), 110)
 
 
 def wall(canvas: Canvas, city: City, rng, x: float, z0: float, z1: float, high: float) -> None:
@@ -244,9 +242,9 @@ def wall(canvas: Canvas, city: City, rng, x: float, z0: float, z1: float, high: 
         return
     colour = daylight(city.wall_colour, rng)
     out = x + (0.35 if x > 0 else -0.35)
-    canvas.cast([(x, 0, z0), (x, high, z0), (x, high, z1), (x, 0, z1)])
+    canvas.cast(upright(x, 0, high, z0, z1))
     canvas.quad([(x, 0, z0), (out, 0, z0), (out, high, z0), (x, high, z0)], lit(colour, 0.9), WALL)
-    canvas.quad([(x, 0, z0), (x, high, z0), (x, high, z1), (x, 0, z1)], colour, WALL)
+    canvas.quad(upright(x, 0, high, z0, z1), colour, WALL)
     course, length = {"brick": (0.16, 0.45), "stone": (0.34, 0.7), "slabs": (high, 2.0)}[city.wall_style]
     joint, project = lit(colour, 0.74 if city.wall_style != "brick" else 1.3), canvas.camera.project
     for i in range(1, math.ceil(high / course)):
@@ -256,11 +254,10 @@ def wall(canvas: Canvas, city: City, rng, x: float, z0: float, z1: float, high: 
         while z > z0 and abs(x - canvas.camera.x) * canvas.camera.scale(z) * length / z > 3:
             top = min(high, (row + 1) * course)
             if city.wall_style == "stone" and chance(rng, 0.5):
-                back = max(z0, z - length)
-                block = [(x, row * course, z), (x, top, z), (x, top, back), (x, row * course, back)]
+                block = upright(x, row * course, top, z, max(z0, z - length))
                 canvas.quad(block, lit(colour, between(rng, 0.80, 1.18)), None)
             canvas.stroke([project(x, row * course, z), project(x, top, z)], (*joint, 130), 0.5)
             z -= length
     cap = lit(colour, 1.18)
-    canvas.quad([(x, high, z0), (x, high + 0.14, z0), (x, high + 0.14, z1), (x, high, z1)], cap, WALL)
+    canvas.quad(upright(x, high, high + 0.14, z0, z1), cap, WALL)
     canvas.quad([(x, high, z0), (x, high + 0.14, z0), (out, high + 0.14, z0), (out, high, z0)], lit(cap, 0.9), WALL)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.streets.canvas import BUS, CAR, NEAR, TRUCK, Canvas, Colour, between, lit, pick
+from data.streets.canvas import BUS, CAR, NEAR, TRUCK, Canvas, Colour, between, box, lit, pick
 
 PAINT = [
     (196, 40, 38), (38, 78, 150), (232, 232, 234), (40, 42, 46), (150, 154, 158), (98, 104, 110),
@@ -64,7 +64,7 @@ class Pose:
 
 
 def _facing(points) -> bool:
-    """Whether a face whose corners run clockwise on the screen (rows grow downwards) is turned to us."""
+    """Whether a face whose corners run clockwise on the screen (rows grow downwards) faces the camera."""
     return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(points, [*points[1:], points[0]])) > 0
 
 
@@ -96,6 +96,11 @@ def patch(canvas: Canvas, pose: Pose, points, right: float, colour, label=None, 
     canvas.poly([canvas.camera.project(*pose.at(f, u, right)) for f, u in points], colour, label, pose.z, shines)
 
 
+def strip(forward0: float, up0: float, forward1: float, up1: float):
+    """Corners of a rectangle on the side of a vehicle, for `patch`."""
+    return [(forward0, up0), (forward0, up1), (forward1, up1), (forward1, up0)]
+
+
 def plate(canvas: Canvas, pose: Pose, forward, up0, up1, right0, right1, colour, label=None, shines=False) -> None:
     """A rectangle across the vehicle, on the upright plane `forward` of its middle."""
     corners = [(up0, right0), (up1, right0), (up1, right1), (up0, right1)]
@@ -114,21 +119,15 @@ def wheels(canvas: Canvas, pose: Pose, axles, half: float, shown, radius: float,
 
 
 def _ground_shadow(canvas: Canvas, pose: Pose, long: float, wide: float, high: float) -> None:
-    spots = [
-        pose.at(f * long / 2, 0, r * wide / 2) for f, r in ((-1.04, -1.06), (1.04, -1.06), (1.04, 1.06), (-1.04, 1.06))
-    ]
+    spots = [pose.at(f * long / 2, 0, r * wide / 2) for f, r in box(-1.04, -1.06, 1.04, 1.06)]
     canvas.contact([(x, z) for x, _, z in spots], 255)
     if canvas.sun is not None:
         for f in (-0.4, 0.4):
             top = [pose.at(f * long - d, high, r * wide / 2) for d, r in ((-0.1, -1), (0.1, 1))]
             foot = [pose.at(f * long - d, 0, r * wide / 2) for d, r in ((0.1, 1), (-0.1, -1))]
             canvas.cast([*top, *foot])
-        sides = [
-            [pose.at(f * long * 0.42, u, r * wide / 2) for f, u in ((-1, 0), (-1, high), (1, high), (1, 0))]
-            for r in (-1, 1)
-        ]
-        for points in sides:
-            canvas.cast(points)
+        for r in (-1, 1):
+            canvas.cast([pose.at(f * long * 0.42, u, r * wide / 2) for f, u in strip(-1, 0, 1, high)])
 
 
 def _lights(canvas: Canvas, pose: Pose, rear: float, front: float, half: float, up: float, label: int) -> None:
@@ -156,15 +155,8 @@ def car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading: f
     for side in shown:
         for window in windows:
             patch(canvas, pose, window, side * (half + 0.01), GLASS)
-        sill = [(rear * 0.96, 0.3), (rear * 0.96, 0.42), (front * 0.96, 0.42), (front * 0.96, 0.3)]
-        patch(canvas, pose, sill, side * (half + 0.01), lit(paint, 0.5))
-        patch(
-            canvas,
-            pose,
-            [(-0.02, 0.42), (-0.02, 0.95), (0.03, 0.95), (0.03, 0.42)],
-            side * (half + 0.01),
-            lit(paint, 0.6),
-        )
+        patch(canvas, pose, strip(rear * 0.96, 0.3, front * 0.96, 0.42), side * (half + 0.01), lit(paint, 0.5))
+        patch(canvas, pose, strip(-0.02, 0.42, 0.03, 0.95), side * (half + 0.01), lit(paint, 0.6))
     wheels(canvas, pose, axles, half, shown, 0.33, CAR)
     if abs(math.cos(heading)) > 0.3:
         out = end * 1.015
@@ -196,13 +188,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading:
             stripe = pick(rng, LIVERY)
             patch(canvas, pose, [(-3.3, 1.5), (-3.3, 2.0), (1.2, 2.3), (1.2, 1.8)], side * 1.21, stripe)
             for f in (-2.3, -1.1, 0.1):
-                patch(
-                    canvas,
-                    pose,
-                    [(f, 0.95), (f, high), (f + 0.05, high), (f + 0.05, 0.95)],
-                    side * 1.21,
-                    lit(cargo, 0.8),
-                )
+                patch(canvas, pose, strip(f, 0.95, f + 0.05, high), side * 1.21, lit(cargo, 0.8))
 
     behind = math.cos(heading) > 0
     for part in (draw_cab, draw_box) if behind else (draw_box, draw_cab):
@@ -224,7 +210,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading:
 
 
 def _side_shows(canvas: Canvas, pose: Pose, right: float) -> bool:
-    pixels = [canvas.camera.project(*pose.at(f, u, right)) for f, u in ((-2, 0), (-2, 1), (2, 1), (2, 0))]
+    pixels = [canvas.camera.project(*pose.at(f, u, right)) for f, u in strip(-2, 0, 2, 1)]
     return _facing(pixels if right > 0 else pixels[::-1])
 
 
@@ -232,25 +218,18 @@ def bus(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading: f
     """A city bus: long rows of windows, a band of colour, a lit line number."""
     pose, half, paint, band = Pose(x, z, heading), 1.25, pick(rng, LIVERY), (244, 242, 234)
     _ground_shadow(canvas, pose, 10.5, 2.5, 2.7)
-    body = [
-        (-5.2, 0.35, "b"),
-        (-5.25, 3.0, "b"),
-        (-5.0, 3.1, "b"),
-        (5.1, 3.1, "b"),
-        (5.25, 2.95, "b"),
-        (5.25, 0.35, "b"),
-    ]
+    corners = ((-5.2, 0.35), (-5.25, 3.0), (-5.0, 3.1), (5.1, 3.1), (5.25, 2.95), (5.25, 0.35))
+    body = [(forward, up, "b") for forward, up in corners]
     shown = hull(canvas, pose, body, 2.5, {"b": paint, "g": GLASS}, BUS)
     for side in shown:
         r = side * (half + 0.01)
-        patch(canvas, pose, [(-5.1, 0.95), (-5.1, 1.2), (5.2, 1.2), (5.2, 0.95)], r, band)
+        patch(canvas, pose, strip(-5.1, 0.95, 5.2, 1.2), r, band)
         for i in range(7):
             a = -4.9 + i * 1.45
-            shines = canvas.lamps
-            glass = (240, 222, 170) if shines else GLASS
-            patch(canvas, pose, [(a, 1.4), (a, 2.65), (a + 1.3, 2.65), (a + 1.3, 1.4)], r, glass, BUS, shines)
+            glass = (240, 222, 170) if canvas.lamps else GLASS
+            patch(canvas, pose, strip(a, 1.4, a + 1.3, 2.65), r, glass, BUS, canvas.lamps)
         for a in (-0.6, 3.6):
-            patch(canvas, pose, [(a, 0.5), (a, 2.6), (a + 1.2, 2.6), (a + 1.2, 0.5)], r, (70, 84, 96))
+            patch(canvas, pose, strip(a, 0.5, a + 1.2, 2.6), r, (70, 84, 96))
     wheels(canvas, pose, (-3.1, 2.7), half, shown, 0.5, BUS)
     behind = math.cos(heading) > 0
     f = -5.27 if behind else 5.27

@@ -1,4 +1,4 @@
-"""Sky, light, weather and lens of the drawn city: what turns flat paint into a picture."""
+"""Sky, light, weather and lens of the drawn city, applied to the flat colours of the canvas."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What a network computes, what it costs and what it sees: operations, receptive fields, attention."""

@@ -1,12 +1,13 @@
-"""Attention weights of one query, which the networks themselves never hold.
+"""Attention weights of one query pixel, for SegFormer and Swin.
 
-Their attention is one fused operation that gives softmax(q k^T / sqrt(d)) v and keeps no weights. Here the weights of a
-single query are computed again from the block's own layers and the input it got: a row of the matrix, not all of it.
+The networks use one fused operation that returns softmax(q k^T / sqrt(d)) v and keeps no weights. Here we compute the
+weights of a single query, one row of the matrix, again from the layers and the input of a block.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -23,15 +24,15 @@ Token = tuple[int, int]  # row, column on the map of tokens
 
 @dataclass(frozen=True)
 class Weights:
-    """What one query of one block looks at."""
+    """The attention weights of one query in one block."""
 
     block: str  # its name in the model
     stage: int  # 0-based
     query: Token
-    grid: tuple[int, int]  # of the queries
-    heads: Tensor  # (heads, h, w): of each key; h, w are smaller than the grid where keys are reduced
-    padding: Tensor  # (heads): the weight that falls on padding; with `heads` it sums to 1
-    what: str  # one line on the keys
+    grid: tuple[int, int]  # size of the map of queries
+    heads: Tensor  # (heads, h, w): the weight of each key; h, w are smaller than the grid if keys are reduced
+    padding: Tensor  # (heads): the weight on padding; together with `heads` it sums to 1
+    what: str  # the keys in words
 
 
 def reduced_keys(m: EfficientSelfAttention, x: Tensor) -> Tensor:
@@ -40,7 +41,8 @@ def reduced_keys(m: EfficientSelfAttention, x: Tensor) -> Tensor:
 
 
 def mix_weights(m: EfficientSelfAttention, x: Tensor, query: Token) -> tuple[Tensor, Tensor]:
-    """SegFormer: tokens (1, H, W, C) before the block's attention -> weights (heads, H/R, W/R) of one query, and 0s."""
+    """SegFormer: tokens (1, H, W, C) before the attention -> weights (heads, H/R, W/R) of one query, and zeros for the
+    padding that it has not."""
     C = x.shape[-1]
     d = C // m.num_heads
     q = m.q(x[0, query[0], query[1]]).view(m.num_heads, 1, d)  # (heads, 1, d)
@@ -52,15 +54,12 @@ def mix_weights(m: EfficientSelfAttention, x: Tensor, query: Token) -> tuple[Ten
 
 
 def shift_of(m: WindowAttention, grid: tuple[int, int]) -> tuple[int, int]:
-    """By how many tokens the windows of a block are moved on a map of this size."""
-    sides = [math.ceil(n / WINDOW) * WINDOW for n in grid]
-    if m.shift is None:
-        return 0, 0
-    return tuple(0 if m.shift == "fitting" and n <= WINDOW else WINDOW // 2 for n in sides)
+    """How many tokens the windows of a block are shifted on a map of this size."""
+    return m._shift_of(*(math.ceil(n / WINDOW) * WINDOW for n in grid))
 
 
 def cut_windows(m: WindowAttention, x: Tensor) -> Tensor:
-    """Padded, rolled and cut as the block does it: (1, H, W, C) -> (windows, 49, C)."""
+    """Pad, roll and cut tokens into windows as the block does: (1, H, W, C) -> (windows, 49, C)."""
     grid = tuple(x.shape[1:3])
     padding = (0, 0, 0, -grid[1] % WINDOW, 0, -grid[0] % WINDOW)
     back = tuple(-s for s in shift_of(m, grid))
@@ -68,8 +67,8 @@ def cut_windows(m: WindowAttention, x: Tensor) -> Tensor:
 
 
 def window_weights(m: WindowAttention, x: Tensor, query: Token) -> tuple[Tensor, Tensor]:
-    """Swin: tokens (1, H, W, C) before the block's attention -> weights (heads, H, W), zero outside of the query's
-    window, and the weight (heads) that falls on padding, whose tokens are keys like others."""
+    """Swin: tokens (1, H, W, C) before the attention -> weights (heads, H, W), zero outside the query's window, and the
+    weight (heads) on padding, whose tokens are keys like all others."""
     H, W, C = x.shape[1:]
     names = torch.arange(1, H * W + 1, device=x.device).view(1, H, W, 1)  # 0 will be padding
     names = cut_windows(m, names)[..., 0]  # (windows, 49)
@@ -87,7 +86,7 @@ def window_weights(m: WindowAttention, x: Tensor, query: Token) -> tuple[Tensor,
 
 
 def blocks_of(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
-    """(name, stage, attention) of all blocks, in order; empty for a network without attention."""
+    """(name, stage, attention module) of all blocks, in order; empty for a network without attention."""
     found = []
     for path, module in model.named_modules():
         if isinstance(module, EfficientSelfAttention | WindowAttention):  # encoder.stages.I.blocks.J.attn
@@ -97,14 +96,14 @@ def blocks_of(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
 
 
 def shown_blocks(model: nn.Module) -> list[tuple[str, int, nn.Module]]:
-    """The last block of each stage; with windows the last two, whose windows differ."""
+    """The last block of each stage; with windows the last two, of which one has shifted windows."""
     blocks = blocks_of(model)
     count = {i: 2 if isinstance(m, WindowAttention) else 1 for _, i, m in blocks}
     return [b for i in count for b in [b for b in blocks if b[1] == i][-count[i] :]]
 
 
 def weights_at(name: str, stage: int, m: nn.Module, x: Tensor, query: tuple[float, float]) -> Weights:
-    """The weights of the query token at `query`, a place on the image as fractions (row, column) of its sides."""
+    """The weights of the token at `query`, given as fractions (row, column) of the image's sides."""
     grid = tuple(x.shape[1:3])
     token = tuple(min(int(q * n), n - 1) for q, n in zip(query, grid))
     if isinstance(m, WindowAttention):
@@ -118,21 +117,16 @@ def weights_at(name: str, stage: int, m: nn.Module, x: Tensor, query: tuple[floa
 
 @torch.no_grad()
 def attention(network: nn.Module, inner: nn.Module, images: Tensor, query: tuple[float, float]) -> list[Weights]:
-    """The weights of shown_blocks(inner) while network(images) runs. query: fractions (row, column) of the sides.
+    """Run network(images) and return the weights of shown_blocks(inner). query: fractions (row, column) of the sides.
 
-    Raises: UserError for a query off the image.
+    Raises: UserError if the query is outside the image.
     """
     if not all(0 <= q < 1 for q in query):
-        raise UserError("--query: the pixel lies outside of the image")
+        raise UserError("--query: the pixel is outside the image")
     found: list[Weights] = []
-    blocks = shown_blocks(inner)
-    handles = []
-    for name, stage, m in blocks:
-        hook = lambda m, args, name=name, stage=stage: found.append(weights_at(name, stage, m, args[0], query))  # noqa: E731
-        handles.append(m.register_forward_pre_hook(hook))
-    try:
+    with ExitStack() as stack:
+        for name, stage, m in shown_blocks(inner):
+            hook = lambda m, args, name=name, stage=stage: found.append(weights_at(name, stage, m, args[0], query))  # noqa: E731
+            stack.callback(m.register_forward_pre_hook(hook).remove)
         network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

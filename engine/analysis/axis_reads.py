@@ -1,6 +1,6 @@
-"""Which positions of its input an operation reads, along one axis: the steps of engine/analysis/receptive_field.
+"""Input positions that an operation reads along one axis, for the theoretical receptive field (receptive_field.py).
 
-Each function returns a `Reads`: wanted positions of the output (m,) bool -> positions of the input read (n,) bool.
+Each function returns a `Reads`: wanted output positions (m,) bool -> input positions read (n,) bool.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Reads = Callable[[np.ndarray], np.ndarray]
 
 
 def taps(n: int, kernel: int, stride: int, padding: int, dilation: int) -> Reads:
-    """A convolution or a pooling of an axis of n positions; what falls into the padding is not read."""
+    """A convolution or pooling over an axis of n positions; padding is not read."""
 
     def reads(wanted: np.ndarray) -> np.ndarray:
         seen = np.zeros(n, bool)
@@ -41,7 +41,7 @@ def transposed_taps(n: int, kernel: int, stride: int, padding: int, dilation: in
 
 
 def bilinear(n: int, size: int, align_corners: bool) -> Reads:
-    """Resizing an axis of n positions to `size`: the two neighbours, where they have a weight."""
+    """Resizing an axis of n positions to `size`: both neighbours, if their weight is not 0."""
 
     def reads(wanted: np.ndarray) -> np.ndarray:
         at = np.flatnonzero(wanted)
@@ -80,17 +80,17 @@ def everything(n: int) -> Reads:
 
 
 def alike(n: int, size: int) -> Reads:
-    """Position by position; an axis of length 1 is spread over all of them."""
+    """Position by position; an axis of length 1 is broadcast."""
     return (lambda wanted: wanted.copy()) if n == size else everything(n)
 
 
 def moved(n: int, first: int, step: int = 1) -> Reads:
-    """Position i reads first + step i where that is on the axis: slices, and padding with first < 0."""
+    """Position i reads first + step i, if that is on the axis: slices, and padding with first < 0."""
     return lambda wanted: taps(n, 1, step, -first, 1)(wanted)
 
 
 def windows(n: int, shift: int) -> Reads:
-    """Swin's attention: everything in the same window, without what the roll has brought there from the other end."""
+    """Swin's attention: everything in the same window, except what the roll brought there from the other end."""
     length = math.ceil(n / WINDOW) * WINDOW  # padded to whole windows
     rolled = (np.arange(n) - shift) % length
     window = 2 * (rolled // WINDOW) + (rolled >= length - shift)

@@ -1,29 +1,26 @@
-"""What a model costs: parameters, multiply-adds by a stated rule, and seconds.
+"""The cost of a model: parameters, and multiply-adds (FLOPs) by a stated rule.
 
-Published numbers come from different counters, which count different things. So a number here always names its rule;
-docs/counting.md tells what each of them sees and how far apart they are.
+Published numbers come from different counters that count different things, so every number here names its rule.
+docs/counting.md says what each rule counts and how far apart they are.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.errors import unknown
-from engine.analysis.operation_trace import Step, walk
+from engine.analysis.operation_trace import Step, trace
 
 # --- rules ------------------------------------------------------------------------------------------------------------
 
 PRODUCTS = {"convolution": 1, "matrix product": 1, "attention": 1}
 
-# rule -> kind of step (engine/analysis/operation_trace.COSTS) -> multiply-adds per product, or per element of the map
+# rule -> kind of step (operation_trace.COSTS) -> multiply-adds per product, or per element of the map
 WEIGHTS: dict[str, dict[str, int]] = {
     "house": PRODUCTS | {"bilinear": 4},
     "fvcore": PRODUCTS | {"bilinear": 4, "nearest": 1, "pooling": 1, "BatchNorm": 2, "LayerNorm": 5},
@@ -41,9 +38,9 @@ RULES = {  # rule -> what it says, in one line
 
 @dataclass(frozen=True)
 class Count:
-    """One image through a model, forward, eval mode, and what that costs by a rule of RULES.
+    """The multiply-adds of one image in a forward pass in eval mode, by a rule of RULES.
 
-    blind: torchinfo counts no convolution below this path (see PUBLIC_FILES).
+    blind: torchinfo misses the convolutions below this path (see PUBLIC_FILES).
     """
 
     rule: str
@@ -51,7 +48,7 @@ class Count:
     blind: str = ""
 
     def by_kind(self, step: Step | None = None) -> dict[str, int]:
-        """Kind -> multiply-adds of a step and all within it, the whole model if none is given."""
+        """{kind: multiply-adds} of a step and all steps in it; without a step, of the whole model."""
         step = step or self.steps
         if self.rule == "torchinfo":
             return _torchinfo(step, self.blind)
@@ -63,18 +60,18 @@ class Count:
 
 
 def count(model: nn.Module, size: tuple[int, int], rule: str = "house", blind: str = "") -> Count:
-    """Walk one image (3, H, W) through the model, to be counted by `rule`. Fast at any size: nothing is computed.
+    """Count the multiply-adds of one image (3, H, W) by `rule`. Fast at any size, because nothing is computed.
 
-    house counts what our code executes; fvcore and torchinfo count the published formulas (engine/analysis/operation_trace.as_printed).
-    Raises: ValueError for an unknown rule or a size the model cannot take.
+    house counts what our code executes; fvcore and torchinfo count the published formulas (operation_trace.as_printed).
+    Raises: ValueError for an unknown rule or a size that the model does not accept.
     """
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
-    return Count(rule, walk(model, size, published=rule != "house"), blind)
+    return Count(rule, trace(model, size, published=rule != "house"), blind)
 
 
 def _torchinfo(step: Step, blind: str) -> dict[str, int]:
-    """As torchinfo 1.8: each call of a module without children counts its `weight` and `bias`."""
+    """torchinfo 1.8 counts the `weight` and `bias` of a module without children once per call."""
     kinds: Counter = Counter()
     for _, s in step.flat():
         if s.module is None or any(s.module.children()) or s.shape is None:
@@ -92,15 +89,15 @@ def _torchinfo(step: Step, blind: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class PublicFile:
-    """unused(num_classes): parameters that stand in the file and that no forward of its publisher reads."""
+    """unused(num_classes): parameters in the file that the publisher's forward pass never reads."""
 
     unused: Callable[[int], int]
     what: str
-    blind: str = ""  # convolutions that own another module (a padding) are no leaves: torchinfo counts them 0
+    blind: str = ""  # torchinfo counts 0 for convolutions that own another module (a padding)
 
 
 def _conv_head(width: int, head: int) -> PublicFile:
-    """EfficientNet's last 1x1 convolution (no bias) and its BatchNorm, which only a classifier needs."""
+    """EfficientNet's last 1x1 convolution (no bias) and its BatchNorm, which only the classifier needs."""
     return PublicFile(lambda _: width * head + 2 * head, "encoder _conv_head, _bn1", blind="encoder")
 
 
@@ -108,7 +105,7 @@ def _last_stages(size: int) -> PublicFile:
     return PublicFile(lambda _: size, "encoder layer3, layer4")
 
 
-_CONV_SEG = PublicFile(lambda num_classes: 129 * num_classes, "decode_head.conv_seg")  # 128 weights and a bias a class
+_CONV_SEG = PublicFile(lambda num_classes: 129 * num_classes, "decode_head.conv_seg")  # 128 weights + bias per class
 
 PUBLIC_FILES: dict[tuple[str, str], PublicFile] = {  # (model, form)
     **{(f"segformer_b{i}", "nvlabs"): _CONV_SEG for i in range(6)},
@@ -122,27 +119,6 @@ PUBLIC_FILES: dict[tuple[str, str], PublicFile] = {  # (model, form)
 }
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-# --- seconds ----------------------------------------------------------------------------------------------------------
-
-
 def parameters(model: nn.Module) -> int:
-    """Numbers that are learned; a shared one counts once."""
+    """Number of learned parameters; a shared one counts once."""
     return sum(p.numel() for p in model.parameters())
-
-
-def latency(model: nn.Module, images: Tensor, repeats: int = 10) -> float:
-    """Median seconds of a forward pass without gradients, after two to warm up. To compare models, interleave them:
-    benchmarks/models.py."""
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        model(images)
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
-        return time.perf_counter() - start
-
-    with torch.no_grad():
-        return statistics.median([seconds() for _ in range(repeats + 2)][2:])

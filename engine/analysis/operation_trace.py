@@ -1,11 +1,11 @@
-"""The walk of one image through a model: every module and every function that works on maps, in the order they run.
+"""Operation trace: the modules and operations that one image passes in a model, in order, with what each costs.
 
-Modules alone do not show what a model costs: an attention, a resizing or a product of weights is a function call, and
-a convolution may run on weights that were composed a line above. So three things listen at once: hooks on the modules
-(who is at work), a function mode (attention and linear products, as they are written) and a dispatch mode (what torch
-then executes, composites taken apart). Each cost is booked where it arises.
+Modules alone do not show what a model costs: attention, a resizing or a product of weights is a function call, and a
+convolution may run on weights that were computed a line above. So three listeners work at once: hooks on the modules
+(which module is running), a function mode (attention and linear products, as they are written) and a dispatch mode
+(what torch executes). Each cost goes to the step that causes it.
 
-Nothing is computed: the model is shadowed on the meta device, whose tensors have shapes and no numbers.
+Nothing is computed: a copy of the model runs on the meta device, whose tensors have shapes and no numbers.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ Cost = tuple[str, int, str]  # kind (see COSTS), how much of it, in words
 
 @dataclass
 class Step:
-    """A module, or a function that a module calls. `costs`: kind -> multiply-adds or elements, without `steps`' own."""
+    """A module, or a function that a module calls. `costs`: {kind: multiply-adds or elements}, without `steps`."""
 
     name: str
     what: str = ""
     shape: tuple[int, ...] | None = None  # of the output, where it is one tensor
     module: nn.Module | None = None
-    used: list[str] = field(default_factory=list)  # parameters that meet the image here first, by name
-    parameters: int = 0  # of the module; of a function: those in `used`
+    used: list[str] = field(default_factory=list)  # names of the parameters that first meet the image here
+    parameters: int = 0  # of the module; for a function: those in `used`
     costs: Counter = field(default_factory=Counter)
     steps: list[Step] = field(default_factory=list)
 
     def total(self) -> Counter:
-        """Costs of this step and of all within it."""
+        """Costs of this step and of all steps in it."""
         return sum((s.total() for s in self.steps), Counter(self.costs))
 
     def flat(self, depth: int = 0) -> Iterator[tuple[int, Step]]:
-        """(depth, step) in the order of the walk, from the outside in."""
+        """(depth, step) in execution order; a step comes before the steps in it."""
         yield depth, self
         for s in self.steps:
             yield from s.flat(depth + 1)
@@ -58,7 +58,7 @@ class Step:
 
 def _convolution(args: tuple, out: Tensor) -> Cost:
     x, w, _, stride, _, dilation, transposed, _, groups = args[:9]
-    steps = x.shape[2:] if transposed else out.shape[2:]  # a transposed one works once per pixel of its input
+    steps = x.shape[2:] if transposed else out.shape[2:]  # a transposed one runs once per pixel of its input
     text = f"{'transposed conv' if transposed else 'conv'} {w.shape[2]}x{w.shape[3]}"
     text += f" /{stride[0]}" if stride[0] > 1 and not transposed else ""
     text += f", {x.shape[1]} -> {out.shape[1]}"
@@ -68,7 +68,7 @@ def _convolution(args: tuple, out: Tensor) -> Cost:
 
 
 def _product(a: int, b: int) -> Callable:
-    """A matrix product whose factors are arguments a and b: each number of the first meets a row of the second."""
+    """A matrix product of arguments a and b: each number of the first meets one row of the second."""
 
     def cost(args: tuple, out: Tensor) -> Cost:
         left, right = args[a], args[b]
@@ -105,9 +105,8 @@ def _max_pool_text(args: tuple, out: Tensor) -> str:
 
 
 aten = torch.ops.aten
-COSTS: dict[
-    object, Callable[[tuple, Tensor], Cost | None]
-] = {  # what is not here is an elementwise or moving operation
+# every other operation works elementwise or moves elements
+COSTS: dict[object, Callable[[tuple, Tensor], Cost | None]] = {
     aten.convolution: _convolution,
     aten.mm: _product(0, 1),
     aten.addmm: _product(1, 2),
@@ -136,15 +135,15 @@ def _attention_text(q: Tensor, k: Tensor) -> str:
 # --- the listeners ----------------------------------------------------------------------------------------------------
 
 
-class Walk:
-    """The steps of one forward pass. `stack` ends in the step at work."""
+class Trace:
+    """The steps of one forward pass. The last step on `stack` is running."""
 
     def __init__(self, model: nn.Module) -> None:
         self.root = Step("", type(model).__name__, module=model)
         self.stack = [self.root]
         self.seen: set[str] = set()
-        # memory -> the parameters it was computed from, for everything that does not depend on the image. Views share
-        # their memory, so they need no entry; `alive` keeps memory from being given to another tensor.
+        # memory -> the parameters it was computed from, for all tensors that do not depend on the image. Views share
+        # their memory and need no entry. `alive` keeps tensors, so that no other tensor gets their memory.
         self.constant: dict[int, frozenset[str]] = {}
         self.alive: list[Tensor] = []
         self.sizes = {name: p.numel() for name, p in model.named_parameters()}
@@ -159,7 +158,7 @@ class Walk:
                 module.register_forward_hook(lambda m, args, out: self.leave(out))
 
     def mark(self, tensor: Tensor, names: frozenset[str]) -> None:
-        self.constant[_memory(tensor)] = names
+        self.constant[memory_of(tensor)] = names
         self.alive.append(tensor)
 
     def enter(self, name: str, module: nn.Module | None = None, what: str = "") -> None:
@@ -174,22 +173,22 @@ class Walk:
         step.shape = tuple(out.shape) if isinstance(out, Tensor) else None
 
     def book(self, func: object, args: tuple, kwargs: dict, out: object) -> None:
-        """One operation that torch executed: its parameters and its cost go to the step at work."""
+        """Book one executed operation: its parameters and its cost go to the running step."""
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        known = [self.constant.get(_memory(t)) for t in inputs]
+        known = [self.constant.get(memory_of(t)) for t in inputs]
         names = frozenset().union(*[k for k in known if k])
         of_weights_only = None not in known
         for t in outputs:
             if of_weights_only:
                 self.mark(t, names)
             else:
-                self.constant.pop(_memory(t), None)
+                self.constant.pop(memory_of(t), None)
         cost = COSTS.get(func.overloadpacket, lambda *_: None)(args, outputs[0]) if outputs else None
         step = self.stack[-1]
         if cost is not None:
             kind, amount, text = cost
-            if step.module is not None or step is self.root:  # no function has opened a step of its own
+            if step.module is not None or step is self.root:  # no function has opened a step
                 step.steps.append(step := Step(kind, shape=tuple(outputs[0].shape)))
             step.what = step.what or (f"weights: {text}" if of_weights_only else text)
             step.costs[step.name if step.name == "attention" else kind] += amount
@@ -202,43 +201,44 @@ class Walk:
 
 
 class _Functions(TorchFunctionMode):
-    """Attention and linear products as they are written: torch takes them apart, and flattens tokens to rows."""
+    """Attention and linear products as they are written; torch splits them and flattens tokens to rows."""
 
-    def __init__(self, walk: Walk) -> None:
-        self.walk = walk
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self.walk.enter("attention", what=_attention_text(*args[:2]))
+            self.trace.enter("attention", what=_attention_text(*args[:2]))
         elif func is F.linear:
-            self.walk.enter("linear", what=f"linear {args[1].shape[1]} -> {args[1].shape[0]}")
+            self.trace.enter("linear", what=f"linear {args[1].shape[1]} -> {args[1].shape[0]}")
         else:
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        self.walk.leave(out)
+        self.trace.leave(out)
         return out
 
 
 class _Operations(TorchDispatchMode):
-    """Everything torch executes."""
+    """Every operation that torch executes."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, trace: Trace) -> None:
         super().__init__()
-        self.walk = walk
+        self.trace = trace
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.walk.book(func, args, kwargs or {}, out)
+        self.trace.book(func, args, kwargs or {}, out)
         return out
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
+    """A number for the memory of a tensor, which views share."""
     return tensor.untyped_storage()._cdata
 
 
 def shadow(model: nn.Module) -> nn.Module:
-    """The same model on the meta device; its parameters are not copied first."""
+    """A copy of the model on the meta device, made without copying its parameters."""
     tensors = [*model.parameters(), *model.buffers()]
     memo = {id(t): nn.Parameter(t.to("meta")) if isinstance(t, nn.Parameter) else t.to("meta") for t in tensors}
     return copy.deepcopy(model, memo)
@@ -257,13 +257,14 @@ def as_printed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def walk(model: nn.Module, size: tuple[int, int], published: bool = False) -> Step:
-    """One image (3, H, W) through the model in eval mode; published: by the formulas of the papers.
+def trace(model: nn.Module, size: tuple[int, int], published: bool = False) -> Step:
+    """Trace one image (3, H, W) through the model in eval mode; returns the root step.
 
-    The model is not touched. Raises: ValueError for a size it cannot take.
+    published: by the formulas of the papers (as_printed). The model does not change. Raises: ValueError for a size that
+    the model does not accept.
     """
     model = shadow(model).eval()
-    steps = Walk(model)
+    steps = Trace(model)
     steps.root.parameters = sum(p.numel() for p in model.parameters())
     images = torch.empty(1, 3, *size, device="meta")
     with torch.no_grad(), ExitStack() as stack:

@@ -1,14 +1,16 @@
-"""Which pixels of the image a unit of a map can depend on: its theoretical receptive field.
+"""Theoretical receptive field: the pixels of the image that a unit of a feature map can depend on.
 
-Kernels, strides, dilations and paddings are followed from the unit back to the image, over every path of the network.
-Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, has the recurrences
-for kernels; here each operation says which positions it reads, so that resizing, pooling to cells and the windows of
-attention fit in. Rows and columns are followed apart. How much a unit depends on each of these pixels: engine/analysis/stage_maps.
+We follow kernels, strides, dilations and paddings from the unit back to the image, over every path of the network.
+Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019, give recurrences
+for kernels. Here each operation says which positions it reads (axis_reads.py), which also covers resizing, pooling to
+cells and window attention. Rows and columns are followed separately. stage_maps.py has the effective receptive field:
+how much a unit depends on each of these pixels.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +31,7 @@ from engine.analysis.axis_reads import (
     transposed_taps,
     windows,
 )
-from engine.analysis.operation_trace import shadow
+from engine.analysis.operation_trace import memory_of, shadow
 from engine.analysis.stage_maps import listen
 from models.encoders.mix_transformer import EfficientSelfAttention
 from models.encoders.swin import WINDOW, PatchMerging, WindowAttention
@@ -37,7 +39,7 @@ from models.encoders.swin import WINDOW, PatchMerging, WindowAttention
 
 @dataclass(eq=False)
 class Node:
-    """A map on the way: its size (H, W), and for each map it is computed from what it reads along each axis."""
+    """A feature map: its size (H, W), and for each map it is computed from, what it reads along each axis."""
 
     grid: tuple[int, int]
     sources: list[tuple[Node, tuple[Reads, Reads]]] = field(default_factory=list)
@@ -50,13 +52,13 @@ aten = torch.ops.aten
 
 
 class _Fields(TorchDispatchMode):
-    """Follows every operation of a forward pass. A map is known by its memory, which views share and in-place
-    operations keep."""
+    """Follow every operation of a forward pass. The memory of a map identifies it: views share it, and in-place
+    operations keep it."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         self.root = Node(tuple(images.shape[-2:]))
-        self.nodes, self.order, self.alive, self.paused = {_memory(images): self.root}, [self.root], [images], 0
+        self.nodes, self.order, self.alive, self.paused = {memory_of(images): self.root}, [self.root], [images], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -67,28 +69,24 @@ class _Fields(TorchDispatchMode):
     def add(self, tensor: Tensor, node: Node) -> None:
         if node is not self.order[-1]:
             self.order.append(node)
-        self.nodes[_memory(tensor)] = node
+        self.nodes[memory_of(tensor)] = node
         self.alive.append(tensor)
 
     def book(self, op: object, args: tuple, kwargs: dict, out: object) -> None:
-        sources = [self.nodes.get(_memory(t)) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        sources = [self.nodes.get(memory_of(t)) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         sources = [node for node in sources if node is not None]
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if not outputs:
             return
-        if not sources:  # made of weights alone, in memory that may have held a map
+        if not sources:  # computed from weights alone, in memory that may have held a map
             for t in outputs:
-                self.nodes.pop(_memory(t), None)
+                self.nodes.pop(memory_of(t), None)
             return
         node = OPERATIONS.get(op, _pointwise)(sources, args, outputs[0])
         if node is None:  # a view of the same positions
             node = sources[0]
         for t in outputs:
             self.add(t, node)
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 def _pointwise(sources: list[Node], args: tuple, out: Tensor) -> Node | None:
@@ -117,19 +115,14 @@ def _pair(value: object) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
-def _bilinear(sources: list[Node], args: tuple, out: Tensor) -> Node:
-    grid = tuple(out.shape[2:])
-    return Node(grid, [(sources[0], tuple(bilinear(n, m, bool(args[2])) for n, m in zip(sources[0].grid, grid)))])
+def _resized(reads: Callable[..., Reads]) -> Callable:
+    """An operation whose output of size m along an axis reads n positions by `reads(n, m, args)`."""
 
+    def operation(sources: list[Node], args: tuple, out: Tensor) -> Node:
+        grid = tuple(out.shape[2:])
+        return Node(grid, [(sources[0], tuple(reads(n, m, args) for n, m in zip(sources[0].grid, grid)))])
 
-def _nearest(sources: list[Node], args: tuple, out: Tensor) -> Node:
-    grid = tuple(out.shape[2:])
-    return Node(grid, [(sources[0], tuple(nearest(n, m) for n, m in zip(sources[0].grid, grid)))])
-
-
-def _cells(sources: list[Node], args: tuple, out: Tensor) -> Node:
-    grid = tuple(out.shape[2:])
-    return Node(grid, [(sources[0], tuple(cells(n, m) for n, m in zip(sources[0].grid, grid)))])
+    return operation
 
 
 def _mean(sources: list[Node], args: tuple, out: Tensor) -> Node | None:
@@ -163,24 +156,24 @@ def _slice(sources: list[Node], args: tuple, out: Tensor) -> Node | None:
     return Node(tuple(out.shape[a] for a in axes), [(sources[0], tuple(reads))])
 
 
-OPERATIONS = {  # what is not here works position by position, or shows the same positions in another shape
+OPERATIONS = {  # every other operation works position by position, or only changes the shape
     aten.convolution: _convolution,
     aten.max_pool2d_with_indices: _pool,
     aten.avg_pool2d: _pool,
-    aten.upsample_bilinear2d: _bilinear,
-    aten.upsample_nearest2d: _nearest,
-    aten._adaptive_avg_pool2d: _cells,
+    aten.upsample_bilinear2d: _resized(lambda n, m, args: bilinear(n, m, bool(args[2]))),
+    aten.upsample_nearest2d: _resized(lambda n, m, args: nearest(n, m)),
+    aten._adaptive_avg_pool2d: _resized(lambda n, m, args: cells(n, m)),
     aten.mean: _mean,
     aten.constant_pad_nd: _pad,
     aten.slice: _slice,
 }
 
 
-# --- modules taken as one operation, whose inside cuts tokens up ------------------------------------------------------
+# --- modules that count as one operation, because they regroup tokens inside ------------------------------------------
 
 
 def _attention(m: EfficientSelfAttention, node: Node, out: Tensor) -> Node:
-    """Every token reads all keys; those left over where sr_ratio does not divide the map read as queries only."""
+    """Every token reads all keys. Where sr_ratio does not divide the map, the remaining tokens are queries only."""
     return Node(node.grid, [(node, tuple(everything(n) for n in node.grid))])
 
 
@@ -197,11 +190,11 @@ MODULES = {EfficientSelfAttention: _attention, WindowAttention: _window_attentio
 
 
 def _take_whole(mode: _Fields, module: nn.Module) -> None:
-    """Let hooks put one node in the place of everything a module does."""
+    """Add hooks that record one node for everything that a module does."""
     entered: list[Node] = []
 
     def before(m: nn.Module, args: tuple) -> None:
-        entered.append(mode.nodes[_memory(args[0])])
+        entered.append(mode.nodes[memory_of(args[0])])
         mode.paused += 1
 
     def after(m: nn.Module, args: tuple, out: Tensor) -> None:
@@ -216,9 +209,9 @@ def _take_whole(mode: _Fields, module: nn.Module) -> None:
 
 
 def theoretical(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{stage: (rows (H,) bool, columns (W,) bool)} of an image of `size` that the stage's centre unit depends on.
+    """{stage: (rows (H,) bool, columns (W,) bool)} of an image of `size` on which the stage's centre unit depends.
 
-    The model is not touched and nothing is computed. "out" is the centre pixel of the logits.
+    "out" is the centre pixel of the logits. The model does not change, and nothing is computed.
     """
     model, found = shadow(model).eval(), {}
     dtype = next((p.dtype for p in model.parameters()), None)
@@ -227,14 +220,14 @@ def theoretical(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[np.n
         for module in model.modules():
             if type(module) in MODULES:
                 _take_whole(mode, module)
-        with listen(model, lambda name, out: found.__setitem__(name, mode.nodes[_memory(out)])):
+        with listen(model, lambda name, out: found.__setitem__(name, mode.nodes[memory_of(out)])):
             logits = model(images)["out"]
-        found["out"] = mode.nodes[_memory(logits)]
+        found["out"] = mode.nodes[memory_of(logits)]
     return {name: follow(mode.order, node) for name, node in found.items()}
 
 
 def follow(order: list[Node], unit: Node) -> tuple[np.ndarray, np.ndarray]:
-    """From the centre of `unit` back to the image, order[0]. order: every node stands behind its sources."""
+    """Follow the centre of `unit` back to the image, order[0]. order: every node comes after its sources."""
     masks = {id(node): [np.zeros(n, bool) for n in node.grid] for node in order}
     for mask, n in zip(masks[id(unit)], unit.grid):
         mask[n // 2] = True
@@ -246,6 +239,6 @@ def follow(order: list[Node], unit: Node) -> tuple[np.ndarray, np.ndarray]:
 
 
 def extent(mask: np.ndarray) -> tuple[int, int]:
-    """First position and length of what a mask spans."""
+    """First position and length of the span of a mask."""
     at = np.flatnonzero(mask)
     return (int(at[0]), int(at[-1] - at[0] + 1)) if len(at) else (0, 0)

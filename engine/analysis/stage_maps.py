@@ -1,8 +1,8 @@
-"""What stands between a network's images and its logits: the maps of its stages, by name, and what they depend on.
+"""Feature maps of a network's stages, and their effective receptive fields.
 
 The effective receptive field is that of Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional
 Neural Networks" (NIPS 2016, arXiv 1701.04128): the gradient of a map's centre unit with respect to each pixel. It
-thins out towards the border of the theoretical field (engine/analysis/receptive_field), most of which gets hardly any.
+fades towards the border of the theoretical field (receptive_field.py), most of which has hardly any gradient.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Tap = tuple[str, nn.Module, Callable]  # name, the module whose output is meant, output -> map (B, C, h, w)
+Stage = tuple[str, nn.Module, Callable]  # name, module, its output -> map (B, C, h, w)
 
 
-def taps(model: nn.Module) -> list[Tap]:
-    """The stages of a model, in the order of the walk.
+def stages_of(model: nn.Module) -> list[Stage]:
+    """The stages of a model, in execution order.
 
-    Encoder + head: each map of the encoder, then the head's logits before they are resized. A whole network: its parts,
-    those of lists one by one. What gives no map is left out when it is met (`listen`).
+    Encoder + head: each map of the encoder, then the head's logits before they are resized. Whole network: its parts,
+    and the items of lists one by one. `listen` skips parts whose output is not a map.
     """
     encoder = getattr(model, "encoder", None)
     if encoder is not None:
@@ -30,7 +30,7 @@ def taps(model: nn.Module) -> list[Tap]:
             *[(f"stage {i + 1}", encoder, pick(i)) for i in range(len(encoder.strides))],
             ("head", model.head, _same),
         ]
-    found: list[Tap] = []
+    found: list[Stage] = []
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList) or (isinstance(child, nn.Sequential) and name in ("stages", "up")):
             found += [(f"{name} {i + 1}", part, _same) for i, part in enumerate(child)]
@@ -44,24 +44,23 @@ def _same(out: Tensor) -> Tensor:
 
 
 def listen(model: nn.Module, hear: Callable[[str, Tensor], None]) -> ExitStack:
-    """Call hear(name, map) at each tap while the returned context is open. A part that runs twice is heard twice."""
+    """Call hear(name, map) at each stage while the returned context is open; twice for a part that runs twice."""
     stack = ExitStack()
-    for name, module, pick in taps(model):
-        hook = lambda m, args, out, name=name, pick=pick: _tell(hear, name, pick(out))  # noqa: E731
-        handle = module.register_forward_hook(hook)
-        stack.callback(handle.remove)
+    for name, module, pick in stages_of(model):
+
+        def hook(m: nn.Module, args: tuple, out: object, name: str = name, pick: Callable = pick) -> None:
+            found = pick(out)
+            if isinstance(found, Tensor) and found.ndim == 4:
+                hear(name, found)
+
+        stack.callback(module.register_forward_hook(hook).remove)
     return stack
 
 
-def _tell(hear: Callable, name: str, out: object) -> None:
-    if isinstance(out, Tensor) and out.ndim == 4:
-        hear(name, out)
-
-
 def stage_maps(model: nn.Module, images: Tensor, inner: nn.Module | None = None) -> dict[str, Tensor]:
-    """The maps of all stages for images (B, 3, H, W), {name: (B, C, h, w)}, and "out": the logits.
+    """The maps of all stages for images (B, 3, H, W): {name: (B, C, h, w)}, and "out": the logits.
 
-    inner: the part of `model` whose stages are meant, where it is wrapped (engine/evaluation/networks.Opened).
+    inner: the part of `model` that has the stages, if `model` wraps it (engine/evaluation/networks.Opened).
     """
     found: dict[str, Tensor] = {}
     with listen(inner or model, found.__setitem__):
@@ -72,11 +71,11 @@ def stage_maps(model: nn.Module, images: Tensor, inner: nn.Module | None = None)
 def effective(
     models: Iterable[nn.Module], images: Iterable[Tensor], inner: nn.Module | None = None
 ) -> dict[str, np.ndarray]:
-    """{stage: (H, W)}: how much the stage's centre unit depends on each pixel, 1 at most.
+    """Effective receptive field, {stage: (H, W)}: how much the stage's centre unit depends on each pixel, at most 1.
 
-    The root of the mean square of d unit / d pixel over models and images (pairs; each image (1, 3, H, W)), the unit's
-    channels and the pixel's. Channels are added with random signs before the gradient is taken, which gives the same on
-    average; their plain sum is constant behind a LayerNorm. inner: see stage_maps.
+    It is the root mean square of d unit / d pixel over models and images (pairs; each image is (1, 3, H, W)), over the
+    unit's channels and the pixel's. The unit's channels are added with random signs before the gradient is taken, which
+    gives the same on average; their plain sum is constant after a LayerNorm. inner: see stage_maps.
     """
     total: dict[str, np.ndarray] = {}
     draw = torch.Generator().manual_seed(0)
@@ -89,13 +88,13 @@ def effective(
             signs = torch.randint(0, 2, centre.shape, generator=draw).to(centre) * 2 - 1
             (gradient,) = torch.autograd.grad(centre @ signs, x, retain_graph=True)
             squares = gradient[0].double().square().sum(0).cpu().numpy()
-            total[name] = total.get(name, 0) + squares / max(squares.sum(), 1e-300)  # each pair counts alike
+            total[name] = total.get(name, 0) + squares / max(squares.sum(), 1e-300)  # every pair counts the same
     return {name: np.sqrt(squares / squares.max()) for name, squares in total.items()}
 
 
 def share_within(field: np.ndarray, share: float, centre: tuple[int, int]) -> int:
-    """Side in pixels of the smallest square around `centre` that holds a share of the gradient's sum."""
+    """Side in pixels of the smallest square around `centre` that holds this share of the gradient's sum."""
     rows, columns = (np.abs(np.arange(n) - c) for n, c in zip(field.shape, centre))
-    distance = np.maximum(rows[:, None], columns[None])  # (H, W): half the side of the square a pixel lies on
+    distance = np.maximum(rows[:, None], columns[None])  # (H, W): half the side of the square through a pixel
     held = np.cumsum(np.bincount(distance.ravel(), weights=field.ravel()))
     return int(2 * np.searchsorted(held, share * held[-1]) + 1)

@@ -1,6 +1,6 @@
-"""Text to values: YAML in which every scalar stays text, and the coercion of text by a declared type.
+"""Read YAML with every scalar as text, then convert the text to the declared type.
 
-YAML 1.1 reads `3e-5` as text and `off`, `on`, `no` as booleans; here the field's type decides instead of the spelling.
+YAML 1.1 reads `3e-5` as text and `off`, `on`, `no` as booleans. Here the field's type decides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def parse_override(item: str) -> tuple[str, Any]:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Every scalar stays text; a key given twice is an error instead of a silent winner."""
+    """Every scalar stays text, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -40,7 +40,7 @@ class _TextLoader(yaml.BaseLoader):
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """YAML to dicts, lists and text. Refuses tags (`!!python/object`); a fault is one line with its place."""
+    """YAML to dicts, lists and text. Raises: UserError for tags (`!!python/object`) and bad syntax, with the line."""
     try:
         for token in yaml.scan(text, Loader=yaml.BaseLoader):
             if isinstance(token, yaml.TagToken):
@@ -122,7 +122,7 @@ def _coerce_scalar(value: Any, kind: type, where: str) -> Any:
 
 
 def guess(value: Any) -> Any:
-    """Text of an option whose type is not declared: a number, boolean, null or the text; lists and dicts within."""
+    """Convert text without a declared type, also inside lists and dicts, to a number, boolean or None if it reads so."""
     if isinstance(value, dict):
         return {k: guess(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -143,7 +143,7 @@ def guess(value: Any) -> Any:
 
 
 def coerce_options(raw: dict, parameters: dict[str, inspect.Parameter], where: str) -> dict:
-    """Options of a model or loss, checked against the signature of the function that will receive them."""
+    """Convert options by the signature of the function that receives them. Raises: UserError for unknown ones."""
     for key in raw:
         if key not in parameters:
             raise UserError(f"{where}: {unknown('option', key, parameters)}")

@@ -1,7 +1,7 @@
-"""Every key of a config, with its type, default and meaning: these dataclasses are the documentation.
+"""Every key of a config with its type, default and meaning.
 
-Keys of `model` and `loss` that are not fields are options of the model or the loss; they are checked against the
-signature of the function that will receive them, so there is one list of options: the code.
+Any other key of `model` or `loss` is an option of that model or loss, and is checked against the signature of the
+function that builds it.
 """
 
 from __future__ import annotations
@@ -13,136 +13,137 @@ from typing import Any, Literal
 
 @dataclass
 class ModelConfig:
-    name: str = "deeplabv3plus_resnet18"  # a row of models.MODELS
-    pretrained: str | None = None  # weights to start from: a path, URL or known id (python -m tools.pretrained --list)
-    take: Literal["all", "encoder"] = "all"  # of model.pretrained: all that fits, or the encoder alone
-    reuse_classes: bool = False  # where the classes differ: copy the classifier's rows of those with the same name
-    freeze: Literal["none", "encoder"] = "none"  # encoder: only the head is trained
-    options: dict = field(default_factory=dict)  # every other key of the section: options of that model's builder
+    name: str = "deeplabv3plus_resnet18"  # a name in models.MODELS
+    pretrained: str | None = None  # weights to start from: path, URL or known id (python -m tools.pretrained --list)
+    take: Literal["all", "encoder"] = "all"  # what to take from model.pretrained: everything that fits, or the encoder
+    reuse_classes: bool = False  # if the classes differ: copy the classifier's weights of classes with the same name
+    freeze: Literal["none", "encoder"] = "none"  # encoder: train the head only
+    options: dict = field(default_factory=dict)  # all other keys of the section
 
 
 @dataclass
 class DataConfig:
-    name: str = "streets"  # a row of data.DATASETS
-    root: str | None = None  # the data set's folder; null: the drawn city's cache
+    name: str = "streets"  # a name in data.DATASETS
+    root: str | None = None  # the data set's folder; null: the cache of the drawn city
     size: tuple[int, int] = (256, 512)  # network size (H, W) in pixels
-    augment: str = (
-        "standard"  # a row of data.augment.presets.AUGMENTS: none | standard | advanced | road | kitti_transfer
-    )
-    crop: tuple[int, int] | None = None  # training sees windows of this size (H, W); null: all of `size`
-    copy_paste: float = 0.0  # probability that objects of another training image are pasted into one
-    paste_classes: list[str] = field(default_factory=list)  # classes that may be pasted; empty: all but 'background'
-    paste_exclude: list[str] = field(default_factory=list)  # and those that may not, e.g. fence: see-through mesh
-    paste_edge: float = 0.0  # feathered border of what is pasted, sigma in pixels of `size`; 0: hard
-    sampling: Literal["uniform", "rare_class"] = "uniform"  # rare_class: images drawn by class, rare ones more often
-    sampling_temperature: float = 0.01  # rare_class: the lower, the more only the rarest classes are drawn
-    limit: int = 0  # first n images per role and per fold, for trials; 0: all
-    sample: list[int] = field(
-        default_factory=list
-    )  # [train, val, test] images drawn from the training split; 0: its own
-    sample_seed: int = 0  # which images those are; apart from `seed`, so that runs of other seeds share their splits
-    sample_by: Literal["image", "group"] = "image"  # group: no city or stretch of video in two of them
-    cache: bool = False  # keep the decoded images, resized to `size`, in memory
-    # {new class: old class, [old classes] or rest}: train on other classes, made of the data set's by name
-    # (docs/data.md); or a word, which label files of a Cityscapes layout to read
+    # a preset of data/augment/presets.py: none | standard | advanced | road | kitti_transfer
+    augment: str = "standard"
+    crop: tuple[int, int] | None = None  # size (H, W) of random training crops; null: no cropping
+    copy_paste: float = 0.0  # probability of pasting objects of another training image into an image
+    paste_classes: list[str] = field(default_factory=list)  # classes to paste; empty: all but 'background'
+    paste_exclude: list[str] = field(default_factory=list)  # classes not to paste, e.g. fence, which is see-through
+    paste_edge: float = 0.0  # blur of the pasted objects' border, sigma in pixels of `size`; 0: none
+    sampling: Literal["uniform", "rare_class"] = "uniform"  # rare_class: draw images with rare classes more often
+    sampling_temperature: float = 0.01  # rare_class: lower values draw the rarest classes more
+    limit: int = 0  # only the first n images of each role and fold, for trials; 0: all
+    # [train, val, test]: draw so many images from the training split; 0: keep the data set's own val or test
+    sample: list[int] = field(default_factory=list)
+    sample_seed: int = 0  # seed of that draw; runs with another `seed` keep the same splits
+    sample_by: Literal["image", "group"] = "image"  # group: keep the images of a city or video sequence together
+    cache: bool = False  # keep the decoded images in memory, resized to `size`
+    # {new class: old class, [old classes] or rest}: train on classes made of the data set's classes (docs/data.md);
+    # or a word: which label files to read in a Cityscapes folder
     labels: dict[str, Any] | Literal["auto", "labelIds", "labelTrainIds"] = "auto"
-    background: Literal["train", "ignore"] = "train"  # ignore: pixels of the class that took `rest` count nowhere
-    label_map: dict[int, int] = field(default_factory=dict)  # raw value in a mask -> class index or 255 (ignore)
+    background: Literal["train", "ignore"] = "train"  # ignore: pixels of the class with `rest` are ignored
+    label_map: dict[int, int] = field(default_factory=dict)  # value in a mask -> class index, or 255 to ignore it
 
 
 @dataclass
 class LossConfig:
-    name: str = "cross_entropy"  # a row of losses.LOSSES; not used where terms are given
-    terms: list[dict] = field(default_factory=list)  # weighted sum: [{name, weight, options...}, ...]
-    weights: list[tuple[float, float] | float] = field(default_factory=list)  # overrides the terms' weights in order
-    aux_weight: float = 0.4  # weight of the auxiliary head's loss where the model has one
-    aux: dict = field(default_factory=dict)  # that loss: {name, options} or {terms}; empty: the main one (no teacher)
-    teacher: str | None = None  # for cwd and kd: a run's checkpoint, or a public file (path, URL or known id)
-    # every other key of the section: options of the named loss; `class_weights`, here or in a term, may be numbers or
-    # a rule (data/class_weights.py): median_frequency, or {rule: effective_number, beta: 0.999999}
+    name: str = "cross_entropy"  # a name in losses.LOSSES; not used if terms are given
+    # a weighted sum of losses: [{name, weight, options...}, ...]; a weight [first, last] changes linearly over training
+    terms: list[dict] = field(default_factory=list)
+    weights: list[tuple[float, float] | float] = field(default_factory=list)  # replaces the terms' weights, in order
+    aux_weight: float = 0.4  # weight of the auxiliary head's loss, if the model has one
+    aux: dict = field(
+        default_factory=dict
+    )  # the auxiliary head's loss: {name, options} or {terms}; empty: the main one
+    teacher: str | None = None  # for the losses cwd and kd: a checkpoint (path, URL or known id)
+    # All other keys of the section. `class_weights`, here or in a term, may be numbers or a rule
+    # (data/class_weights.py): median_frequency, or {rule: effective_number, beta: 0.999999}
     options: dict = field(default_factory=dict)
 
 
 @dataclass
 class OptimConfig:
     name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: float = 1e-3  # base learning rate, of the encoder (or the whole network)
-    head_lr_factor: float = 1.0  # the head's learning rate is lr * this
+    lr: float = 1e-3  # base learning rate
+    head_lr_factor: float = 1.0  # the head's learning rate is lr times this
     weight_decay: float = 1e-4
-    decay_norms: bool = False  # weight decay on norm layers and biases too (torch's default)
+    decay_norms: bool = False  # decay norm layers and biases too, as torch does by default
     momentum: float = 0.9  # sgd only
     nesterov: bool = False  # sgd only
     betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
     amsgrad: bool = False  # adam, adamw
-    clip_norm: float = 0.0  # largest gradient norm; 0: no clipping
+    clip_norm: float = 0.0  # clip the gradient to this norm; 0: no clipping
 
 
 @dataclass
 class ScheduleConfig:
     name: Literal["poly", "cosine", "warm_restarts", "one_cycle", "exponential", "plateau", "constant"] = "poly"
-    warmup_iters: int = 0  # linear warm-up, in iterations
-    warmup_factor: float = 0.01  # the first iteration's factor of lr
+    warmup_iters: int = 0  # iterations of linear warm-up
+    warmup_factor: float = 0.01  # factor of lr in the first iteration
     power: float = 0.9  # poly
-    min_factor: float = 0.0  # poly, cosine, warm_restarts: the floor, as a factor of lr
+    min_factor: float = 0.0  # poly, cosine, warm_restarts: lowest factor of lr
     cycle: float = 5.0  # warm_restarts: length of the first cycle, in epochs
-    cycle_mult: float = 2.0  # warm_restarts: each cycle is this many times as long as the one before
-    percent_up: float = 0.3  # one_cycle: share of the iterations in which lr rises
-    start_factor: float = 0.04  # one_cycle: the first iteration's factor of lr
+    cycle_mult: float = 2.0  # warm_restarts: each cycle is this many times longer than the last
+    percent_up: float = 0.3  # one_cycle: fraction of the iterations in which lr rises
+    start_factor: float = 0.04  # one_cycle: factor of lr in the first iteration
     gamma: float = 0.98  # exponential: factor per epoch
-    factor: float = 0.5  # plateau: factor of lr when val_loss has not improved
-    patience: int = 3  # plateau: validations without improvement before lr falls
+    factor: float = 0.5  # plateau: multiply lr by this when val_loss stops improving
+    patience: int = 3  # plateau: validations without improvement before that
 
 
 @dataclass
 class TrainConfig:
-    epochs: int = 20  # passes over the training images (cross-validation: of each fold in each stage)
+    epochs: int = 20  # in a cross-validation: of each fold in each stage
     batch_size: int = 8  # images per iteration and process
-    workers: int = 0  # data loading processes
+    workers: int = 0  # data loading processes; 0: load in the training process
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"  # auto: bf16 or fp16 on CUDA, none elsewhere
-    deterministic: Literal["none", "strict"] = "none"  # strict: deterministic algorithms on the GPU too
-    validate_every: int = 1  # epochs; the last epoch is always validated
-    keep: Literal["best", "last"] = "best"  # best.pt: the epoch with the best val_miou, or simply the last one
-    early_stopping: int = 0  # validations without a better val_miou before a run ends; 0: never
+    deterministic: Literal["none", "strict"] = "none"  # strict: deterministic algorithms on a GPU too
+    validate_every: int = 1  # validate every so many epochs, and after the last
+    keep: Literal["best", "last"] = "best"  # which epoch best.pt holds: the best val_miou or the last
+    early_stopping: int = 0  # stop after so many validations without a better val_miou; 0: never
 
 
 @dataclass
 class CvConfig:
     folds: int = 0  # 0: a single run
-    start: Literal["role", "train", "none", "pretrained"] = "role"  # where the members' common weights come from
+    start: Literal["role", "train", "none", "pretrained"] = "role"  # where the folds' common first weights come from
     start_epochs: int | None = None  # epochs of the starting run; null: train.epochs
-    start_overrides: dict = field(default_factory=dict)  # config keys that differ in the starting run
-    stages: list[dict] = field(default_factory=list)  # config keys by stage; the winner of one starts the next
-    select: Literal["role", "val"] = "role"  # which images rank folds and candidates; val is contaminated
+    start_overrides: dict = field(default_factory=dict)  # config keys that differ in the starting run, {key: value}
+    stages: list[dict] = field(default_factory=list)  # one {key: value} per stage; a stage's winner starts the next
+    select: Literal["role", "val"] = "role"  # images that rank folds and candidates; with val, scores are contaminated
     member: Literal["best", "last"] = "best"  # which checkpoint of a fold is averaged
-    group: Literal["auto", "none"] = "auto"  # auto: cities, sequences or blocks stay together; none: by image
-    start_share: float = 0.35  # share of the training groups in the role `start`
-    select_share: float = 0.15  # share of the training groups in the role `select`
-    replay_start: bool = False  # folds train on the start images too (they are never scored)
-    bn_images: int = 200  # at most so many images re-estimate BatchNorm statistics after averaging
-    line_points: int = 5  # points on the line between two folds; 0: no line
-    line_images: int = 16  # images scored at each of them
+    group: Literal["auto", "none"] = "auto"  # auto: keep cities, sequences or blocks together; none: split by image
+    start_share: float = 0.35  # fraction of the training groups that train the start
+    select_share: float = 0.15  # fraction of the training groups that rank (select: role)
+    replay_start: bool = False  # folds train on the start's images too
+    bn_images: int = 200  # images that re-estimate BatchNorm statistics after averaging, at most
+    line_points: int = 5  # score this many points on the line between two folds' weights; 0: none
+    line_images: int = 16  # images scored at each point
 
 
 @dataclass
 class EvalConfig:
-    native: bool = False  # score at the label's own size instead of data.size
-    absent: Literal["nan", "zero", "one"] = "nan"  # IoU of a class in neither target nor prediction
-    void: Literal["ignore", "error"] = "ignore"  # error: what is predicted on void pixels is false
-    exclude: list[str] = field(default_factory=list)  # classes left out of the means (mIoU, mean accuracy, mean Dice)
-    extra: bool = False  # also boundary IoU, ROC and AUC by class, calibration in results and report (slower)
+    native: bool = False  # score at the labels' own size instead of data.size
+    absent: Literal["nan", "zero", "one"] = "nan"  # IoU of a class in neither labels nor predictions; nan: left out
+    void: Literal["ignore", "error"] = "ignore"  # error: every prediction on an ignored pixel is a false positive
+    exclude: list[str] = field(default_factory=list)  # classes to leave out of mIoU, mean accuracy and mean Dice
+    extra: bool = False  # add boundary IoU, ROC, AUC and calibration (slower)
     batch_size: int = 8
-    scales: list[float] = field(default_factory=lambda: [1.0])  # test-time scales of data.size, probabilities averaged
-    flip: bool = False  # average with the mirrored image
-    window: list[int] = field(default_factory=list)  # sliding window (H, W); empty: whole image
-    stride: list[int] = field(default_factory=list)  # from window to window (H, W), px; empty: 2/3, gaussian 1/2 of it
-    blend: Literal["mean", "gaussian"] = "mean"  # overlapping windows: all alike, or each one's middle counts most
+    scales: list[float] = field(default_factory=lambda: [1.0])  # test-time scales; probabilities are averaged
+    flip: bool = False  # average with the prediction for the mirrored image
+    window: list[int] = field(default_factory=list)  # sliding window [H, W] in pixels; empty: whole image
+    stride: list[int] = field(default_factory=list)  # step [H, W] of the window; empty: 2/3 of it, gaussian: 1/2
+    blend: Literal["mean", "gaussian"] = "mean"  # overlapping windows: equal weights, or the middle counts most
 
 
 @dataclass
 class LogConfig:
     plots: bool = True  # draw plots (needs matplotlib)
-    samples: int = 4  # images on the page of image / target / prediction
-    tracker: Literal["none", "tensorboard", "wandb"] = "none"  # where log.jsonl's numbers go besides, if installed
+    samples: int = 4  # images on the page of samples
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"  # send log.jsonl's numbers there too
 
 
 @dataclass
@@ -163,40 +164,25 @@ class Config:
 
 SECTIONS = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.default_factory)]
 
-RANGES = {  # key: (lowest, highest) allowed, both included; None: no bound
-    "data.limit": (0, None),
-    "data.copy_paste": (0, 1),
-    "data.sampling_temperature": (1e-4, None),
-    "data.paste_edge": (0, 64),
-    "loss.aux_weight": (0, None),
-    "optim.lr": (0, None),
-    "optim.head_lr_factor": (0, None),
-    "optim.weight_decay": (0, None),
-    "optim.momentum": (0, 1),
-    "optim.clip_norm": (0, None),
-    "schedule.warmup_iters": (0, None),
-    "schedule.warmup_factor": (0, 1),
-    "schedule.power": (0, None),
-    "schedule.min_factor": (0, 1),
-    "schedule.cycle": (0.01, None),
-    "schedule.cycle_mult": (1, None),
-    "schedule.percent_up": (0, 1),
-    "schedule.start_factor": (0, 1),
-    "schedule.gamma": (0, 1),
-    "schedule.factor": (0, 1),
-    "schedule.patience": (0, None),
-    "train.epochs": (1, None),
-    "train.batch_size": (1, None),
-    "train.workers": (0, 256),
-    "train.validate_every": (1, None),
-    "train.early_stopping": (0, None),
-    "cv.folds": (0, None),
-    "cv.start_epochs": (1, None),
-    "cv.start_share": (0, 0.9),
-    "cv.select_share": (0, 0.9),
-    "cv.bn_images": (8, 1000),
-    "cv.line_points": (0, 101),
-    "cv.line_images": (1, None),
-    "eval.batch_size": (1, None),
-    "log.samples": (0, 64),
+BOUNDS = {  # (lowest, highest) allowed, both included; None: no bound
+    (0, None): (
+        "data.limit loss.aux_weight optim.lr optim.head_lr_factor optim.weight_decay optim.clip_norm "
+        "schedule.warmup_iters schedule.power schedule.patience train.early_stopping cv.folds"
+    ),
+    (0, 1): (
+        "data.copy_paste optim.momentum schedule.warmup_factor schedule.min_factor schedule.percent_up "
+        "schedule.start_factor schedule.gamma schedule.factor"
+    ),
+    (1, None): (
+        "schedule.cycle_mult train.epochs train.batch_size train.validate_every cv.start_epochs cv.line_images "
+        "eval.batch_size"
+    ),
+    (0, 64): "data.paste_edge log.samples",
+    (0, 0.9): "cv.start_share cv.select_share",
+    (1e-4, None): "data.sampling_temperature",
+    (0.01, None): "schedule.cycle",
+    (0, 256): "train.workers",
+    (8, 1000): "cv.bn_images",
+    (0, 101): "cv.line_points",
 }
+RANGES = {key: bounds for bounds, keys in BOUNDS.items() for key in keys.split()}

@@ -1,8 +1,7 @@
 """Reading, checking, changing and writing a config (its keys: engine/config/keys.py).
 
-A YAML file is read with every scalar as text and then coerced by the field's type, so that `3e-5` (text in YAML 1.1)
-is a float, and `off`, `on`, `no` are words wherever a word is expected. Unknown keys and wrong types are refused with
-the nearest valid key.
+Values are converted by the type of their key (coerce.py). Unknown keys and wrong types are errors that name the
+nearest valid key.
 """
 
 from __future__ import annotations
@@ -156,15 +155,8 @@ def start_config(cfg: Config) -> Config:
     return out
 
 
-def loss_spec(loss: LossConfig) -> dict:
-    """What `losses.build_loss` takes, from the section `loss`."""
-    if not loss.terms:
-        return {"name": loss.name, **loss.options}
-    return {"terms": loss.terms, **({"weights": loss.weights} if loss.weights else {})}
-
-
 def to_dict(cfg: Config) -> dict:
-    """Plain nested dicts, as written in YAML: options stand beside the fields of their section."""
+    """Plain nested dicts, as in the YAML file: options are keys of their section."""
     raw = dataclasses.asdict(cfg)
     for section in raw.values():
         if isinstance(section, dict):
@@ -179,12 +171,12 @@ def _plain(value: Any) -> Any:
 
 
 def dump(cfg: Config) -> str:
-    """YAML text that `load_config` reads back to the same Config."""
+    """YAML text that `load_config` reads back as the same Config."""
     return yaml.safe_dump(to_dict(cfg), sort_keys=False, default_flow_style=None, width=110)
 
 
 def differences(a: Config, b: Config, but: typing.Collection[str] = ()) -> list[str]:
-    """Keys in which two configs differ, as `key: old -> new` (keys in `but` may differ)."""
+    """The keys in which two configs differ, as `key: old -> new`, except those in `but`."""
     flat_a, flat_b = _flat(a), _flat(b)
     keys = [k for k in {**flat_a, **flat_b} if k not in but and flat_a.get(k) != flat_b.get(k)]
     return [f"{k}: {flat_a.get(k)} -> {flat_b.get(k)}" for k in keys]

@@ -12,6 +12,13 @@ from losses import LOSSES, distils, loss_options
 from models import model_options
 
 
+def loss_spec(loss: LossConfig) -> dict:
+    """What `losses.build_loss` takes, from the section `loss`."""
+    if not loss.terms:
+        return {"name": loss.name, **loss.options}
+    return {"terms": loss.terms, **({"weights": loss.weights} if loss.weights else {})}
+
+
 def type_model(model: ModelConfig, where: str) -> None:
     valid = model_options(model.name, encoder=model.options.get("encoder"))
     model.options = coerce_options(model.options, valid, f"{where}: model")

@@ -1,0 +1,1 @@
+"""Scores a network on a data set: views, metrics per image, calibration, bootstrap intervals."""

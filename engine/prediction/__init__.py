@@ -1,0 +1,1 @@
+"""Segments a user's own images: inputs, the network in bounded memory, output files."""

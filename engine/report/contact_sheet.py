@@ -1,4 +1,4 @@
-"""Sheets of pictures with captions, drawn with Pillow alone: feature maps, attention, receptive fields."""
+"""Contact sheets: pictures with captions in rows, drawn with Pillow alone (feature maps, attention, ..)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Panel = tuple[Image.Image, Sequence[str]]  # a picture and the lines of its capt
 
 
 def fire(values: np.ndarray) -> np.ndarray:
-    """(H, W) of 0..1 -> colours (H, W, 3) uint8, from dark to bright."""
+    """Values (H, W) in 0..1 -> colours (H, W, 3) uint8, from dark to bright."""
     at = np.linspace(0, 1, len(FIRE))
     return np.stack([np.interp(values, at, [c[i] for c in FIRE]) for i in range(3)], axis=-1).round().astype(np.uint8)
 
 
 def enlarge(colours: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """(h, w, 3) uint8 to a picture of `size` (H, W), each value a plain rectangle: what a map holds, not more."""
+    """(h, w, 3) uint8 -> a picture of `size` (H, W), each value one rectangle: the map's own resolution."""
     return Image.fromarray(colours).resize(size[::-1], Image.Resampling.NEAREST)  # PIL: (W, H)
 
 
 def sheet(panels: Sequence[Panel], title: str, note: str, columns: int = 4) -> Image.Image:
-    """Panels of one size in rows, under a title and a grey line."""
+    """Panels of one size in rows, below a title and a grey line of text."""
     columns = min(columns, len(panels))
     width, height = panels[0][0].size
     lines = max(len(caption) for _, caption in panels)
@@ -46,5 +46,5 @@ def sheet(panels: Sequence[Panel], title: str, note: str, columns: int = 4) -> I
 
 
 def compact(picture: Image.Image) -> Image.Image:
-    """The same in 256 colours, for files: a third of the size."""
+    """The picture in 256 colours, for files a third of the size."""
     return picture.quantize(256, dither=Image.Dither.NONE)

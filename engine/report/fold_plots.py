@@ -9,8 +9,8 @@ from engine.report.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, figure, fo
 
 
 def folds(rows: Sequence[dict], mean: float | None, sd: float | None, path: Path, note: str = "", split="val") -> Path:
-    """mIoU of each fold on select as bars, with mean and standard deviation; markers: the reported split and the
-    fold's own held-out images. rows: `folds` of results.json."""
+    """mIoU of each fold: bars on select, with mean and standard deviation; markers on the reported split and on the
+    fold's held-out images. rows: `folds` of results.json."""
     xs = list(range(len(rows)))
 
     def draw(fig) -> None:
@@ -26,7 +26,7 @@ def folds(rows: Sequence[dict], mean: float | None, sd: float | None, path: Path
         ax.plot(left, percent([r.get("miou") for r in rows]), "o", color=INK, markersize=8, markeredgecolor="white",
                 label=f"{split} (reported)")  # fmt: skip
         ax.plot(right, percent([r.get("val_miou") for r in rows]), "D", color=INK, markerfacecolor="white",
-                markersize=7, label="the fold's own held-out images")  # fmt: skip
+                markersize=7, label="held-out images of the fold")  # fmt: skip
         if mean is not None:
             spread = "" if sd is None else f" ± {100 * sd:.2f}"
             label = f"mean {100 * mean:.2f}{spread}"
@@ -74,7 +74,7 @@ def line(data: dict, path: Path, note: str = "") -> Path:
 
     def draw(fig) -> None:
         ax = fig.subplots()
-        ax.plot([0, 1], [ys[0], ys[-1]], color=GREY, linestyle=(0, (4, 3)), label="straight between the ends")
+        ax.plot([0, 1], [ys[0], ys[-1]], color=GREY, linestyle=(0, (4, 3)), label="straight line between the ends")
         ax.plot(data["t"], ys, "o-", color=GREEN, linewidth=2, label="averaged weights")
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], [f"fold {a}", "¼", "half-way", "¾", f"fold {b}"])
         ax.set(xlabel="share of the second fold in the average", ylabel="mIoU [%]")
@@ -86,8 +86,8 @@ def line(data: dict, path: Path, note: str = "") -> Path:
 
 
 def candidates(rows: Sequence[dict], path: Path, note: str = "", split: str = "val") -> Path:
-    """Candidates compared: mIoU on select, on the reported split, and there before BatchNorm was re-estimated; beside
-    it the difference to the best single fold with its 95 % interval. rows: `candidates` of results.json."""
+    """Candidates: mIoU on select, on the reported split, and there with merely averaged BatchNorm statistics; on the
+    right the difference to the best single fold with its 95 % interval. rows: `candidates` of results.json."""
     ys = list(range(len(rows)))
     column = lambda key: percent([r.get(key) for r in rows])  # noqa: E731
 

@@ -139,4 +139,5 @@ def provenance(facts: dict) -> str:
     rows = [[html.escape(str(v)) for v in item] for item in facts["environment"].items()
             if not isinstance(item[1], dict | list)]  # fmt: skip
     environment = f"<h2>Environment</h2>{html_table(rows, ['', ''])}" if rows else ""
-    return f"<h2>Config</h2><details><summary>every key</summary><pre>{html.escape(config)}</pre></details>{environment}"
+    details = f"<details><summary>every key</summary><pre>{html.escape(config)}</pre></details>"
+    return f"<h2>Config</h2>{details}{environment}"

@@ -34,9 +34,9 @@ def available() -> bool:
 
 
 def figure(title: str, note: str, path: Path, width: float, height: float, draw) -> Path:
-    """Make a figure with a title and a grey line (data, split, protocol), let `draw(fig)` fill it, write the PNG.
+    """Make a figure with a title and a grey note (data, split, protocol), let `draw(fig)` fill it, write the PNG.
 
-    Figure objects without pyplot: no global state, no window, no display needed.
+    It uses Figure without pyplot: no global state, no window, no display.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,7 +46,7 @@ def figure(title: str, note: str, path: Path, width: float, height: float, draw)
         fig = Figure(figsize=(width, height), dpi=120, layout="constrained")
         FigureCanvasAgg(fig)
         lines = textwrap.wrap(note, int(width * 14.5)) or [""]  # a 9 pt letter is about 1/15 inch wide
-        head = (0.46 + 0.17 * len(lines)) / height  # kept free for the text above the axes
+        head = (0.46 + 0.17 * len(lines)) / height  # share of the height for the text above the axes
         fig.get_layout_engine().set(rect=(0.008, 0.012, 0.984, 0.976 - head), w_pad=0.08, h_pad=0.06)
         fig.text(0.015, 1 - 0.10 / height, title, fontsize=13, fontweight="bold", va="top")
         fig.text(0.015, 1 - 0.37 / height, "\n".join(lines), fontsize=9, color=GREY, va="top")
@@ -58,7 +58,7 @@ def figure(title: str, note: str, path: Path, width: float, height: float, draw)
 
 
 def percent(values: Sequence[float | None]) -> list[float]:
-    """Fractions to percent; None to nan, which matplotlib leaves out."""
+    """Fractions to percent; None to nan, which matplotlib does not draw."""
     return [float("nan") if v is None else 100 * v for v in values]
 
 

@@ -12,9 +12,9 @@ def roc(
     curves: Mapping[str, dict | None], auc: Mapping[str, float | None], palette: Sequence[Sequence[int]], path: Path,
     note: str = "",
 ) -> Path:  # fmt: skip
-    """True against false positive rate of each class against the rest, the area in the legend, best first.
+    """ROC curve of each class against the rest; the legend has the areas, best first.
 
-    curves: {class: {"fpr": [..], "tpr": [..]}}, None for a class without a curve; colours are the data set's own.
+    curves: {class: {"fpr": [..], "tpr": [..]}}, None for a class without a curve.
     """
     shown = [n for n in curves if curves[n] is not None and auc.get(n) is not None]
     colours = {n: rgb(palette[i]) for i, n in enumerate(curves)}
@@ -24,7 +24,7 @@ def roc(
         ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         for name in sorted(shown, key=lambda n: -auc[n]):
             c = colours[name]
-            dark = c if sum(c) < 2.4 else (0.5, 0.5, 0.5)  # white and pale yellow would not be seen
+            dark = c if sum(c) < 2.4 else (0.5, 0.5, 0.5)  # white and pale yellow are invisible
             ax.plot(
                 curves[name]["fpr"], curves[name]["tpr"], color=dark, label=f"{name}  {auc[name]:.3f}", linewidth=1.6
             )
@@ -38,7 +38,7 @@ def roc(
 
 
 def reliability(diagram: Mapping[str, Sequence], ece: float, path: Path, note: str = "") -> Path:
-    """Accuracy against confidence in bins, and below how many pixels each bin holds."""
+    """Reliability diagram: accuracy against confidence in bins; below, the pixels in each bin."""
     upper, pixels = diagram["upper"], diagram["pixels"]
     width, total = upper[0], max(sum(pixels), 1)
     middles = [u - width / 2 for u in upper]
@@ -46,7 +46,7 @@ def reliability(diagram: Mapping[str, Sequence], ece: float, path: Path, note: s
 
     def draw(fig) -> None:
         top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        top.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label="as sure as right")
+        top.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label="perfect calibration")
         top.bar([m for m, _, _ in known], [a for _, a, _ in known], 0.9 * width, color=BLUE, label="accuracy")
         top.plot([m for m, _, _ in known], [c for _, _, c in known], "o", color=ORANGE, label="mean confidence")
         top.set(ylabel="share of right pixels", ylim=(0, 1.02), title="")

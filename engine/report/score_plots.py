@@ -12,9 +12,9 @@ def class_iou(
     class_names: Sequence[str], palette: Sequence[Sequence[int]], scores: Mapping[str, Mapping[str, float | None]],
     path: Path, note: str = "",
 ) -> Path:  # fmt: skip
-    """IoU of each class as bars in the class's colour, best class on top; up to three candidates side by side.
+    """IoU of each class as bars in the class's colour, best class on top, for up to three candidates.
 
-    scores: {candidate: {class: IoU or None}}, the most important candidate first (it gives the order and the numbers).
+    scores: {candidate: {class: IoU or None}}; the first candidate gives the order and the large numbers.
     """
     names, first = list(scores)[:3], next(iter(scores))
     order = sorted(range(len(class_names)), key=lambda c: _sortable(scores[first].get(class_names[c])), reverse=True)
@@ -33,7 +33,7 @@ def class_iou(
                 text = "absent" if v is None else f"{100 * v:.1f}"
                 ax.text(100 * (v or 0) + 0.8, y, text, va="center", fontsize=8 if k == 0 else 6.5,
                         color=INK if k == 0 else GREY)  # fmt: skip
-            sample = (0.5, 0.5, 0.5, shades[k])  # the legend's patch: a shade without a class's colour
+            sample = (0.5, 0.5, 0.5, shades[k])  # grey patch of the legend: the shade without a class colour
             ax.bar([0], [0], color=sample, edgecolor=INK, linewidth=0.6, hatch=hatches[k], label=name)
         ax.set_yticks(range(len(order)), [class_names[c] for c in order])
         ax.set(xlim=(0, 106), ylim=(len(order) - 0.4, -0.6), xlabel="IoU [%]")
@@ -91,7 +91,7 @@ def frequency_iou(
     frequency: Mapping[str, float], per_class: Mapping[str, float | None], palette: Sequence[Sequence[int]], path: Path,
     note: str = "",
 ) -> Path:  # fmt: skip
-    """IoU of each class against its share of the training pixels (log), the classes by name and colour."""
+    """IoU of each class against its share of the training pixels (log axis)."""
     points = [(100 * frequency[n], 100 * v, n, rgb(palette[c])) for c, (n, v) in enumerate(per_class.items())
               if v is not None and frequency.get(n, 0) > 0]  # fmt: skip
 
@@ -103,52 +103,45 @@ def frequency_iou(
         ax.set(xlabel="share of the labelled training pixels [%]", ylabel="IoU [%]", ylim=(-4, 104))
         ax.margins(x=0.12)
         low, high = ax.get_xlim()
-        if high < 16 * low:  # at least a decade, so that there are ticks to read
+        if high < 16 * low:  # show at least a decade, so that the axis has ticks
             low, high = (low * high) ** 0.5 / 4, (low * high) ** 0.5 * 4
             ax.set_xlim(low, high)
         between = "25" if high < 1000 * low else ""  # which ticks between the powers of ten get a number
         ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         ax.xaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:.0e}"[0] in between else "")
-        fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
-        fig.set_layout_engine("none")
-        _place_labels(ax, [p[:3] for p in points])
+        place_labels(fig, ax, [p[:3] for p in points])
 
     return figure("IoU against class frequency", note, path, 8.5, 5.6, draw)
 
 
-def _place_labels(ax, points: list[tuple[float, float, str]]) -> None:
-    """Write each name beside its point, at the nearest place (of 8 directions and 4 distances) that covers no point
-    and no earlier name; a thin line leads to the far ones."""
-    pixels = [ax.transData.transform((x, y)) for x, y, _ in points]
-    taken = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in pixels]  # names keep off the points themselves
+def place_labels(fig, ax, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each name next to its point (x, y), at the nearest of 8 directions and 5 distances that covers no point and
+    no earlier name. A thin line leads to names that are far away."""
+    fig.canvas.draw()  # fixes the layout, so that labels can be placed in pixels
+    fig.set_layout_engine("none")
+    frame, scale = ax.get_window_extent(), fig.dpi / 72  # pixels per point
     sides = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-    places = [(dx * reach, dy * reach) for reach in (9, 16, 26, 40, 60) for dx, dy in sides]  # nearest first
-    for x, y, name in points:
-        clashes = [_clashes(ax, (x, y), name, place, taken) for place in places]
-        place = places[clashes.index(min(clashes))]
-        taken.append(_write(ax, (x, y), name, place, keep=True))
-        if max(map(abs, place)) > 9:
-            ax.annotate("", (x, y), place, textcoords="offset points", zorder=1,
+    centres = [ax.transData.transform((x, y)) for x, y, _ in points]
+    taken = [(cx - 9, cy - 9, cx + 9, cy + 9) for cx, cy in centres]
+    for (x, y, name), (cx, cy) in zip(points, centres):
+        style = {"textcoords": "offset points", "ha": "center", "va": "center"}
+        text = ax.annotate(name, (x, y), (0, 0), fontsize=8.5, **style)
+        size = text.get_window_extent()
+        places = []  # (boxes covered, reach, offset in points, box in pixels)
+        for reach in (9, 16, 26, 40, 60):
+            for side in sides:
+                dx, dy = (d * (reach * scale + n / 2) for d, n in zip(side, (size.width, size.height)))
+                x0, y0 = cx + dx - size.width / 2, cy + dy - size.height / 2
+                x1, y1 = x0 + size.width, y0 + size.height
+                outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
+                covered = sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
+                places.append((3 * outside + covered, reach, (dx / scale, dy / scale), (x0, y0, x1, y1)))
+        _, reach, offset, box = min(places, key=lambda place: place[0])  # the first, nearest of the best
+        text.set_position(offset)
+        taken.append(box)
+        if reach > 9:
+            ax.annotate("", (x, y), offset, zorder=1, **style,
                         arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6})  # fmt: skip
-
-
-def _write(ax, point, name: str, place: tuple[int, int], keep: bool = False) -> tuple[float, float, float, float]:
-    """Write a name `place` points away from a data point; returns the pixels (x0, y0, x1, y1) that it covers."""
-    sign = [(d > 0) - (d < 0) + 1 for d in place]
-    ha, va = ("right", "center", "left")[sign[0]], ("top", "center", "bottom")[sign[1]]
-    text = ax.annotate(name, point, place, textcoords="offset points", fontsize=8.5, ha=ha, va=va)
-    box = text.get_window_extent(ax.figure.canvas.get_renderer())
-    if not keep:
-        text.remove()
-    return box.x0, box.y0, box.x1, box.y1
-
-
-def _clashes(ax, point, name: str, place: tuple[int, int], taken: list) -> int:
-    """How many taken boxes a name would cover there; being outside of the axes counts more."""
-    x0, y0, x1, y1 = _write(ax, point, name, place)
-    frame = ax.get_window_extent(ax.figure.canvas.get_renderer())
-    outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
-    return 3 * outside + sum(x0 < c and a < x1 and y0 < d and b < y1 for a, b, c, d in taken)
 
 
 def histogram(mious: Sequence[float], width: int = 5) -> list[tuple[float, float, int]]:

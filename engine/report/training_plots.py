@@ -7,12 +7,15 @@ from pathlib import Path
 
 from engine.report.plots import GREY, figure, fold_colour
 
+# label, training and validation key in log.jsonl, factor
+PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU [%]", "train_miou", "val_miou", 100.0))
+
 
 def timeline(rows: Sequence[dict]) -> tuple[dict, list[tuple[str, float]]]:
     """log.jsonl rows -> ({(stage, fold): [(x, row), ...]}, [(phase, first x), ...]).
 
-    x counts epochs from the very first one: the starting run, then stage after stage; the folds of a stage run side
-    by side. A single run is one series (None, None).
+    x counts epochs from the first one on: the common start, then stage after stage; the folds of a stage are side by
+    side. A single run is one series (None, None).
     """
     jobs: dict = {}
     for row in rows:
@@ -56,7 +59,7 @@ def _draw_series(ax, series: dict, key: str, scale: float, best: bool = False) -
 
 
 def _draw_gap(ax, series: dict, key: str, scale: float) -> None:
-    """The mean training curve of each phase, for comparison in the validation panel."""
+    """The mean training curve of each phase, dashed."""
     stages: dict = {}
     for (stage, _), points in series.items():
         for x, r in points:
@@ -68,17 +71,16 @@ def _draw_gap(ax, series: dict, key: str, scale: float) -> None:
 
 
 def curves(rows: Sequence[dict], path: Path, note: str = "") -> Path:
-    """Loss and mIoU against epoch from log.jsonl rows, training left and validation right, a colour for each fold.
+    """Loss and mIoU by epoch, training on the left, validation on the right, one colour per fold.
 
-    The dot marks each fold's best validation epoch; the dashed grey line repeats the mean training curve in the
-    validation panel, so that the gap between the two can be read off.
+    A dot marks each fold's best validation epoch. The dashed grey line repeats the mean training curve in the
+    validation panel, so that the gap between the two is visible.
     """
     series, phases = timeline(rows)
-    from_rows = [("loss", "train_loss", "val_loss", 1.0), ("mIoU [%]", "train_miou", "val_miou", 100.0)]
 
     def draw(fig) -> None:
         axes = fig.subplots(2, 2, sharex=True, sharey="row")
-        for (label, train, val, scale), (left, right) in zip(from_rows, axes):
+        for (label, train, val, scale), (left, right) in zip(PANELS, axes):
             _draw_series(left, series, train, scale)
             _draw_gap(right, series, train, scale)
             _draw_series(right, series, val, scale, best=val == "val_miou")
@@ -100,7 +102,7 @@ def curves(rows: Sequence[dict], path: Path, note: str = "") -> Path:
 
 
 def learning_rate(rows: Sequence[dict], path: Path, note: str = "") -> Path:
-    """Learning rate at the first iteration of each epoch. Jobs that share a schedule lie on each other."""
+    """Learning rate at the first iteration of each epoch. Jobs with the same schedule overlap."""
     series, phases = timeline(rows)
 
     def draw(fig) -> None:

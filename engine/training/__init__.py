@@ -1,0 +1,1 @@
+"""Trains one network: the loop, optimiser, schedules, pretrained weights, teacher, log."""

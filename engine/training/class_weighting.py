@@ -1,7 +1,7 @@
-"""Rules for class weights turned into numbers, once a training: losses never see a rule.
+"""Compute class weights from rules, once per training; losses get numbers only.
 
-What was computed is kept in the job's folder as class_weights.json. A resumed run takes it from there, so that its loss
-is the same to the last bit whatever became of the labels or of the rule since.
+The weights are saved as class_weights.json in the job's folder. A resumed run reads them there, so its loss stays the
+same to the last bit even if the labels or the rule have changed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from engine.config import loss_spec
 from engine.config.keys import LossConfig
 
 FILE = "class_weights.json"
-
-
 Specs = tuple[dict, dict]  # what losses.build_loss takes: the loss, and that of the auxiliary head
 
 
@@ -30,7 +28,7 @@ def loss_specs(loss: LossConfig) -> Specs:
 
 
 def rules_of(loss: LossConfig) -> list[str | dict]:
-    """The rules for class weights in a config's losses and their terms, each once."""
+    """The distinct rules for class weights in a config's losses and their terms."""
     rules: list[str | dict] = []
     for part in [part for spec in loss_specs(loss) for part in _parts(spec)]:
         rule = part.get("class_weights")
@@ -40,8 +38,8 @@ def rules_of(loss: LossConfig) -> list[str | dict]:
 
 
 def resolved_specs(loss: LossConfig, train: SegmentationDataset, folder: Path) -> Specs:
-    """With numbers in place of rules, computed from the job's own training images (in a cross-validation: those of the
-    fold) or read from the folder of a job that goes on."""
+    """The losses with numbers in place of rules: computed from the job's training images (in a cross-validation the
+    fold's), or read from the folder of a resumed job."""
     rules = rules_of(loss)
     if not rules:
         return loss_specs(loss)
@@ -50,7 +48,7 @@ def resolved_specs(loss: LossConfig, train: SegmentationDataset, folder: Path) -
 
 
 def placeholder_specs(loss: LossConfig, num_classes: int) -> Specs:
-    """The same with weights of 1, to check a loss in no time."""
+    """The losses with weights of 1 in place of rules: for a check that builds them without reading data."""
     return _filled(loss, lambda rule: [1.0] * num_classes)
 
 
@@ -67,7 +65,7 @@ def _filled(loss: LossConfig, numbers) -> Specs:
 
 
 def _found(rules: list, train: SegmentationDataset, path: Path) -> list[dict]:
-    """One row a rule: from the file where there is one, else computed, said and written."""
+    """One row per rule: read from the file if there is one, else computed, printed and saved."""
     if path.exists():
         return _read(rules, train, path)
     counts = count_pixels(train)
@@ -87,7 +85,7 @@ def _read(rules: list, train: SegmentationDataset, path: Path) -> list[dict]:
         rows = json.loads(path.read_text(encoding="utf-8"))
         known = [row["rule"] for row in rows if row["classes"] == list(train.class_names) and len(row["weights"])]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged; remove it to have the weights computed anew") from None
+        raise UserError(f"{path}: damaged; remove it to compute the weights again") from None
     if any(rule not in known for rule in rules):
         raise UserError(f"{path}: holds no weights by {_title(rules[0])} for these classes; start a new run")
     return rows

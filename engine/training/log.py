@@ -15,8 +15,8 @@ from engine.training.trackers import Tracker, open_tracker, scalars
 
 
 class Log:
-    """log.jsonl: one JSON object an epoch, flushed to the disk before the checkpoint that counts on it; log.csv: the
-    same rows for spreadsheets; and a tracker, if one is given."""
+    """log.jsonl has one JSON object per epoch, written to the disk before that epoch's checkpoint; log.csv has the same
+    rows for spreadsheets. A tracker gets them too, if there is one."""
 
     def __init__(self, path: Path, tracker: Tracker | None = None) -> None:
         self.path, self.tracker = path, tracker
@@ -33,7 +33,7 @@ class Log:
         self.track(row)
 
     def write_csv(self) -> None:
-        """Anew each time: a later stage's loss may have other terms, and a resumed run fewer rows."""
+        """Write the whole file each time: a later stage's loss may have other terms, and a resumed run fewer rows."""
         rows = [json.loads(line) for line in self.path.read_text().splitlines()]
         with open(self.path.with_suffix(".csv"), "w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
@@ -45,7 +45,7 @@ class Log:
             return
         try:
             self.tracker.send(scalars(row), row["epoch"])
-        except Exception as e:  # a guest's trouble must not end hours of training
+        except Exception as e:  # a tracker's error must not end hours of training
             warn(f"log.tracker left out from here on: {e}")
             self.tracker = None
 
@@ -57,12 +57,12 @@ class Log:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def cut(self, size: int) -> None:
-        """Forget what came after the last checkpoint."""
+        """Drop the rows written after the last checkpoint."""
         if self.size() > size:
             with open(self.path, "r+b") as file:
                 file.truncate(size)
 
 
 def open_log(run: Path, cfg: Config) -> Log:
-    """The run's log; with its tracker in the process that writes."""
+    """The run's log. Only the first process has the tracker."""
     return Log(run / "log.jsonl", open_tracker(cfg, run) if distributed.is_main() else None)

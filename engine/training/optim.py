@@ -1,4 +1,4 @@
-"""The optimiser and its parameter groups: encoder and head, decayed and not."""
+"""The optimiser and its parameter groups: encoder and head, with and without weight decay."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict, model: nn.Module, 
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group lr times its own factor."""
+    """Set every group's learning rate to lr times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]

@@ -1,11 +1,11 @@
-"""Weights from elsewhere into a config's own model: `model.pretrained`, a public file or one of ours.
+"""Load pretrained weights into a config's model (`model.pretrained`): a public file, or a checkpoint of ours.
 
-    the same network        -> everything; the classifier too where the classes are the same
-    the same encoder        -> the encoder; the head is new (ImageNet files, or a whole model with another head)
-    anything else           -> an error that says what the file is and what the config builds
+    the same network    -> all weights; the classifier too if the classes are the same
+    the same encoder    -> the encoder; the head is new (ImageNet files, or a whole model with another head)
+    anything else       -> an error that says what the file is and what the config builds
 
-The model stays the config's: its options decide eps, padding, dilation and so on, and the report says where its
-publisher's differ. load_public is the other way round: it builds the publisher's network.
+The config's options decide eps, padding, dilation and so on; the report lists where the publisher's differ.
+models.load_public does the opposite: it builds the publisher's network.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from models.checkpoints.rename import to_ours
 
 State = dict[str, Tensor]
 
-NEW_IN_ENCODER = ("encoder.out_norms.",)  # norms that mmseg lays over a Swin's maps: no ImageNet file holds them
+NEW_IN_ENCODER = ("encoder.out_norms.",)  # mmseg's norms of Swin's maps: no ImageNet file has them
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, under our names. An encoder's begin with "encoder."."""
+    """A file's weights under our names. Those of an encoder begin with "encoder."."""
 
-    title: str  # whose it is: "NVlabs SegFormer"
-    name: str  # a name of models.MODELS, or of ENCODERS
-    options: dict[str, Any]  # under which build_model, or build_encoder, makes that network
+    title: str  # the publisher: "NVlabs SegFormer"
+    name: str  # a name in models.MODELS, or in ENCODERS
+    options: dict[str, Any]  # with which build_model, or build_encoder, makes that network
     encoder_only: bool
     state: State
     num_classes: int | None = None  # None: an encoder
     class_names: tuple[str, ...] | None = None  # None: unknown
-    ignored: tuple[str, ...] = ()  # keys of the file that no forward needs
+    ignored: tuple[str, ...] = ()  # keys of the file that inference does not need
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -57,31 +57,23 @@ class Weights:
 
 @dataclass(frozen=True)
 class TransferReport:
-    """What went from a file into a model. str() is a table for people."""
+    """What was loaded from a file into a model. str() is a table."""
 
     source: str
     found: str  # what the file is
     target: str  # what the config builds
     part: str  # "whole model" or "encoder"
     loaded: int  # tensors
-    classes: str  # what became of the classifier
-    initialised: tuple[str, ...]  # tensors of the model that the file did not fill
+    classes: str  # what happened to the classifier
+    initialised: tuple[str, ...]  # tensors of the model that the file does not have
     ignored: tuple[str, ...] = ()  # keys of the file that were not used
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     def __str__(self) -> str:
-        return table_text(
-            [
-                ("pretrained", self.source),
-                ("the file is", self.found),
-                ("the model is", self.target),
-                ("loaded", f"{self.part}, {self.loaded} tensors"),
-                ("classifier", self.classes),
-                ("new", shorten(self.initialised)),
-                ("ignored", shorten(self.ignored)),
-                *[("note", note) for note in self.notes],
-            ]
-        )
+        loaded, new, ignored = f"{self.part}, {self.loaded} tensors", shorten(self.initialised), shorten(self.ignored)
+        rows = [("pretrained", self.source), ("the file is", self.found), ("the model is", self.target)]
+        rows += [("loaded", loaded), ("classifier", self.classes), ("new", new), ("ignored", ignored)]
+        return table_text(rows + [("note", note) for note in self.notes])
 
 
 def transfer(
@@ -94,11 +86,11 @@ def transfer(
     options: dict[str, Any],
     take: str = "all",
 ) -> TransferReport:
-    """Fill a model, build_model(name, len(classes), **options), from a file, as far as the file goes; say how far.
+    """Load a file into `model`, which build_model(name, len(classes), **options) made. Returns what was loaded.
 
-    source: a path, a URL, a known id (models/checkpoints/known.py), or a state dict. reuse_classes: the classifier's
-    rows of classes that the file knows by the same name are copied too. take "encoder": nothing of a whole model but
-    its encoder. Raises: UserError, one line.
+    source: a path, a URL, a known id (models/checkpoints/known.py), or a state dict. reuse_classes: copy the
+    classifier's weights of classes with the same name. take="encoder": load the encoder of a whole model only.
+    Raises: UserError, one line, if the file does not fit.
     """
     found = open_weights(source)
     try:
@@ -108,7 +100,7 @@ def transfer(
 
 
 def open_weights(source: str | Path | State) -> Weights:
-    """Read a file and put its weights under our names. Raises: UserError for what is of no known layout."""
+    """Read a file and rename its weights to ours. Raises: UserError if its layout is unknown."""
     container, words = open_container(source)
     if container.wrapper == "ours":
         return _ours(container)
@@ -125,7 +117,7 @@ def open_weights(source: str | Path | State) -> Weights:
     if names and not layout.encoder:
         notes.append(f"class names: {origin}")
     if (wanted := normalisation(layout.form, words)) != IMAGENET:
-        notes.append(f"trained on images normalised otherwise: {describe(wanted)}; here they have ImageNet's")
+        notes.append(f"trained on images normalised otherwise: {describe(wanted)}; here by ImageNet's statistics")
     return Weights(
         title=layout.title,
         name=found.name,
@@ -140,7 +132,7 @@ def open_weights(source: str | Path | State) -> Weights:
 
 
 def _ours(container: Container) -> Weights:
-    """A checkpoint of train.py or eval.py: its names are ours, and it says its classes."""
+    """The weights of a checkpoint of train.py or eval.py."""
     model = dict(container.meta["config"]["model"])
     options = {k: v for k, v in model.items() if k not in ("name", "pretrained", "take", "freeze", "reuse_classes")}
     names = tuple(container.meta["class_names"])
@@ -151,15 +143,9 @@ def _ours(container: Container) -> Weights:
 
 
 def _fill(
-    model: nn.Module,
-    found: Weights,
-    classes: list[str],
-    reuse: bool,
-    name: str,
-    options: dict[str, Any],
-    source: str,
+    model: nn.Module, found: Weights, classes: list[str], reuse: bool, name: str, options: dict[str, Any], source: str,
     take: str,
-) -> TransferReport:
+) -> TransferReport:  # fmt: skip
     own, by_class = model.state_dict(), class_dims(lambda n: build_model(name, n, **options))
     core = {k: v for k, v in own.items() if not k.startswith("aux_head.")}
     encoder = {k: v for k, v in core.items() if k.startswith("encoder.")}
@@ -196,7 +182,7 @@ def _fill(
 
 
 def misfit(own: State, state: State, by_class: dict[str, tuple[int, ...]]) -> str | None:
-    """The first tensor of ours that the file cannot fill, in words; sizes that count classes may differ."""
+    """The first tensor that the file lacks or has in another shape, in words. The class dimensions may differ."""
     for key, ours in own.items():
         if key not in state:
             if key.startswith(NEW_IN_ENCODER):
@@ -211,7 +197,7 @@ def misfit(own: State, state: State, by_class: dict[str, tuple[int, ...]]) -> st
 def _classifier(
     found: Weights, own: State, by_class: dict[str, tuple[int, ...]], classes: list[str], reuse: bool
 ) -> tuple[State, str]:
-    """(the tensors that depend on the classes, as far as the file gives them; what was done, in words)."""
+    """(the classifier's tensors that the file provides, what was done in words)."""
     known = None if found.class_names is None else list(found.class_names)
     keys = [k for k in by_class if k in found.state]
     if known == classes or (known is None and found.num_classes == len(classes)):
@@ -233,14 +219,12 @@ def _classifier(
         )
         rows[key][to] = value[where].to(rows[key].dtype)
     shared = ", ".join(classes[i] for i in mine) or "none"
-    return (
-        rows if pairs else {},
-        f"rows of {len(pairs)} of {len(classes)} classes by name: {shared}; the others are new",
-    )
+    done = f"rows of {len(pairs)} of {len(classes)} classes by name: {shared}; the others are new"
+    return (rows if pairs else {}), done
 
 
 def _differences(found: Weights, name: str, options: dict[str, Any], whole: bool) -> list[str]:
-    """Options that make the config's network another function than the file's, each with both values."""
+    """Options in which the config's network and the file's compute differently, with both values."""
     mine, theirs = _values(found, name, options, whole)
     different = [k for k in mine if k in theirs and mine[k] != theirs[k]]
     if not different:
@@ -253,7 +237,7 @@ def _differences(found: Weights, name: str, options: dict[str, Any], whole: bool
 
 
 def _values(found: Weights, name: str, options: dict[str, Any], whole: bool) -> tuple[dict, dict]:
-    """All options that matter for the logits, (here, there): of the whole network, or of the encoder alone."""
+    """The options that affect the logits, (the config's, the file's): of the whole network or of the encoder."""
     if whole:
         pair = option_values(name, **options), option_values(found.name, **found.options)
         left_out = NOT_NUMERICS
@@ -269,7 +253,7 @@ def _values(found: Weights, name: str, options: dict[str, Any], whole: bool) -> 
 
 
 def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
-    """Where only options stand between the config's encoder and the file's: which."""
+    """If the two encoders differ in options only: these options."""
     inner = found.name if found.encoder_only else encoder_name(found.name, **found.options)
     if inner is None or inner != encoder_name(name, **options):
         return ""

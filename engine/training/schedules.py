@@ -1,8 +1,8 @@
-"""Learning-rate schedules: pure functions of the iteration, so they can be plotted, tested and resumed by a number.
+"""Learning-rate schedules as pure functions of the iteration, so they can be plotted, tested and resumed.
 
-`factor(schedule, iteration, max_iters, iters_per_epoch, plateau)` is what the base learning rate is multiplied by at an
-iteration (0-based). Each schedule starts after `warmup_iters` of linear warm-up and runs over the rest. `plateau` alone
-depends on results: how often validation stopped improving is counted by `Plateau`, whose state is saved with a run.
+`factor` gives what the base learning rate is multiplied by at an iteration (0-based). Each schedule starts after
+`warmup_iters` iterations of linear warm-up and runs over the rest. Only `plateau` depends on results: the class
+`Plateau` counts how often validation stopped improving, and checkpoints save its state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engine.config.keys import ScheduleConfig
 
 
 def poly(t: float, s: ScheduleConfig, **_) -> float:
-    """(1 - t)^power (DeepLab, arXiv 1606.00915, the "poly" policy); t in 0..1 is the part of the run that is done."""
+    """(1 - t)^power (DeepLab, arXiv 1606.00915, the "poly" policy); t: the fraction of the run that is done, 0..1."""
     return s.min_factor + (1 - s.min_factor) * (1 - t) ** s.power
 
 
@@ -67,8 +67,7 @@ def factor(s: ScheduleConfig, iteration: int, max_iters: int, iters_per_epoch: i
 
 @dataclass
 class Plateau:
-    """Counts how often val_loss failed to improve for more than `patience` validations in a row; plain numbers,
-    so that a checkpoint can hold it."""
+    """Counts how often val_loss did not improve for more than `patience` validations in a row."""
 
     best: float = math.inf
     waited: int = 0

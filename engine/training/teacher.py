@@ -1,4 +1,4 @@
-"""The network whose logits a distillation learns from (`loss.teacher`)."""
+"""The teacher of a distillation (`loss.teacher`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from engine.evaluation.networks import open_networks
 
 
 def load_teacher(source: str | None, dataset, device: torch.device) -> nn.Module | None:
-    """source: a checkpoint of a run, or a public file (path, URL or known id) that segments into as many classes.
+    """Open the network `source` (None: no teacher): a run's checkpoint or a public one (path, URL or known id).
 
-    Returns the network in eval mode, its weights fixed: images as the data set gives them -> {"out": logits}.
-    Raises: UserError for other classes, and for an ensemble.
+    It is in eval mode with fixed weights and takes images as the data set gives them. Raises: UserError if it has other
+    classes, or is an ensemble.
     """
     if source is None:
         return None

@@ -1,8 +1,7 @@
-"""The log's rows sent on to TensorBoard or Weights & Biases, where one is installed and asked for (`log.tracker`).
+"""Send the log's rows to TensorBoard or Weights & Biases, if `log.tracker` asks for it.
 
-Both are guests: the numbers stand in log.jsonl and log.csv whatever becomes of them, and a tracker that fails in the
-middle of a training is left out with one warning. A resumed run goes on in the same place; the epoch that was cut off
-by a kill may appear twice there.
+log.jsonl and log.csv have the same numbers. A tracker that fails during a training is dropped with one warning. A
+resumed run continues in the same place, where the epoch that a kill cut off may appear twice.
 """
 
 from __future__ import annotations
@@ -29,23 +28,25 @@ class Tracker:
 
 
 def open_tracker(cfg: Config, run: Path) -> Tracker | None:
-    """Of `log.tracker`; None for "none". Raises: UserError where it is not installed, or refuses to start."""
+    """The tracker of `log.tracker`, None for "none". Raises: UserError if it is not installed or does not start."""
     if cfg.log.tracker == "none":
         return None
     return {"tensorboard": _tensorboard, "wandb": _wandb}[cfg.log.tracker](module(cfg.log.tracker), cfg, run)
 
 
 def module(tracker: str):
-    """The package of a tracker. Raises: UserError where it is not installed."""
+    """The package of a tracker. Raises: UserError if it is not installed."""
     name, package = PACKAGES[tracker]
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"log.tracker: {tracker} is not installed; pip install {package}, or leave it out") from None
+        raise UserError(
+            f"log.tracker: {tracker} is not installed; pip install {package}, or set log.tracker=none"
+        ) from None
 
 
 def scalars(row: dict) -> dict[str, float]:
-    """Numbers of a log row: {"val_miou": ..}, of folds {"stage0/fold1/val_miou": ..}, of their start "start/..."."""
+    """A log row's numbers by name: "val_miou", of a fold "stage0/fold1/val_miou", of the start "start/val_miou"."""
     fold, stage = row.get("fold"), row.get("stage")
     place = "" if fold is None else "start/" if fold == "start" else f"stage{stage}/fold{fold}/"
     left_out = ("epoch", "fold", "stage")
@@ -53,7 +54,7 @@ def scalars(row: dict) -> dict[str, float]:
 
 
 def _tensorboard(tensorboard, cfg: Config, run: Path) -> Tracker:
-    """Event files in the run's folder:  tensorboard --logdir runs"""
+    """Writes event files in the run's folder; see them with  tensorboard --logdir runs"""
     writer = tensorboard.SummaryWriter(str(run / "tensorboard"))
 
     def send(values: dict[str, float], epoch: int) -> None:
@@ -65,13 +66,13 @@ def _tensorboard(tensorboard, cfg: Config, run: Path) -> Tracker:
 
 
 def _wandb(wandb, cfg: Config, run: Path) -> Tracker:
-    """Project `segmentation`, the run under its folder's name; WANDB_MODE, WANDB_PROJECT and the like are heeded."""
+    """Project `segmentation`, run named like its folder. WANDB_PROJECT, WANDB_MODE and the like have priority."""
     try:
         there = wandb.init(
             project=None if "WANDB_PROJECT" in os.environ else "segmentation",
             name=run.name, id=run.name, resume="allow", dir=str(run), config=to_dict(cfg),
         )  # fmt: skip
-    except Exception as e:  # no account, no network: its own kinds of errors
+    except Exception as e:  # no account or no network: its own error classes
         advice = "`wandb login`, WANDB_MODE=offline, or log.tracker=none"
         raise UserError(f"log.tracker: wandb does not start ({str(e).splitlines()[0]}); {advice}") from None
     there.define_metric("*", step_metric="epoch")  # its own step may only grow, and every fold begins at epoch 1

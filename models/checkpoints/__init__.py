@@ -1,7 +1,7 @@
-"""Public checkpoints: a file from the web in, a model with its publisher's logits out, and nothing in the file is run.
+"""Public checkpoints: reads a public file into a model that gives its publisher's logits, and runs nothing in the file.
 
-Reading order: read (which container, where in it the weights stand) -> pickles and safetensors (the two ways they are
-stored) -> identify (whose layout, which network) -> translate and layouts (their names and ours) -> load (all of it).
-Then transfer (into a config's own model), convert (out of ours into a publisher's file), known and download (files by
-id and URL).
+Reading order: container (which format, and where in it the weights are) -> pickles, safetensors (the two formats) ->
+identify (which network of which publisher) -> layout, rename, layouts/ (their names and ours) -> load (all together) ->
+numerics, normalisation (what a file does not say) -> convert (our weights as a publisher's file) -> known, download
+(files by id and by URL).
 """

@@ -1,9 +1,9 @@
-"""Any file of weights -> names and tensors: which container it is, and where in it the weights stand.
+"""Read any file of weights into names and tensors: which format it has, and where in it the weights are.
 
-Containers: torch.save's zip and its older format, safetensors, either of them in several files with an index, and a
-folder as the Hugging Face hub has them. Wrappers: the dict that training scripts put around the weights
-({"epoch": 3, "state_dict": {...}}). Prefixes: what DataParallel ("module.") and torch.compile ("_orig_mod.") put
-before every name. Whose file it is, and what the names mean, is for the modules after this one.
+Formats: torch.save's zip and its older format, safetensors, either of them in several files with an index, and folders
+of the Hugging Face hub. Wrappers: the dict that training scripts put around the weights ({"epoch": 3, "state_dict":
+{...}}). Prefixes: what DataParallel ("module.") and torch.compile ("_orig_mod.") put before every name. identify.py
+finds out whose file it is.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from common.files import file_error
 from models.checkpoints.pickles import load_pickle
 from models.checkpoints.safetensors import MAX_HEADER, parse_header, read_safetensors
 
-# keys that weights stand under, the preferred first: where averaged ("ema") weights are kept, they are the ones scored
+# keys of the weights, preferred first; publishers report the scores of averaged ("ema") weights where they keep them
 WRAPPERS = (
     "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model",
     "net", "network", "weights",
 )  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-DEEPEST = 3  # wrappers within wrappers; a hostile file's dict may hold itself
+DEEPEST = 3  # wrappers within wrappers; the dict of a hostile file may contain itself
 
-# what a folder of the hub holds, the preferred first
+# files of a hub folder, preferred first
 HUB_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
-# first bytes of what is often taken for a checkpoint
+# first bytes of files that are often mistaken for a checkpoint
 NOT_WEIGHTS = {
     b"version https://git-lfs": "a git-lfs pointer of a few lines, not the file: fetch it with  git lfs pull",
     b"\x89HDF": "a Keras (HDF5) file: take the publisher's model.safetensors or pytorch_model.bin",
@@ -44,7 +44,7 @@ NOT_WEIGHTS = {
     b"7z\xbc\xaf": "a 7z archive: unpack it first",
     b"\x93NUMPY": "a NumPy array, not a checkpoint",
 }
-CONTROL = {*range(9), *range(14, 32), 127}  # bytes that no text has
+CONTROL = {*range(9), *range(14, 32), 127}  # bytes that do not occur in text
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Container:
     """A file of weights, unpacked. The tensors are plain, on the CPU, without gradient, in the file's types and order.
 
     kind: "zip", "legacy", "safetensors" or, in several files, "sharded".
-    wrapper: the key the weights stood under, "state_dict" say, or "model/state_dict"; "" where there was none; "ours"
-    for the checkpoints that train.py and eval.py write.
-    meta: what stood beside the weights, as far as it is plain data (numbers, strings, lists, dicts): a publisher's
-    class names, the "__metadata__" of safetensors, a hub folder's "config.json".
-    notes: one line for each thing that was not simply read.
+    wrapper: the key of the weights, such as "state_dict" or "model/state_dict"; "" if there was none; "ours" for
+    checkpoints that train.py writes.
+    meta: plain data beside the weights (numbers, strings, lists, dicts): a publisher's class names, the "__metadata__"
+    of safetensors, the "config.json" of a hub folder.
+    notes: one line for each decision made while reading.
     """
 
     state: dict[str, Tensor]
@@ -67,10 +67,9 @@ class Container:
 
 
 def read(path: str | Path, wrapper: str | None = None) -> Container:
-    """Read a file, an index of files, or a hub folder. `wrapper`: the key to take where a file holds several models.
+    """Read a file, an index of files, or a hub folder. `wrapper`: which key to take if a file holds several models.
 
-    Nothing in the file is run (see models/checkpoints/pickles.py). Raises: UserError, one line with the file's name
-    and what is wrong with it.
+    Nothing in the file is run (see pickles.py). Raises: UserError with the file and what is wrong with it.
     """
     path = Path(path).expanduser()
     try:
@@ -92,7 +91,7 @@ def read(path: str | Path, wrapper: str | None = None) -> Container:
 
 
 def find_file(path: Path) -> Path:
-    """The path itself or, for a folder, the file of weights in it."""
+    """The path itself, or the file of weights in a folder."""
     if not path.exists():
         raise file_error(path, "not found")
     if not path.is_dir():
@@ -108,7 +107,7 @@ def find_file(path: Path) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The config.json beside a hub file; beside other files it could be anybody's."""
+    """The config.json beside a file of the hub; beside other files it may belong to something else."""
     config = path.parent / "config.json"
     if path.name not in HUB_FILES or not config.is_file():
         return {}
@@ -132,7 +131,7 @@ def read_file(path: Path) -> tuple[Any, str, dict[str, Any], list[str]]:
 
 
 def check_head(path: Path) -> bytes:
-    """The first bytes of a file, once it is clear that it is not something else under a checkpoint's name."""
+    """The first bytes of a file. Raises: UserError for what is clearly not a checkpoint, such as a web page."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -150,7 +149,7 @@ def check_head(path: Path) -> bytes:
 
 
 def read_shards(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any], list[str]]:
-    """The files that an index names, as one. Every tensor must stand in the file that the index gives for it."""
+    """The files of an index, as one. Every tensor must be in the file that the index gives for it."""
     try:
         index = parse_header(path.read_bytes())
         places = index["weight_map"]
@@ -176,7 +175,7 @@ def read_shards(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any], lis
 
 
 def is_inside(name: str) -> bool:
-    """A relative path that stays below its folder, on either kind of system."""
+    """Whether a relative path stays below its folder, on Windows and elsewhere."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     parts = {*posix.parts, *windows.parts}
     return bool(parts) and ".." not in parts and not posix.is_absolute() and not windows.drive and not windows.root
@@ -186,7 +185,7 @@ def is_inside(name: str) -> bool:
 
 
 def entries(value: Any) -> dict[Any, Any]:
-    """The entries of a dict, or none. A pickle may put attributes on a dict or a tensor that hide its methods, so both
+    """The entries of a dict, else none. A pickle can put attributes on a dict or tensor that hide its methods, so both
     are read through their class."""
     return dict(dict.items(value)) if isinstance(value, dict) else {}
 
@@ -196,7 +195,7 @@ def has_tensors(value: Any) -> bool:
 
 
 def unwrap(path: Path, content: Any, wanted: str | None, notes: list[str]) -> tuple[str, dict, dict]:
-    """(wrapper, the dict of weights, what stood beside it) of what a file held."""
+    """(wrapper, the dict of weights, what is beside it) of the content of a file."""
     found = entries(content)
     if {"model", "config", "class_names"} <= found.keys() and has_tensors(found["model"]) and wanted is None:
         if isinstance(found.get("ensemble"), list):
@@ -227,7 +226,7 @@ def wrapped(value: Any) -> bool:
 
 
 def choose(path: Path, inside: list[str], bare: bool, notes: list[str]) -> str | None:
-    """Which of the dicts with tensors in them are the weights; None: the dict they stand in is itself."""
+    """Which of several dicts with tensors is the weights; None: the dict that contains them is."""
     known = [name for name in WRAPPERS if name in inside]
     if len(known) > 1:
         notes.append(f"weights under {' and '.join(known)}: took {known[0]}; wrapper={known[1]!r} takes the other")
@@ -245,7 +244,7 @@ def choose(path: Path, inside: list[str], bare: bool, notes: list[str]) -> str |
 
 
 def split(path: Path, weights: Any) -> tuple[dict[str, Tensor], dict]:
-    """(tensors, all else) of a dict. Parameters become plain tensors; two names for one tensor stay that."""
+    """(tensors, the rest) of a dict. Parameters become plain tensors; two names of one tensor still share it."""
     state = {
         k: torch.Tensor.detach(v) for k, v in entries(weights).items() if isinstance(k, str) and isinstance(v, Tensor)
     }
@@ -256,7 +255,7 @@ def split(path: Path, weights: Any) -> tuple[dict[str, Tensor], dict]:
 
 
 def strip_prefixes(state: dict[str, Tensor], notes: list[str]) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Names without what wrappers of modules put before every one of them, and torch's AveragedModel's counter."""
+    """Names without the prefix that wrapping modules put before all of them, and the counter of AveragedModel."""
     averaged = {}
     if "n_averaged" in state and len(state) > 1 and all(k.startswith("module.") for k in state if k != "n_averaged"):
         averaged["n_averaged"] = int(state["n_averaged"])
@@ -274,13 +273,13 @@ DROPPED = object()
 
 
 def plain_dict(value: dict) -> dict:
-    """What is plain data in a dict; tensors, stand-ins and other objects are left out."""
+    """The plain data of a dict, without tensors, stand-ins and other objects."""
     kept = plain(value, [100_000])
     return {} if kept is DROPPED else kept
 
 
 def plain(value: Any, budget: list[int], depth: int = 0) -> Any:
-    """`budget` bounds the nodes: a pickle of a few bytes can nest lists that unfold without end."""
+    """`budget` limits the number of nodes: a pickle of a few bytes can nest lists that unfold without end."""
     budget[0] -= 1
     if budget[0] < 0 or depth > 20:
         return DROPPED
@@ -293,4 +292,4 @@ def plain(value: Any, budget: list[int], depth: int = 0) -> Any:
         kept = {k: v for k, v in pairs if v is not DROPPED}
     else:
         return DROPPED
-    return kept if kept or not value else DROPPED  # a dict of tensors alone leaves nothing worth keeping
+    return kept if kept or not value else DROPPED  # drop what held only tensors

@@ -1,7 +1,7 @@
-"""A network of ours to a file that a publisher's code loads: the tables of models/checkpoints/layouts, backwards.
+"""Convert our weights to a file that a publisher's code loads: the tables of models/checkpoints/layouts, backwards.
 
-Names are the smaller part. A file carries no eps, no padding and no dilation: the publisher's code brings its own. So a
-network whose options are not the publisher's would compute something else there, and is refused unless one insists.
+A file holds names and weights but no eps, padding or dilation: these come from the publisher's code. A network with
+other options than the publisher's would compute another function there, so it is refused unless the caller insists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.forms import FORMS
 State = dict[str, Tensor]
 
 ALIASES = {"hf": "huggingface"}
-# Whose names an encoder's file has where the publisher took them over from somebody else
+# publisher -> kind of encoder -> the publisher whose names it took over
 SAME_NAMES = {
     "timm": {"resnet": "torchvision"},
     "vainf": {"resnet": "torchvision"},
@@ -38,22 +38,22 @@ SAME_NAMES = {
 
 @dataclass(frozen=True)
 class Converted:
-    """Weights under a publisher's names, and what to know about them."""
+    """Weights under a publisher's names, with notes for the user."""
 
     state: State
     layout: Layout
     form: str  # the publisher, whose names the layout has
-    name: str  # of models.MODELS, or of ENCODERS where an encoder is all they have
+    name: str  # of models.MODELS, or of ENCODERS if they publish only the encoder
     notes: list[str] = field(default_factory=list)
 
 
 def convert(
     state: State, name: str, options: dict[str, Any], form: str, encoder: bool = False, accept_differences: bool = False
 ) -> Converted:
-    """The weights of build_model(name, .., **options) in a publisher's layout; encoder: of its encoder alone.
+    """The weights of build_model(name, .., **options) in a publisher's layout; encoder: only its encoder.
 
-    Raises: UserError where the publisher has no such network, or has one of other parameters; and where his is another
-    function of the same parameters, unless accept_differences.
+    Raises: UserError if the publisher has no such network or one with other parameters, or, unless accept_differences,
+    one that is another function of the same parameters.
     """
     form = ALIASES.get(form, form)
     if form not in FORMS:
@@ -84,7 +84,7 @@ def _encoder_of(state: State) -> State:
 
 
 def canonical(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A head on an encoder by name -> the name that the pair has of its own: all_mlp on mit_b0 -> segformer_b0."""
+    """A head with an encoder option -> the pair's own name: all_mlp on mit_b0 -> segformer_b0."""
     row = MODELS[name]
     if not isinstance(row, Pair) or name != row.head:
         return name, options
@@ -106,22 +106,22 @@ def _translate(state: State, layout: Layout, form: str, name: str, mine: dict[st
     try:
         identity = Identity(layout, name, None, mine)
         theirs = to_theirs(state, identity.table)
-        told = layout.options(theirs)  # widths and the like: their code takes them from its own config
+        found = layout.options(theirs)  # widths and the like, which their code takes from its own config
     except (UserError, KeyError):
         lines = differences(mine, _their_options(layout, form, name, {}), layout)
         raise UserError(f"{form}'s {name} has other parameters: {'; '.join(lines)}") from None
-    different = differences(mine, _their_options(layout, form, name, told), layout)
+    different = differences(mine, _their_options(layout, form, name, found), layout)
     classes = theirs[layout.classifier].shape[0] if layout.classifier else None
-    fault = misfit(Identity(layout, name, classes, told), theirs)
+    fault = misfit(Identity(layout, name, classes, found), theirs)
     if fault is not None:
         raise UserError(f"{form}'s {name} has other parameters: {'; '.join(different) or fault}")
     return theirs, different
 
 
-def _their_options(layout: Layout, form: str, name: str, told: dict[str, Any]) -> dict[str, Any]:
+def _their_options(layout: Layout, form: str, name: str, found: dict[str, Any]) -> dict[str, Any]:
     if layout.encoder:
-        return encoder_values(name, **{"form": form, **told})
-    return option_values(name, **{"form": form, **told})
+        return encoder_values(name, **{"form": form, **found})
+    return option_values(name, **{"form": form, **found})
 
 
 def differences(mine: dict[str, Any], theirs: dict[str, Any], layout: Layout) -> list[str]:
@@ -133,17 +133,17 @@ def differences(mine: dict[str, Any], theirs: dict[str, Any], layout: Layout) ->
     ]
 
 
-# --- what publishers store but never use, which their loading asks for nevertheless --------------------------------
+# --- tensors that publishers store and load but never use -----------------------------------------------------------
 
 
 def stored_only(layout: Layout, name: str, theirs: State, notes: list[str]) -> State:
-    """Tensors without a counterpart here, freshly made."""
+    """New tensors for their names that have no counterpart here."""
     fresh: State = {}
-    if layout.title == "NVlabs SegFormer":  # made by the base class of their heads
+    if layout.title == "NVlabs SegFormer":  # from the base class of their heads
         classes = theirs[layout.classifier].shape[0]
         fresh = {"decode_head.conv_seg.weight": torch.zeros(classes, 128, 1, 1)}
         fresh["decode_head.conv_seg.bias"] = torch.zeros(classes)
-    if layout.form == "smp" and name.startswith("pspnet_"):  # smp cuts the encoder off, but keeps what it cut
+    if layout.form == "smp" and name.startswith("pspnet_"):  # smp uses half of the encoder but keeps all of it
         encoder = build_encoder(encoder_name(name), form="smp", stages=4, output_stride=32)
         fresh = {f"encoder.{k}": v for k, v in encoder.state_dict().items() if k.startswith(("layer3.", "layer4."))}
     if layout.form == "smp" and "encoder._bn0.weight" in theirs:  # the ImageNet classifier's last convolution
@@ -158,13 +158,13 @@ def stored_only(layout: Layout, name: str, theirs: State, notes: list[str]) -> S
 
 
 def _conv_head(theirs: State) -> tuple[int, int]:
-    """Channels out of and into EfficientNet's last convolution: four times as many as the last block gives."""
+    """Channels out of and into EfficientNet's last convolution; out of it are four times those of the last block."""
     last = max(int(k.split(".")[2]) for k in theirs if k.startswith("encoder._blocks."))
     inside = theirs[f"encoder._blocks.{last}._project_conv.weight"].shape[0]
     return 4 * inside, inside
 
 
-# --- the containers publishers use ---------------------------------------------------------------------------------
+# --- files as publishers write them ---------------------------------------------------------------------------------
 
 
 def container(found: Converted, names: Sequence[str], palette: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Weights by URL: fetched once into torch.hub's folder, checked, and read from there ever after.
+"""Weights by URL: downloaded once into torch.hub's folder and checked. container.py reads them from there.
 
-The file itself is read by models/checkpoints/container.py: torch.hub.load_state_dict_from_url would unpickle it on arrival.
+torch.hub.load_state_dict_from_url would unpickle the file at once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from common.files import file_error, file_hash
 
 
 def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
-    """The file behind a URL (http, https, file) or a path, on this machine.
+    """The local file of a URL (http, https, file) or a path.
 
-    A download shows its progress, goes on where it broke off, and is kept under `cache_path(url)`. Local files stay
-    where they are. `sha256_prefix`: the first hex digits of the content's sha256, as publishers put into their file
-    names. Raises: UserError, one line; offline it says what to fetch and where to put it.
+    A download shows its progress, resumes where it stopped, and is kept at `cache_path(url)`. Local files stay where
+    they are. `sha256_prefix`: the first hex digits of the sha256 of the content, which publishers put into file names.
+    Raises: UserError; offline it says which file to fetch and where to put it.
     """
     parts = urllib.parse.urlsplit(str(url))
     if parts.scheme not in ("http", "https"):
@@ -38,7 +38,7 @@ def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
         except UserError as e:
             raise UserError(f"{e}; delete it to have it fetched again") from None
         return path
-    arriving = path.with_name(path.name + ".download")  # under its own name only once it is checked
+    arriving = path.with_name(path.name + ".download")  # renamed once it is checked
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download(str(url), arriving, tries=2)
@@ -57,9 +57,9 @@ def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
 
 
 def cache_path(url: str) -> Path:
-    """Where the file of a URL is kept: torch.hub's folder, by its file name, as torch itself would.
+    """Where the file of a URL is kept: in torch.hub's folder under its file name, as torch does it.
 
-    On the Hugging Face hub every model's file has the same name, so there the model's name is a folder:
+    On the Hugging Face hub the files of all models have the same name, so there the model's name is a folder:
     https://huggingface.co/nvidia/mit-b0/resolve/main/pytorch_model.bin -> nvidia--mit-b0/pytorch_model.bin
     """
     parts = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).parts[1:]
@@ -72,7 +72,7 @@ def cache_path(url: str) -> Path:
 
 
 def check_hash(path: Path, sha256_prefix: str | None) -> None:
-    """Raises: UserError if the content's sha256 does not begin with the prefix; None: nothing to check."""
+    """Raises: UserError if the sha256 of the content does not begin with the prefix. None: no check."""
     if not sha256_prefix or not path.is_file():
         return
     got = file_hash(path)[: len(sha256_prefix)]

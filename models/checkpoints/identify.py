@@ -1,8 +1,8 @@
-"""Whose file is it, and which network? Told by its keys and shapes alone, from the table of all known layouts.
+"""Recognise whose file it is and which network, from its keys and shapes and the table of all known layouts.
 
-A Layout fits where its marks, keys that only this publisher's files of this kind have, stand behind one common prefix
-("", "module.", "model.", "backbone.", ..). Which size it is, is then a matter of fitting: each of the layout's names is
-built without memory (on the meta device) and compared key by key.
+A Layout fits if all its marks, keys that only this publisher's files of this kind have, follow one common prefix ("",
+"module.", "model.", "backbone.", ..). To find the size, each of the layout's names is built without memory (on the meta
+device) and compared key by key.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from torch import nn
 from common.errors import UserError
 from models.build import build_encoder, build_model
 from models.checkpoints.layout import Layout, State
+from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.rename import Table, their_names
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a state dict was recognised as; build() makes the network, without its weights."""
+    """What a state dict was recognised as; build() makes the network, without the weights."""
 
     layout: Layout
     name: str
@@ -43,15 +44,13 @@ class Identity:
 
 
 def identify(state: State, words: str = "") -> Identity:
-    """Recognise a state dict; `words` is what the file says of itself besides (its name, a config.json).
+    """Recognise a state dict. `words`: what the file says about itself (its name, a config.json).
 
     Raises: UserError if no layout fits, with the closest one and what does not fit it.
     """
-    from models.checkpoints.layouts import LAYOUTS  # the tables import this module's Layout
-
     nearest: list[str] = []
     for layout in LAYOUTS:
-        if layout.encoder and nearest:  # a whole model that fits badly is not an encoder with something else behind it
+        if layout.encoder and nearest:  # a whole model that does not quite fit is no encoder
             break
         prefix = _prefix(state, layout.marks)
         if prefix is None or (layout.hint and not re.search(layout.hint, words, re.IGNORECASE)):
@@ -71,7 +70,7 @@ def identify(state: State, words: str = "") -> Identity:
 
 
 def misfit(identity: Identity, state: State) -> str | None:
-    """Why the state dict is not this network, in words; None if every parameter is there in its shape."""
+    """Why the state dict is not this network; None if every parameter is there with its shape."""
     with torch.device("meta"):
         ours = identity.build().state_dict()
     table = identity.table
@@ -94,7 +93,7 @@ def is_unused(key: str, layout: Layout) -> bool:
 
 
 def _prefix(state: State, marks: tuple[str, ...]) -> str | None:
-    """What stands before the marks in the state dict; None where not all of them stand behind the same."""
+    """The common prefix of the marks in the state dict; None if they have none."""
     first = marks[0]
     for key in state:
         if key == first or key.endswith("." + first):

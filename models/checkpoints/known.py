@@ -1,8 +1,8 @@
-"""Public files by id: where each is, what is in it, under which licence. `python -m tools.pretrained --list` prints it.
+"""Public files by id: URL, content and licence. `python -m tools.pretrained --list` prints the table.
 
-An id is the publisher's own name for the file. Files that no plain URL gives (Google Drive and the like) are listed
-with the page to fetch them from; once they lie in torch.hub's folder under their name, they are found like the others.
-The eight hex digits that publishers put before ".pth" are the first of the file's sha256, and are checked.
+An id is the publisher's own name for the file. Files without a direct URL (Google Drive and the like) are listed with
+the page to fetch them from; once they are in torch.hub's folder under their name, they are found like the others. The
+eight hex digits that publishers put before ".pth" are the first of the file's sha256 and are checked.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class Known:
     """One public file. `form` and `architecture` name its layout (models/checkpoints/layouts) and its network."""
 
     id: str
-    url: str  # of the file; of a page with it where manual
+    url: str  # of the file, or of its page if manual
     form: str
     architecture: str  # of models.MODELS, or of ENCODERS where classes is None
-    classes: int | None  # None: an ImageNet file, of which the encoder is taken
+    classes: int | None  # None: an ImageNet file, used as an encoder
     licence: str
     manual: str | None = None  # file name to save it under; None: the URL is the file's own
 
     @property
     def path(self) -> Path:
-        """Where it lies once it is there."""
+        """Where the downloaded file is kept."""
         return cache_path(self.url).with_name(self.manual) if self.manual else cache_path(self.url)
 
     @property
@@ -42,7 +42,7 @@ class Known:
 
 
 def locate(source: str | Path) -> Path:
-    """A path, a URL (http, https, file) or an id of KNOWN -> a file or folder here, downloaded if need be."""
+    """A path, a URL (http, https, file) or an id of KNOWN -> a local file or folder, downloaded if necessary."""
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -60,7 +60,7 @@ def locate(source: str | Path) -> Path:
     return known.path if known.manual else fetch(known.url, known.sha256_prefix)
 
 
-# --- licences of the weights, as their publishers state them; the data they were trained on may bind further --------
+# --- licences of the weights, as their publishers state them; the training data may restrict their use further ------
 
 NVIDIA = "NVIDIA Source Code License: non-commercial"
 LICENCES = {
@@ -120,7 +120,7 @@ def _mmseg() -> list[Known]:
         config = re.sub(r"_\d{8}_\d{6}-\w{8}$", "", file)
         folder = "unet" if architecture == "unet" else config.partition("_")[0]
         url = f"{OPENMMLAB}/mmsegmentation/v0.5/{folder}/{config}/{file}.pth"
-        licence = NVIDIA if folder == "segformer" else None  # trained by them, from NVIDIA's encoder
+        licence = NVIDIA if folder == "segformer" else None  # trained from NVIDIA's encoder
         rows.append(_row(f"mmseg/{config}", url, "mmseg", architecture, 19, licence=licence))
     for name in ("resnet18_v1c-b5776b93", "resnet50_v1c-2cccc1ad", "resnet101_v1c-e67eebb6"):
         url = f"{OPENMMLAB}/pretrain/third_party/{name}.pth"

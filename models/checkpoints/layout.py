@@ -15,16 +15,21 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """One kind of file. Keys are theirs, without the prefix that a file may put before all of them."""
+    """One kind of file. Keys are the publisher's, without a prefix that a file may put before all of them."""
 
     title: str  # for people: "NVlabs SegFormer"
-    form: str  # a row of models.forms.FORMS: the numerics that go with the file
-    marks: tuple[str, ...]  # keys that tell this layout from all others
-    names: tuple[str, ...]  # models (or encoders) it may be, the likeliest first
+    form: str  # key of models.forms.FORMS: the numerics that go with the file
+    marks: tuple[str, ...]  # keys that distinguish this layout from all others
+    names: tuple[str, ...]  # models (or encoders) it can be, the likeliest first
     table: Table | Callable[[str], Table]  # their names <-> ours; may depend on which of `names` it is
     encoder: bool = False  # the file holds an encoder, with or without an ImageNet classifier
     classifier: str | None = None  # key of the classifier's weight: its rows are the classes
-    options: Callable[[State], dict[str, Any]] = lambda state: {}  # what shapes tell beyond the name, e.g. widths
-    unused: tuple[str, ...] = ()  # regular expressions: keys that these files hold and no forward of ours needs
-    doubt: str | None = None  # where the same keys can mean two networks: what was assumed, and the option that settles
-    hint: str | None = None  # regular expression on the file's own words (name, config): needed where keys do not tell
+    options: Callable[[State], dict[str, Any]] = lambda state: {}  # what shapes show beyond the name, e.g. widths
+    unused: tuple[str, ...] = ()  # regular expressions: keys of these files that our forward does not need
+    doubt: str | None = None  # if the same keys can mean two networks: what was assumed, and the option that decides
+    hint: str | None = None  # regular expression on the file's own words (name, config), if keys do not decide
+
+
+def widths(**keys: str) -> Callable[[State], dict[str, int]]:
+    """Layout.options for options that are the number of rows of a weight: widths(decoder_dim="linear_fuse.weight")."""
+    return lambda state: {option: state[key].shape[0] for option, key in keys.items()}

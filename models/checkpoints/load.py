@@ -1,4 +1,4 @@
-"""A public checkpoint to a model of ours that gives its publisher's logits: `load_public("segformer.b0...pth")`."""
+"""Load a public checkpoint into a model that gives its publisher's logits: `load_public("segformer.b0...pth")`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from models.checkpoints.rename import their_names, to_ours
 
 @dataclass(frozen=True)
 class Report:
-    """What was recognised and done. str() is a table for people."""
+    """What was recognised and loaded; str() is a table."""
 
     layout: str  # whose file: "NVlabs SegFormer"
     architecture: str  # a name of models.MODELS or models.ENCODERS
     num_classes: int | None  # of the model that was built; None: an encoder
     options: dict[str, Any]  # the publisher's numerics and widths, as build_model takes them
-    loaded: int  # tensors of ours that the file filled
-    renamed: int  # of these, how many have another name there
+    loaded: int  # our tensors that the file filled
+    renamed: int  # how many of these have another name in the file
     ignored: tuple[str, ...] = ()  # keys of the file that no forward needs
     reinitialised: tuple[str, ...] = ()  # keys of ours that the file did not fill
-    notes: tuple[str, ...] = field(default_factory=tuple)  # containers unwrapped, assumptions made
+    notes: tuple[str, ...] = field(default_factory=tuple)  # wrappers removed, assumptions made
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value}" for key, value in self.options.items())
@@ -60,19 +60,18 @@ def shorten(keys: tuple[str, ...]) -> str:
 def load_public(
     source: str | Path | dict[str, Tensor], num_classes: int | None = None, **options
 ) -> tuple[nn.Module, Report]:
-    """The model of a public checkpoint, in eval mode, with its publisher's numerics, and a report of what was done.
+    """The model of a public checkpoint, in eval mode, with its publisher's numerics, and a report.
 
-    source: a file, a folder of a hub, a URL, a known id (known.py), or a state dict. num_classes: build for so many
-    classes; where the file has others, the classifier is new. options: of build_model, over those that were recognised
-    (they settle a doubt).
-    Raises: UserError, in one line, for a file that cannot be read, is of no known layout, or does not fit.
+    source: a file, a hub folder, a URL, a known id (known.py), or a state dict. num_classes: build for this number of
+    classes; if the file has another, the classifier is new. options: of build_model; they override what was recognised
+    and settle a doubt. Raises: UserError for a file that cannot be read, has no known layout, or does not fit.
     """
     container, words = open_container(source)
     return load_container(container, words, source, num_classes, **options)
 
 
 def open_container(source: str | Path | dict[str, Tensor]) -> tuple[Container, str]:
-    """A source's weights, and the words in which it speaks of itself: its name, a config.json, a publisher's meta."""
+    """The weights of a source, and what it says about itself: its name, a config.json, a publisher's meta."""
     if isinstance(source, dict):
         return Container(source, "", "", {}, []), ""
     container = read(locate(source))
@@ -82,7 +81,7 @@ def open_container(source: str | Path | dict[str, Tensor]) -> tuple[Container, s
 def load_container(
     container: Container, words: str, source: object, num_classes: int | None = None, **options
 ) -> tuple[nn.Module, Report]:
-    """load_public, of what is already read."""
+    """load_public for a container that is already read."""
     where = "" if isinstance(source, dict) else f"{source}: "
     if container.wrapper == "ours":
         raise UserError(f"{where}a checkpoint of this project, no public one: eval.py and predict.py take it as it is")
@@ -96,7 +95,7 @@ def load_container(
 
 
 def class_dims(build: Callable[[int], nn.Module]) -> dict[str, tuple[int, ...]]:
-    """Which dimensions of which tensors count classes: those that differ between build(2) and build(3)."""
+    """Which dimensions of which tensors are classes: those that differ between build(2) and build(3)."""
     with torch.device("meta"):
         two, three = (build(n).state_dict() for n in (2, 3))
     return {
@@ -114,7 +113,7 @@ def fill(
     options: dict,
     notes: list[str],
 ) -> Report:
-    """Load the state dict into the model that was built for it, strictly."""
+    """Load the state dict strictly into the model that was built for it."""
     layout, own = found.layout, model.state_dict()
     bare = {key.removeprefix(found.prefix): value for key, value in state.items() if key.startswith(found.prefix)}
     foreign = [key for key in state if not key.startswith(found.prefix)]

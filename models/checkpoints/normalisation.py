@@ -1,4 +1,4 @@
-"""How publishers normalise images in 0..1 before their networks, where it is not as here (ImageNet's mean and std)."""
+"""How publishers normalise images in 0..1 before their networks, where it is not by ImageNet's mean and std."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NORMALISATION: dict[str, Normalisation | str] = {  # by form; all others: ImageN
     "milesial_bilinear": NONE,
     "mateuszbuda": PER_IMAGE,
 }
-# EfficientNets trained with adversarial examples (AdvProp, arXiv 1911.09665), as their files are called
+# in the names of EfficientNets trained with adversarial examples (AdvProp, arXiv 1911.09665)
 ADVPROP = r"\badv-efficientnet|\.advprop|\.ap_in1k"
 
 
 def normalisation(form: str, words: str = "") -> Normalisation | str:
-    """What a file's network expects. words: the file's name and what it says of itself."""
+    """What the network of a file expects. words: the file's name and what it says about itself."""
     if form in ("timm_tf", "lukemelas") and re.search(ADVPROP, words):
         return HALF
     return NORMALISATION.get(form, IMAGENET)

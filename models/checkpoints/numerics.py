@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-# Options that change neither parameters nor logits, or that each head chooses for itself (which maps it is handed)
-NOT_NUMERICS = {"form", "encoder", "aux", "aux_channels", "bn_momentum", "drop_path_rate"}
-
-
-CHOSEN_BY_HEAD = {"stem", "stages"}
+NOT_NUMERICS = {"form", "encoder", "aux", "aux_channels", "bn_momentum", "drop_path_rate"}  # they change no logits
+CHOSEN_BY_HEAD = {"stem", "stages"}  # which maps of the encoder a head uses
 
 
 def plain(value: Any) -> str:
-    return (
-        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    """An option's value as in a config: lists, true and false."""
+    if isinstance(value, tuple):
+        return str(list(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,15 +1,15 @@
 """Pickled checkpoints (torch.save, either format), read without running what is in them.
 
-A pickle is a small program: besides building dicts and lists it may name any Python function ("global") and call it.
-`torch.load(weights_only=True)` knows two dozen harmless ones and refuses the rest, and with them many real files: a
-numpy number for the best score is enough. So each file is read twice:
+A pickle is a small program: it builds dicts and lists, but it can also name any Python function ("global") and call
+it. `torch.load(weights_only=True)` allows two dozen harmless functions and refuses all others, and with them many real
+files: a numpy number for the best score is enough. So each file is read twice:
 
-1. `survey` walks the program with pickletools, which runs nothing, and collects the foreign globals. Those that run
-   commands or code have no business in a checkpoint: the file is refused, and the line names them.
-2. torch.load(weights_only=True) then runs with a stand-in under each remaining name. A stand-in swallows what it is
-   given. Nothing foreign is imported, looked up or called, whether its package is installed or not.
+1. `survey` reads the program with pickletools, which runs nothing, and collects the foreign globals. A file that names
+   functions that run commands or code is refused, and the message names them.
+2. torch.load(weights_only=True) reads it with a stand-in for each remaining name, which ignores its arguments. Nothing
+   foreign is imported, looked up or called, whether its package is installed or not.
 
-Safety does not rest on step 1: whatever it overlooks, torch refuses in step 2.
+Safety does not depend on step 1: torch refuses in step 2 whatever step 1 overlooks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from models.checkpoints.safetensors import MAP_FROM
 
 
 class StandIn:
-    """In place of a foreign class, function or value: takes every argument and state, keeps none, does nothing."""
+    """Replaces a foreign class, function or value: accepts any arguments and state, and keeps nothing."""
 
     __slots__ = ()
 
@@ -48,15 +48,15 @@ class StandIn:
 
 
 class MappingStandIn:
-    """In place of a foreign class that the pickle fills like a dict, as yacs' CfgNode. The reader fills real ones only,
-    so it gives one: the entries survive, the class does not."""
+    """Replaces a foreign class that the pickle fills like a dict, such as yacs' CfgNode, by a real dict, as the reader
+    fills no other. The entries are kept, the class is not."""
 
     def __new__(cls, *args) -> OrderedDict:
         return OrderedDict()
 
 
 class SequenceStandIn:
-    """The same for what the pickle appends to."""
+    """The same for a class that the pickle appends to."""
 
     def __new__(cls, *args) -> list:
         return []
@@ -64,12 +64,12 @@ class SequenceStandIn:
 
 # --- looking without running ----------------------------------------------------------------------------------------
 
-# modules whose functions run commands or code; there is no reason to name them in a checkpoint
+# modules whose functions run commands or code: no checkpoint needs them
 REFUSED = set(
     "_io _pickle codeop ctypes importlib io marshal nt os pdb pickle pip posix pty runpy shutil socket subprocess sys "
     "webbrowser".split()
 )
-# of builtins (eval, exec, getattr, open, ...) only plain types may be named, as in a defaultdict(list)
+# the only builtins allowed (so not eval, exec, getattr, open, ..), as in a defaultdict(list)
 PLAIN_TYPES = set("bool bytearray bytes complex dict float frozenset int list object range set slice str tuple".split())
 KNOWN_TO_TORCH = re.compile(
     r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|bytearray|complex)|torch\.nn\.parameter\.Parameter|"
@@ -80,15 +80,15 @@ RESULT_OF_FIRST = {"REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "SETITEM", "SETITEM
 
 
 def survey(pickle: BinaryIO) -> dict[str, type]:
-    """Every global that one pickle names -> the stand-in it would need. Nothing is run.
+    """Every global that a pickle names -> the stand-in it needs. Nothing is run.
 
-    The pickle machine is followed with labels in place of values: a string is itself, what a global (or a call of it)
-    gives is the global's name, all else is None. So it shows which globals are filled as a dict or as a list.
+    This follows the pickle machine with labels instead of values: a string is itself, the result of a global (or of
+    calling it) is the global's name, everything else is None. This shows which globals are filled as a dict or a list.
     Raises: ValueError, IndexError, KeyError for what is not a pickle.
     """
     found: dict[str, type] = {}
     memo: dict[int, str | None] = {}
-    stacks: list[list[str | None]] = [[]]  # a MARK opens a new one, the opcode that wants the marked values closes it
+    stacks: list[list[str | None]] = [[]]  # MARK opens a new one, the opcode that uses the marked values closes it
     for opcode, arg, _ in pickletools.genops(pickle):
         name, before = opcode.name, opcode.stack_before
         if name == "MARK":
@@ -142,16 +142,16 @@ def survey_zip(path: Path) -> tuple[dict[str, type], bool]:
 
 
 def stored_record(path: Path, entry: zipfile.ZipInfo) -> BinaryIO:
-    """A record without zipfile's check of its sum: torch.save may be told to leave the sums out."""
+    """A record, without checking its checksum: torch.save can be set to leave the checksums out."""
     with path.open("rb") as file:
-        file.seek(entry.header_offset + 26)  # in its own header, at 26 and 28: how long its name and extra field are
+        file.seek(entry.header_offset + 26)  # its own header has the lengths of its name and extra field at 26 and 28
         lengths = [int.from_bytes(file.read(2), "little") for _ in range(2)]
         file.seek(sum(lengths), os.SEEK_CUR)
         return io.BytesIO(file.read(entry.file_size))
 
 
 def survey_legacy(path: Path) -> dict[str, type]:
-    """The globals of a file from before torch 1.6: magic number, version, machine, the object, the storages' names."""
+    """The globals of a file older than torch 1.6: magic number, version, machine, object, names of the storages."""
     with path.open("rb") as file:
         return {name: stand_in for _ in range(5) for name, stand_in in survey(file).items()}
 
@@ -161,8 +161,8 @@ def survey_legacy(path: Path) -> dict[str, type]:
 
 @contextmanager
 def only(stand_ins: dict[str, type]) -> Iterator[None]:
-    """Let torch's reader know these names and no others, not even those that another library has declared safe: real
-    ones would be called."""
+    """Let torch's reader accept these names and no others, not even what another library has declared safe: that would
+    be called."""
     others = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()])
@@ -174,14 +174,14 @@ def only(stand_ins: dict[str, type]) -> Iterator[None]:
 
 
 def load_pickle(path: Path) -> tuple[Any, str, list[str]]:
-    """What was saved, "zip" or "legacy", and the globals that stand-ins replaced. UserError, one line, if it cannot."""
+    """What was saved, "zip" or "legacy", and the globals that stand-ins replaced. Raises: UserError."""
     with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"  # torch looks at no more
+        is_zip = file.read(4) == b"PK\x03\x04"  # as torch decides
     try:
         found, mappable = survey_zip(path) if is_zip else (survey_legacy(path), False)
     except UserError:
         raise
-    except Exception as e:  # zipfile and pickletools raise a dozen types over what is not theirs
+    except Exception as e:  # zipfile and pickletools raise a dozen types for files that are not theirs
         raise file_error(path, f"cut off or damaged: {str(e) or type(e).__name__}") from None
     if bad := sorted(name for name in found if is_refused(name)):
         raise file_error(path, f"refused: it would run code when loaded: {', '.join(bad)}")
@@ -196,7 +196,7 @@ def load_pickle(path: Path) -> tuple[Any, str, list[str]]:
 
 
 def explain(error: str, foreign: list[str]) -> str:
-    """One line from torch's page."""
+    """One line for torch's long message."""
     named = re.search(r"GLOBAL (\S+)", error)
     if named:
         return f"refused: it would run code when loaded: {named[1]}"

@@ -2,11 +2,10 @@
 
     ("block{i+1}.{j}.norm1",  "stages.{i}.blocks.{j}.norm1")
 
-A row names a module (or a parameter that stands alone); what hangs on it (weight, bias, running_mean, ...) follows.
-{i}, {j}, .. are numbers; theirs may shift or reverse them: {i+1}, {3-i}. Where their leaf is not joined by a dot the
-row says where it goes: "attn.in_proj_{leaf}". Operations are reshapes that can be undone: see OPERATIONS. All work is
-driven by our keys: each asks its row for the tensor, so nothing can be left uninitialised, and what nobody asked for
-is surplus.
+A row names a module (or a single parameter); its weight, bias, running_mean, .. follow. {i}, {j}, .. are numbers, which
+their name may shift or reverse: {i+1}, {3-i}. If their leaf is not joined by a dot, the row says where it goes:
+"attn.in_proj_{leaf}". Operations are reshapes that can be inverted. Each of our keys looks up its tensor, so no
+parameter stays uninitialised; keys of theirs that nobody looked up are surplus.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"
 @dataclass(frozen=True)
 class Operation:
     """to_ours: their tensors (one for each name in the row), shape of ours -> ours. to_theirs: ours -> their pieces,
-    each with its place among those of other rows that share the same name of theirs (0 where it has it alone)."""
+    each with its position among the pieces of other rows with the same name of theirs (0 if there are none)."""
 
     to_ours: Callable[[list[Tensor], torch.Size], Tensor]
     to_theirs: Callable[[Tensor], list[tuple[int, Tensor]]]
 
     def apply(self, theirs: list[Tensor], shape: torch.Size) -> Tensor:
-        """to_ours; theirs as they are where their shapes do not allow it, so that the caller can say which."""
+        """to_ours; if shapes do not allow it, their first tensor unchanged, so that the caller can report its shape."""
         try:
             return self.to_ours(theirs, shape)
         except RuntimeError:
@@ -40,7 +39,7 @@ class Operation:
 
 
 def rows(start: int, stop: int, of: int) -> Operation:
-    """Our parameter is the part start/of .. stop/of of the rows of theirs: q of a joint q, k, v is rows(0, 1, 3)."""
+    """Our parameter is the rows start/of .. stop/of of theirs: q of a joint q, k, v is rows(0, 1, 3)."""
 
     def take(theirs: list[Tensor], shape: torch.Size) -> Tensor:
         n = theirs[0].shape[0] // of
@@ -50,7 +49,7 @@ def rows(start: int, stop: int, of: int) -> Operation:
 
 
 SAME = Operation(lambda theirs, shape: theirs[0], lambda ours: [(0, ours)])
-# their parameters under one another make ours: k and v in one product
+# ours is theirs stacked: k and v in one product
 STACKED = Operation(lambda theirs, shape: torch.cat(theirs), lambda ours: [(0, piece) for piece in ours.chunk(2)])
 # a 1x1 convolution there, a Linear layer here: (out, in, 1, 1) <-> (out, in); biases pass
 CONV_TO_LINEAR = Operation(
@@ -63,7 +62,7 @@ Table = Sequence[Row]
 
 
 def under(theirs: str, ours: str, table: Table) -> list[Row]:
-    """The table with a prefix on each side: an encoder's table inside a whole model's."""
+    """The table with a prefix on each side: the table of an encoder within that of a whole model."""
     out = []
     for names, our_name, *operation in table:
         names = [names] if isinstance(names, str) else names
@@ -72,7 +71,7 @@ def under(theirs: str, ours: str, table: Table) -> list[Row]:
 
 
 def their_names(table: Table, key: str) -> tuple[list[str], Operation]:
-    """The names a parameter of ours has there, and the operation between. Raises: KeyError if no row knows it."""
+    """Their names of a parameter of ours, and the operation between. Raises: KeyError if no row has it."""
     module, _, leaf = key.rpartition(".")
     for theirs, ours, *operation in table:
         numbers = _match(ours, module if leaf in LEAVES else key)
@@ -86,8 +85,8 @@ def their_names(table: Table, key: str) -> tuple[list[str], Operation]:
 def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Their state dict -> (ours, their keys that were not needed). `wanted`: our model's state dict, for its shapes.
 
-    num_batches_tracked may be missing (files of before 2018 have none): it counts batches, no forward depends on it.
-    Raises: UserError that lists every key missing or of another shape.
+    num_batches_tracked may be missing (files from before 2018 have none): no forward depends on it.
+    Raises: UserError that lists every key that is missing or has another shape.
     """
     out, used, faults = {}, set(), []
     for key, ours in wanted.items():
@@ -116,7 +115,7 @@ def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -
 
 
 def to_theirs(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """Our state dict under their names: the inverse of to_ours. Raises: UserError for a key that no row knows."""
+    """Our state dict under their names: the inverse of to_ours. Raises: UserError for a key that no row has."""
     pieces: dict[str, list[tuple[int, Tensor]]] = {}
     for key, ours in state.items():
         try:

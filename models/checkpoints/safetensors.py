@@ -1,10 +1,10 @@
-"""The safetensors format, read strictly and written: tensors and their names, and no room for code.
+"""Strict reader and writer of the safetensors format: tensors and their names, without code.
 
 A file is  N (8 bytes, unsigned, little-endian) | header (N bytes of UTF-8 JSON) | data.  The header is one object,
     {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ..., "__metadata__": {"format": "pt"}}
 with offsets counted from the first byte of the data; spaces may follow it. Every number is checked before it is used:
-the tensors must cover the data exactly, without overlap or hole, and each span must be its shape times its type. What
-is then left to go wrong is a wrong weight, never a wrong address.
+the tensors must cover the data exactly, without overlap or hole, and the size of each must fit its shape and type. A
+broken file can then give wrong weights but no access outside of the data.
 
 Differences from the package of the same name: little-endian machines only, and no types of less than a byte.
 """
@@ -23,38 +23,25 @@ from torch import Tensor
 from common.errors import UserError
 from common.files import file_error, write_atomically
 
-MAX_HEADER = 100_000_000  # bytes, the package's limit: the largest real headers have a few million
-MAP_FROM = 1 << 30  # bytes: larger files are mapped, and only what is used of them is read (see `file_bytes`)
+MAX_HEADER = 100_000_000  # bytes, the limit of the package; the largest real headers have a few million
+MAP_FROM = 1 << 30  # bytes: larger files are memory-mapped: only the parts that are used are read (see `file_bytes`)
 
-# name in the header -> torch's type; F8_E8M0 and the unsigned ones are newer than some versions of torch
+# name in the header -> torch's type; older versions of torch lack some of them
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, theirs)
     for name, theirs in {
-        "F64": "float64",
-        "F32": "float32",
-        "F16": "float16",
-        "BF16": "bfloat16",
-        "I64": "int64",
-        "I32": "int32",
-        "I16": "int16",
-        "I8": "int8",
-        "U8": "uint8",
-        "BOOL": "bool",
-        "F8_E4M3": "float8_e4m3fn",
-        "F8_E5M2": "float8_e5m2",
-        "F8_E8M0": "float8_e8m0fnu",
-        "U16": "uint16",
-        "U32": "uint32",
-        "U64": "uint64",
+        "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "I64": "int64", "I32": "int32", "I16": "int16",
+        "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool",
     }.items()
     if hasattr(torch, theirs)
-}
+}  # fmt: skip
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, by name in its order, and its metadata. UserError, one line, for anything amiss.
+    """The tensors of a file, by name in its order, and its metadata. Raises: UserError for a broken file.
 
-    All tensors are views of one buffer, so the file is read once and copied never.
+    All tensors are views of one buffer: the file is read once and not copied.
     """
     path = Path(path)
     try:
@@ -63,7 +50,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         raise
     except OSError as e:
         raise file_error(path, e.strerror or str(e)) from None
-    except (ValueError, RuntimeError, OverflowError, RecursionError) as e:  # of them ours, of json, of torch
+    except (ValueError, RuntimeError, OverflowError, RecursionError) as e:  # ours, json's, torch's
         raise file_error(path, f"broken safetensors file: {e}") from None
 
 
@@ -87,7 +74,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def parse_header(text: bytes) -> dict[str, Any]:
-    """The header's JSON object; a name that stands in it twice is an error, as one tensor would hide the other."""
+    """The JSON object of the header. A name that occurs twice is an error: one tensor would hide the other."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
@@ -105,7 +92,7 @@ def parse_header(text: bytes) -> dict[str, Any]:
 
 
 def check_entry(name: str, entry: Any) -> tuple[torch.dtype, list[int], int, int]:
-    """One tensor's (dtype, shape, begin, end), each checked, and together."""
+    """(dtype, shape, begin, end) of one tensor, checked one by one and against each other."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name!r} must have dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -123,7 +110,7 @@ def check_entry(name: str, entry: Any) -> tuple[torch.dtype, list[int], int, int
 
 
 def is_sizes(value: Any) -> bool:
-    """A list of whole numbers that fit 63 bits (JSON's true would pass for 1)."""
+    """Whether this is a list of whole numbers that fit 63 bits (and not JSON's true, which equals 1)."""
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
@@ -139,8 +126,8 @@ def check_cover(spans: list[list[int]], size: int) -> None:
 
 
 def file_bytes(path: Path, size: int) -> Tensor:
-    """A file as one uint8 tensor: read, or mapped if it is large (then it must not be overwritten in place; renaming
-    another file over it is safe). The mapping is private: changing a tensor leaves the file alone."""
+    """A file as one uint8 tensor: read, or mapped if it is large. A mapped file must not be overwritten in place;
+    renaming another file over it is safe. Changing a tensor does not change the file."""
     if size >= MAP_FROM:
         return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     data = torch.empty(size, dtype=torch.uint8)
@@ -151,7 +138,7 @@ def file_bytes(path: Path, size: int) -> Tensor:
 
 
 def view(data: Tensor, begin: int, dtype: torch.dtype, shape: list[int]) -> Tensor:
-    """`shape` elements of `data` from byte `begin` on; a copy only where a writer did not align them."""
+    """`shape` elements of `data` from byte `begin` on; a copy only if they are not aligned."""
     piece = data[begin : begin + math.prod(shape) * dtype.itemsize]
     if begin % dtype.itemsize:
         piece = piece.clone()
@@ -159,7 +146,7 @@ def view(data: Tensor, begin: int, dtype: torch.dtype, shape: list[int]) -> Tens
 
 
 def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors, the widest types first so that each lies aligned; the file appears whole or not at all."""
+    """Write named tensors atomically, the widest types first so that each is aligned."""
     path, names = Path(path), {dtype: name for name, dtype in DTYPES.items()}
     for name, tensor in state.items():
         if not isinstance(name, str) or name == "__metadata__":
@@ -176,7 +163,7 @@ def write_safetensors(path: str | Path, state: Mapping[str, Tensor], metadata: M
         header[name] = {"dtype": names[state[name].dtype], "shape": list(state[name].shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8, and so may be mapped
+    text += b" " * (-len(text) % 8)  # so that the data begins at a multiple of 8 and can be mapped
 
     def write(file) -> None:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -1,21 +1,21 @@
 """EfficientNet as an encoder. Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
 arXiv 1905.11946.
 
-One small network, B0, found by a search, and one rule that enlarges it: deeper, wider and for larger images, all
-together (the table at the end). Its block is MobileNetV2's inverted bottleneck (arXiv 1801.04381) with squeeze and
-excitation (arXiv 1709.01507): widen by a 1x1, look around by a depthwise convolution, weight the channels, narrow.
+B0 is a small network found by a search; one rule makes it deeper, wider and fit for larger images at the same time (the
+table at the end). Its block is MobileNetV2's inverted bottleneck (arXiv 1801.04381) with squeeze and excitation
+(arXiv 1709.01507): a 1x1 convolution widens, a depthwise convolution, a weight for each channel, a 1x1 narrows.
 
-The four maps are the last ones of each resolution, without the 1x1 convolution and the classifier that follow. Those
-who publish weights differ in three numbers and one rule (see models/forms.py), not in parameters:
+The four maps are the last of each resolution, without the final 1x1 convolution and the classifier. Publishers have the
+same parameters but differ in these options (see models/forms.py):
 `bn_eps`, `bn_momentum`  1e-5 and 0.1 (torchvision, timm); 1e-3 in those that come from TensorFlow: timm's tf_ with 0.1,
                          lukemelas and smp with 0.01.
 `padding`  of convolutions with stride 2. "symmetric" (torchvision, timm): kernel_size // 2 on all sides. "same"
-           (timm's tf_): TensorFlow's, as little as ceil(size / 2) outputs need, odd rests below and right.
-           "static_same" (lukemelas, smp): that for the image size the variant was made for, whatever the image's size;
-           odd sides may then be rounded down.
+           (timm's tf_): TensorFlow's, as little as ceil(size / 2) outputs need; an odd one goes below and right.
+           "static_same" (lukemelas, smp): the same, computed for the image size the variant was made for and used for
+           images of any size; odd sides may then be rounded down.
 `early_stride16`  smp takes B0's map of stride 16 after the first of the three blocks with 112 channels.
-`drop_path_rate`  0.2 in the original and at lukemelas, smp and torchvision, 0 at timm unless asked for; 0.1 in this
-           house. Block i of n drops with drop_path_rate * i / n: all of them agree.
+`drop_path_rate`  0.2 in the original, lukemelas, smp and torchvision, 0 in timm, 0.1 here. Block i of n drops with
+           drop_path_rate * i / n in all of them.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Padding = Literal["symmetric", "static_same", "same"]
 
 
 def same_padding(size: int, kernel_size: int) -> tuple[int, int]:
-    """Zeros before and after a side of `size` pixels so that a stride of 2 gives ceil(size / 2), as TensorFlow does."""
+    """Zeros before and after a side of `size` pixels with which stride 2 gives ceil(size / 2), as in TensorFlow."""
     total = max((math.ceil(size / 2) - 1) * 2 + kernel_size - size, 0)
     return total // 2, total - total // 2
 
 
 class ConvBN(nn.Module):
-    """Convolution, BatchNorm, and SiLU where asked for. (B, in, H, W) -> (B, out, H / stride, W / stride).
+    """Convolution, BatchNorm and, with `activation`, SiLU. (B, in, H, W) -> (B, out, H / stride, W / stride).
 
-    native: the size the input would have for the image size the network was made for; "static_same" pads for it.
+    native: size of the input for images of the size the network was made for; "static_same" pads for this size.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ConvBN(nn.Module):
         return self.act(self.bn(self.conv(self.padded(x))))
 
     def padded(self, x: Tensor) -> Tensor:
-        """x with the zeros that the convolution's own symmetric padding cannot add."""
+        """x with the uneven padding that nn.Conv2d cannot add."""
         if self.pad is None:
             return x
         height, width = (self.native, self.native) if self.pad == "static_same" else x.shape[-2:]
@@ -75,7 +75,7 @@ class ConvBN(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weight each channel by a number in 0..1 that two small layers read from the means of all channels.
+    """Weight each channel by a number in 0..1 that two small layers compute from the means of all channels.
 
     Shapes: (B, C, H, W) -> (B, C, H, W).
     """
@@ -91,10 +91,10 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Widen by `ratio`, depthwise, squeeze and excite, narrow; plus the input where the shape stays.
+    """Widen by `ratio`, depthwise, squeeze and excite, narrow; add the input if the shape stays the same.
 
-    Shapes: (B, in, H, W) -> (B, out, H / stride, W / stride). The last convolution has no activation: after it there
-    are few channels, and cutting their negative half away would lose too much.
+    Shapes: (B, in, H, W) -> (B, out, H / stride, W / stride). The last convolution has no activation: its output has
+    few channels, and setting their negative half to zero would lose too much.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class MBConv(nn.Module):
 class EfficientNet(nn.Module):
     """images (B, 3, H, W) -> maps at strides 4, 8, 16, 32; B0: 24, 40, 112, 320 channels, B3: 32, 48, 136, 384.
 
-    stem=True prepends the map of stride 2 after the first convolution (32, B3: 40 channels), as smp does; timm's is the
-    one after the first stage (16, B3: 24 channels).
+    stem=True prepends the map of stride 2 after the first convolution (32, B3: 40 channels), as smp does; timm takes
+    the one after the first stage (16, B3: 24 channels).
     """
 
     def __init__(

@@ -1,15 +1,15 @@
 """Mix Transformer, the encoder of SegFormer. Xie et al., "SegFormer: Simple and Efficient Design for Semantic
 Segmentation with Transformers", arXiv 2105.15203.
 
-A pyramid like a CNN's: overlapping patch embeddings halve the resolution from stage to stage (strides 4, 8, 16, 32),
-blocks of attention and feed-forward layers work in between. There is no positional encoding: the 3x3 depthwise
-convolution inside the feed-forward layer sees where the zero padding is, and that is enough.
+The encoder is a pyramid like a CNN: overlapping patch embeddings halve the resolution from stage to stage (strides 4,
+8, 16, 32), with blocks of attention and feed-forward layers in between. There is no positional encoding: the 3x3
+depthwise convolution in the feed-forward layer sees the zero padding, which tells it where the borders are.
 
-Memory. A map (B, C, H, W) in channels-last format lies in memory as (B, H, W, C), which is also the layout of tokens
-(B, N, C) with N = H W. So attention, LayerNorm and Linear see the memory as tokens, convolutions see the same memory as
-a map, and `map_of` and `tokens_of` only relabel it: nothing is copied in between.
+Memory: a map (B, C, H, W) in channels-last format is stored as (B, H, W, C), which is also the layout of tokens
+(B, N, C) with N = H W. Attention, LayerNorm and Linear use this memory as tokens, convolutions use it as a map, and
+`map_of` and `tokens_of` switch between the two views without a copy.
 
-Published forms differ in the epsilon of LayerNorm (see models/forms.py): 1e-6 in blocks and stage ends but 1e-5 behind
+Published forms differ in the epsilon of LayerNorm (see models/forms.py): 1e-6 in blocks and at stage ends, 1e-5 after
 patch embeddings and reductions (NVlabs, smp: our default), 1e-6 everywhere (mmseg), 1e-5 everywhere (Hugging Face).
 """
 
@@ -40,9 +40,9 @@ class OverlapPatchEmbed(nn.Module):
 class EfficientSelfAttention(nn.Module):
     """Self-attention whose keys and values come from a map reduced sr_ratio times on each side.
 
-    Cost: N * N / sr_ratio^2 products of queries with keys instead of N^2. As released, not as written: the paper
-    reduces by a reshape and a Linear; the official code by a strided convolution (the same products) and LayerNorm.
-    Shapes: x (B, H, W, C) -> (B, H, W, C). Where a side does not divide by sr_ratio its rest is left out of the keys.
+    Cost: N * N / sr_ratio^2 products of queries with keys instead of N^2. This follows the official code, which reduces
+    by a strided convolution and LayerNorm; the paper writes a reshape and a Linear layer, which are the same products.
+    Shapes: x (B, H, W, C) -> (B, H, W, C). If sr_ratio does not divide a side, its last pixels are not among the keys.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int, eps: float) -> None:
@@ -51,7 +51,7 @@ class EfficientSelfAttention(nn.Module):
             raise ValueError(f"expected dim divisible by num_heads, got {dim} and {num_heads}")
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)  # keys first: both in one product
+        self.kv = nn.Linear(dim, 2 * dim)  # keys, then values, in one product
         self.proj = nn.Linear(dim, dim)
         self.sr = nn.Conv2d(dim, dim, sr_ratio, stride=sr_ratio) if sr_ratio > 1 else None
         self.norm = nn.LayerNorm(dim, eps) if sr_ratio > 1 else None
@@ -115,7 +115,7 @@ class Stage(nn.Module):
 class MixTransformer(nn.Module):
     """images (B, 3, H, W) -> four maps (B, embed_dims[i], H / 2^(i+2), W / 2^(i+2)), sizes rounded up.
 
-    drop_path_rate is that of the last block: it grows linearly from 0 over all blocks (see DropPath).
+    drop_path_rate is that of the last block; it grows linearly from 0 over all blocks (see DropPath).
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class MixTransformer(nn.Module):
         return features
 
 
-NUM_HEADS, SR_RATIOS, MLP_RATIO = (1, 2, 5, 8), (8, 4, 2, 1), 4  # alike in all sizes
+NUM_HEADS, SR_RATIOS, MLP_RATIO = (1, 2, 5, 8), (8, 4, 2, 1), 4  # the same for all sizes
 
 MIT = {  # embed_dims, depths
     "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),

@@ -1,16 +1,16 @@
 """ResNet as an encoder. He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385.
 
 Parameter names are torchvision's, so its weights load unchanged (without `fc`). As there, the stride of a bottleneck
-stands in its 3x3 convolution, not in the first 1x1 as in the paper ("ResNet v1.5").
+is in its 3x3 convolution, not in the first 1x1 as in the paper ("ResNet v1.5").
 
-For segmentation the last stages may keep their resolution and dilate their convolutions instead (DeepLab,
-arXiv 1606.00915). Public weights do this in different ways, which are different functions of the same parameters:
+For segmentation the last stages can keep their resolution and dilate their convolutions instead (DeepLab,
+arXiv 1606.00915). Publishers do this in different ways, which are different functions of the same parameters:
 `first_keeps`   the first block of a dilated stage keeps the dilation of the stage before (torchvision, VainF, mmseg);
 `whole_stage`   every 3x3 convolution of the stage is dilated (system D, smp, hszhao).
-torchvision refuses to dilate basic blocks (ResNet-18/34). Here and in smp both of their convolutions are dilated, in
+torchvision does not dilate basic blocks (ResNet-18/34). Here and in smp both of their convolutions are dilated, in
 mmseg only the first (`dilate_conv2=False`).
 
-Three stems, the layers before the max pooling: one 7x7 convolution (the paper), or three 3x3 in its place with 32, 32,
+There are three stems, the layers before the max pooling: one 7x7 convolution (the paper), or three 3x3 with 32, 32,
 64 channels (mmseg's V1c) or 64, 64, 128 (hszhao's, after "Bag of Tricks", arXiv 1812.01187).
 """
 
@@ -86,7 +86,7 @@ class ResNet(nn.Module):
     """The convolutional part of a ResNet: images (B, 3, H, W) -> maps after stages 1..4.
 
     output_stride 32 gives strides 4, 8, 16, 32; 16 dilates the last stage, 8 the last two. `stem=True` prepends the
-    map before the max pooling (stride 2). stages: how many are built; smp's PSPNet has no use for the last two.
+    map before the max pooling (stride 2). stages: how many to build; smp's PSPNet uses only the first two.
     Raises: UserError for another output stride, way of dilating or number of stages.
     """
 
@@ -115,7 +115,7 @@ class ResNet(nn.Module):
             width = 64 * 2**stage
             step = 1 if stage == 0 else 2
             before = dilation
-            if stride * step > output_stride:  # keep the resolution, reach as far by dilation
+            if stride * step > output_stride:  # keep the resolution; dilation keeps the receptive field
                 dilation, step = dilation * step, 1
             stride *= step
             first = dilation if dilate == "whole_stage" else before

@@ -1,20 +1,20 @@
 """Swin Transformer as an encoder. Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted
 Windows", arXiv 2103.14030.
 
-Attention inside windows of 7x7 tokens costs in proportion to the image, not to its square. So that windows talk to each
-other, every second block moves them by half a window; between stages, 2x2 tokens merge into one with twice the
-channels: strides 4, 8, 16, 32, as a CNN has. Any image size: maps are padded to whole windows and cropped again.
+Attention within windows of 7x7 tokens has a cost proportional to the image, not to its square. Every second block
+shifts the windows by half a window, which connects neighbouring windows. Between stages 2x2 tokens merge into one with
+twice the channels: strides 4, 8, 16, 32, as in a CNN. Maps of any size are padded to whole windows and cropped again.
 
-Published forms (see models/forms.py) have the same parameters but for the LayerNorm that mmseg lays over each of the
-four maps it hands out (`out_norms`); a classifier normalises only its last map, and that norm belongs to its head.
+Published forms (see models/forms.py) have the same parameters, except for the LayerNorm that mmseg applies to each of
+the four maps (`out_norms`); a classifier normalises only its last map, and that norm belongs to its head.
 `shift`          "always" (mmseg, Hugging Face): every second block shifts. "fitting" (torchvision, Microsoft): not on
-                 an axis where one window covers the map. "built" (timm): decided once for images of 224x224, where
-                 that is the case in the last stage alone. The first two agree on maps above 7 tokens. Microsoft's own
-                 code takes images of the size it is built for alone: "fitting" continues what it does there.
-`pad_last`       timm alone rolls maps first and pads them then, so that padding comes between tokens that were not
-                 neighbours. No difference on maps of whole windows, as those of 224x224 are.
-`patch_padding`  True (mmseg): images are padded to whole patches. False (torchvision, timm): the rest is left out.
-mmseg orders the 4 C channels it merges differently; its weights are permuted when they are read, so this is no option.
+                 an axis that one window covers. "built" (timm): decided once for images of 224x224, where one window
+                 covers the map only in the last stage. The first two agree on maps larger than 7 tokens. Microsoft's
+                 code takes only images of the size it was built for; "fitting" agrees with it there.
+`pad_last`       timm rolls maps before padding them, so that padding separates tokens that were not neighbours. No
+                 difference on maps of whole windows, such as those of 224x224 images.
+`patch_padding`  True (mmseg): images are padded to whole patches. False (torchvision, timm): the rest is dropped.
+mmseg orders the 4 C merged channels differently; its weights are permuted when they are loaded, so this is no option.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ def windows_of(x: Tensor) -> Tensor:
 
 
 def map_of_windows(x: Tensor, H: int, W: int) -> Tensor:
-    """The way back, which also joins the heads: (B windows, heads, 49, d) -> (B, H, W, C), C = heads d."""
+    """The inverse, which also joins the heads: (B windows, heads, 49, d) -> (B, H, W, C), C = heads d."""
     heads, d = x.shape[1], x.shape[3]
     x = x.view(-1, H // WINDOW, W // WINDOW, heads, WINDOW, WINDOW, d)  # (B, H/7, W/7, heads, 7, 7, d)
     x = x.permute(0, 1, 4, 2, 5, 3, 6)  # (B, H/7, 7, W/7, 7, heads, d)
-    # a copy, said aloud: reshape would look whether it needs one, and exporters would bake the answer in
+    # an explicit copy: reshape copies only if needed, and exporters would fix that decision
     return x.clone(memory_format=torch.contiguous_format).view(-1, H, W, heads * d)  # (B, H, W, C)
 
 
 def roll(x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """(B, H, W, C) moved by `shift`; what leaves at one border enters at the other."""
+    """(B, H, W, C) moved by `shift`; what leaves at one border comes in at the opposite one."""
     return torch.roll(x, shift, dims=(1, 2)) if any(shift) else x
 
 
 def relative_positions() -> Tensor:
-    """(49, 49): for a query and a key of a window, the row of the bias table of their distance, -6..6 on each axis."""
+    """(49, 49): for a query and a key of a window, the row of the bias table for their distance, -6..6 on each axis."""
     at = torch.arange(WINDOW)
     distance = at[:, None] - at + WINDOW - 1  # (7, 7), 0..12
     rows = distance[:, None, :, None] * (2 * WINDOW - 1)  # (7, 1, 7, 1): query row, key row
@@ -63,12 +63,12 @@ def relative_positions() -> Tensor:
 
 
 def neighbours(H: int, W: int, shift: tuple[int, int], device: torch.device) -> Tensor:
-    """(windows, 49, 49): may this query look at this key, in a map of H x W tokens rolled up and left by `shift`?
+    """(windows, 49, 49): whether a query may see a key, in a map of H x W tokens rolled up and left by `shift`.
 
-    Rolling brings the first rows below the last ones. They share windows with them but were never their neighbours.
+    Rolling puts the first rows below the last ones. They share windows now but are not neighbours in the image.
     """
-    came_round = [torch.arange(n, device=device) >= n - s for n, s in zip((H, W), shift)]
-    side = 2 * came_round[0][:, None] + came_round[1].int()  # (H, W), 0..3: which of the four corners it came from
+    wrapped = [torch.arange(n, device=device) >= n - s for n, s in zip((H, W), shift)]
+    side = 2 * wrapped[0][:, None] + wrapped[1].int()  # (H, W), 0..3: which of the four parts it came from
     side = windows_of(side[None, :, :, None]).squeeze(-1)  # (windows, 49)
     return side[:, :, None] == side[:, None, :]
 
@@ -76,14 +76,14 @@ def neighbours(H: int, W: int, shift: tuple[int, int], device: torch.device) -> 
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned bias for each distance between two tokens.
 
-    Shapes: (B, H, W, C) -> (B, H, W, C). Padding takes part, as in all published forms: its tokens are zeros, whose
-    keys and values are the bias of `qkv`. `shift` None: the windows of this block do not move.
+    Shapes: (B, H, W, C) -> (B, H, W, C). Padding takes part, as in all published forms: its tokens are zeros, and their
+    keys and values are the bias of `qkv`. `shift` None: the windows of this block are not shifted.
 
-    The published forms apply `proj` before the padding is cropped, here it comes after: the same of every token that
-    stays, and nothing of those that go.
+    The published forms apply `proj` before cropping the padding, here it comes after: the same values for the tokens
+    that stay, without the work for the others.
     """
 
-    textbook = False  # True: in the published order (counting tools set it)
+    textbook = False  # True: use the published order (counting tools set it)
 
     def __init__(self, dim: int, num_heads: int, shift: Shift | None, pad_last: bool = False) -> None:
         super().__init__()
@@ -126,14 +126,14 @@ class WindowAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
     def _shift_of(self, H: int, W: int) -> tuple[int, int]:
-        """Tokens by which the windows move: half a window, or nothing."""
+        """How many tokens the windows shift on each axis: half a window, or none."""
         if self.shift is None:
             return 0, 0
         return tuple(0 if self.shift == "fitting" and n <= WINDOW else WINDOW // 2 for n in (H, W))
 
 
 class MLP(nn.Module):
-    """Linear, GELU (exact), Linear, on each token alone. (B, H, W, C) -> (B, H, W, C), 4 C in between."""
+    """Linear, GELU (exact), Linear on each token. (B, H, W, C) -> (B, H, W, C), 4 C in between."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch embedding (first stage) or merging (the others), then blocks whose windows move in every second one."""
+    """Patch embedding (first stage) or merging (other stages), then blocks; every second one shifts its windows."""
 
     def __init__(self, embed: nn.Module, blocks: list[Block]) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class Stage(nn.Module):
 class SwinTransformer(nn.Module):
     """images (B, 3, H, W) -> four maps (B, embed_dim 2^i, H / 2^(i+2), W / 2^(i+2)), sizes rounded up.
 
-    drop_path_rate is that of the last block: it grows linearly from 0 over all blocks (see DropPath). Without
+    drop_path_rate is that of the last block; it grows linearly from 0 over all blocks (see DropPath). Without
     patch_padding the first map has floor(H / 4) rows and the others follow from it, rounded up.
     """
 

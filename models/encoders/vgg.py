@@ -2,8 +2,8 @@
 arXiv 1409.1556.
 
 3x3 convolutions and ReLUs in five groups, a 2x2 max pooling after each, no BatchNorm. Parameter names are torchvision's
-(`features.N`), so its weights load unchanged, without `classifier`. As there, pooling leaves an odd last row or column
-out; the Caffe original rounds up. The two large layers that follow belong to the head (models/heads/fcn_skips.py).
+(`features.N`), so its weights load unchanged, without `classifier`. As there, pooling drops an odd last row or column;
+the Caffe original rounds up. The two large layers that follow belong to the head (models/heads/fcn_skips.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The All-MLP head of SegFormer. Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with
 Transformers", arXiv 2105.15203.
 
-The textbook: project every map f_i to D channels, upsample all to stride 4, concatenate, mix by a 1x1 convolution M:
+The paper: project every map f_i to D channels, upsample all to stride 4, concatenate, mix by a 1x1 convolution M:
 
     y = M [up(P_1 f_1 + b_1), .., up(P_n f_n + b_n)],    then BatchNorm, ReLU, dropout, 1x1 to classes
 
@@ -9,14 +9,14 @@ Two public forms: `linear`, where P_i is a Linear layer and the maps are concate
 Hugging Face, smp); `conv`, where P_i is a 1x1 convolution + BatchNorm + ReLU and the order is fine to coarse (mmseg).
 They are different functions of different parameters.
 
-What is computed here. M and `up` are linear; `up` works on each channel alone and its weights sum to one, M works on
-each pixel alone. So they commute, and the mix splits into one block M_i of columns per map:
+What is computed here: M and `up` are linear, `up` works on each channel separately with weights that sum to one, and M
+works on each pixel separately. So they commute, and the mix splits into one block M_i of columns per map:
 
     linear:  y = sum_i up((M_i P_i) f_i) + sum_i M_i b_i          conv:  y = sum_i up(M_i relu(bn(P_i f_i)))
 
-The products run at each map's own resolution on few channels instead of at stride 4 on n D channels, which is most of
-what the textbook's SegFormer spends. Same parameters, same gradients, same logits (tests/test_all_mlp.py holds both to
-1e-12 in float64); `head.textbook = True` runs the formula above. docs/all_mlp.md tells the story with numbers.
+The products run at the resolution of each map on few channels instead of at stride 4 on n D channels, which is most of
+the cost of SegFormer as written in the paper. Parameters, gradients and logits are the same (to 1e-12 in float64:
+tests/models/test_segformer.py); `head.textbook = True` computes the paper's formula. Explanation: docs/all_mlp.md.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from models.tensors import full_precision, map_of, resize, tokens_of
 
 
 class AllMLPHead(nn.Module):
-    """features (fine to coarse) -> (B, num_classes, H/4, W/4). Dropout drops whole channels, as the authors' does.
+    """features (fine to coarse) -> (B, num_classes, H/4, W/4). Dropout drops whole channels, as in the authors' code.
 
     decoder_dim D: 256 (B0, B1) and 768 (B2 to B5) in the paper; 256 for all sizes in mmseg.
     """
 
-    textbook = False  # True: compute the formula as printed in the papers (tests and counting tools set it)
+    textbook = False  # True: compute the formula of the paper (tests and counting tools set it)
 
     def __init__(
         self,
@@ -65,13 +65,13 @@ class AllMLPHead(nn.Module):
             x = self.bn(self._textbook_mix(features))
         elif self.bn.training:
             x = self.bn(self._mix(features, *self._mixing_weights()))
-        else:  # BatchNorm is a scale and a shift of y's channels: of the rows of M, and of the bias
+        else:  # BatchNorm scales and shifts the channels of y: fold it into the rows of M and the bias
             x = self._mix(features, *self._fold_batchnorm(*self._mixing_weights()))
-        # dropout(relu(x)) = relu(dropout(x)), as its factors are not negative; in this order both work in place
+        # dropout(relu(x)) = relu(dropout(x)), as dropout's factors are not negative; in this order both work in place
         return self.classifier(F.relu_(self.dropout(x)))
 
     def _in_order(self, per_map: list[Tensor]) -> list[Tensor]:
-        """From fine-to-coarse to the order of concatenation, and back."""
+        """Between fine to coarse and the order of concatenation."""
         return per_map[::-1] if self.linear else per_map
 
     def _textbook_mix(self, features: list[Tensor]) -> Tensor:
@@ -83,7 +83,7 @@ class AllMLPHead(nn.Module):
         return self.mix(torch.cat([resize(m, size) for m in self._in_order(maps)], dim=1))  # (B, D, H/4, W/4)
 
     def _mixing_weights(self) -> tuple[Tensor, Tensor | None]:
-        """M (D, n D) and the bias sum_i M_i b_i (D), in float32 also under autocast: the products are small."""
+        """M (D, n D) and the bias sum_i M_i b_i (D), in float32 even under autocast: the products are small."""
         mix = self.mix.weight.flatten(1)  # (D, n D)
         if not self.linear:
             return mix, None
@@ -103,12 +103,12 @@ class AllMLPHead(nn.Module):
         maps = []
         for i, (f, project, m) in enumerate(zip(features, self.project, blocks)):
             f = f if self.linear else project(f)
-            if i < self.target:  # finer than the target (stride 2): shrink it before its product, not after
+            if i < self.target:  # finer than the target (stride 2): resize before the product, which then costs less
                 f = resize(f, size)
-            b = bias if i == self.target else None  # the bias is constant, upsampling would not change it: once
+            b = bias if i == self.target else None  # added once: upsampling does not change a constant
             maps.append(self._project_and_mix(f, project, m, b))  # (B, h_i, w_i, D)
         y = maps.pop(self.target)
-        for z in maps:  # added as tokens, in place: y is fresh, and not a view (autograd would copy its gradient)
+        for z in maps:  # in place, as tokens: y is not a view, of which autograd would copy the gradient
             y += tokens_of(resize(map_of(z), size))
         return map_of(y)  # (B, D, H/4, W/4)
 
@@ -117,7 +117,7 @@ class AllMLPHead(nn.Module):
         x = tokens_of(f)  # (B, h, w, C)
         if not self.linear:
             return F.linear(x, m, bias)
-        if x.shape[:-1].numel() <= x.shape[-1]:  # few tokens: multiplying the weights first would cost more
+        if x.shape[:-1].numel() <= x.shape[-1]:  # few tokens: the product of the weights would cost more
             return F.linear(F.linear(x, project.weight), m, bias)
         with full_precision(m):
             weight = m @ project.weight  # (D, C)

@@ -19,7 +19,7 @@ RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # per output stride: 
 
 
 def rates_for(given: tuple[int, ...] | None, output_stride: int) -> tuple[int, ...]:
-    """The rates asked for, or those of the stride. Raises: UserError for none, or one below 1."""
+    """The given rates, or those of the stride. Raises: UserError for an empty list or a rate below 1."""
     rates = RATES[output_stride] if given is None else tuple(given)
     if not rates or min(rates) < 1:
         raise UserError(f"atrous_rates: expected whole numbers of at least 1, got {list(rates)}")
@@ -27,16 +27,16 @@ def rates_for(given: tuple[int, ...] | None, output_stride: int) -> tuple[int, .
 
 
 def conv3x3(separable: bool, depthwise_norm: bool) -> Callable[..., nn.Module]:
-    """The head's 3x3 convolution: dense, or depthwise + pointwise with one BatchNorm or one behind each."""
+    """The builder of a head's 3x3 convolutions: dense, or depthwise + pointwise with one BatchNorm or two."""
     return partial(separable_conv_bn_relu, depthwise_norm=depthwise_norm) if separable else conv_bn_relu
 
 
 class ImagePooling(nn.Module):
-    """Mean over the image, 1x1 convolution, BatchNorm, ReLU: one vector an image. (B, in, h, w) -> (B, out, 1, 1).
+    """Mean over the image, 1x1 convolution, BatchNorm, ReLU: one vector per image. (B, in, h, w) -> (B, out, 1, 1).
 
-    BatchNorm cannot take statistics from a single value per channel, so a training step with one image uses the running
-    statistics here and leaves them as they are; gradients flow as usual. From two images on it is the plain layer.
-    Without `norm` (smp's PSPNet) the convolution has a bias instead.
+    BatchNorm cannot take statistics from a single value per channel. A training step with one image therefore uses the
+    running statistics here and does not update them; gradients flow as usual. With two images or more it is the plain
+    layer. Without `norm` (smp's PSPNet) the convolution has a bias instead.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: bool = True) -> None:
@@ -56,17 +56,18 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """1x1, one 3x3 per rate and the mean over the image, side by side, mixed. (B, in, h, w) -> (B, out, h, w).
+    """1x1, one 3x3 per rate and the mean over the image in parallel, then mixed. (B, in, h, w) -> (B, out, h, w).
 
-    The textbook expands the pooled vector p to the map's size, concatenates it and applies the 1x1 projection W:
+    The textbook expands the pooled vector p to the size of the map, concatenates it and applies the 1x1 projection W:
         y = W [b_0, b_1, .., expand(p)]
-    p is constant over the image, so its share of y is constant too: a bias per image, which costs nothing:
+    p is constant over the image, so its part of y is constant too, a bias for each image that costs nothing:
         y = W_maps [b_0, b_1, ..] + W_pool p
-    Same parameters, same function (tests/models/test_deeplab.py). mmseg's projection is a padded 3x3 (project_kernel=3), for
-    which this does not hold along the border: the plain form there. It also puts p first (pool_first=True).
+    This is the same function of the same parameters (tests/models/test_deeplab.py). mmseg projects by a padded 3x3
+    (project_kernel=3), for which it does not hold at the border, so that form is computed as in the textbook. mmseg
+    also puts p first (pool_first=True).
     """
 
-    textbook = False  # True: compute the formula as printed (tests and counting tools set it)
+    textbook = False  # True: compute the formula of the paper (tests and counting tools set it)
 
     def __init__(
         self,

@@ -3,10 +3,10 @@
 Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587, and "Encoder-Decoder
 with Atrous Separable Convolution for Semantic Image Segmentation", arXiv 1802.02611.
 
-Public forms (models/forms.py names the options): torchvision's, VainF's and smp's DeepLabV3 differ only in dropout, in
-the encoder's dilation and in the last upsampling. DeepLabV3+ is dense with one 3x3 in the decoder and the low-level map
-first (VainF), separable with one more convolution behind ASPP and rates 12, 24, 36 at stride 16 (smp), separable with
-BatchNorm behind every part, a 3x3 projection and 512 channels (mmseg), or dense with two 3x3 at stride 8 (system D).
+Public forms (options in models/forms.py): the DeepLabV3 of torchvision, VainF and smp differ only in dropout, in the
+encoder's dilation and in the last upsampling. DeepLabV3+ is dense with one 3x3 in the decoder and the low-level map
+first (VainF), separable with one more convolution after ASPP and rates 12, 24, 36 at stride 16 (smp), separable with
+BatchNorm after every part, a 3x3 projection and 512 channels (mmseg), or dense with two 3x3 at stride 8 (system D).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.tensors import resize
 class DeepLabV3Head(nn.Module):
     """ASPP on the last map, a 3x3 convolution, 1x1 to classes. features -> (B, num_classes, h, w) of the last map.
 
-    The defaults are torchvision's. atrous_rates None: RATES of the last map's stride.
+    The defaults are torchvision's. atrous_rates None: RATES for the stride of the last map.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class DeepLabV3Head(nn.Module):
 
 
 class DeepLabV3PlusHead(nn.Module):
-    """ASPP on the last map, enlarged and joined with the map of stride 4: features -> (B, num_classes, H/4, W/4).
+    """ASPP on the last map, enlarged and concatenated with the map of stride 4. -> (B, num_classes, H/4, W/4).
 
-    The low-level map is first reduced to few channels by a 1x1, so that it sharpens borders without drowning the richer
-    map. `aspp_conv` adds a 3x3 convolution to ASPP's output before it is enlarged; `decoder_convs` counts the 3x3
-    convolutions after joining. `dropout` acts behind ASPP, `final_dropout` drops whole maps before the classifier.
+    A 1x1 convolution first reduces the low-level map to few channels, so that it sharpens borders but does not outweigh
+    the richer map. `aspp_conv`: a 3x3 convolution after ASPP; `decoder_convs`: the number of 3x3 convolutions after
+    concatenation. `dropout` acts after ASPP, `final_dropout` drops whole maps before the classifier.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """The FCN head of today's CNNs: 3x3 convolutions on one map. Long et al., "Fully Convolutional Networks for Semantic
-Segmentation", arXiv 1411.4038, whose own network, with skips, stands in fcn_skips.py.
+Segmentation", arXiv 1411.4038; their own network, with skips, is in fcn_skips.py.
 
-Public forms: torchvision's (one convolution, a quarter of the map's channels); mmseg's (two of 512, then the map itself
-is concatenated again and mixed by a third). Also the auxiliary head that other networks hang on an earlier stage while
-training (PSPNet, arXiv 1612.01105).
+Public forms: torchvision's (one convolution, a quarter of the map's channels); mmseg's (two of 512 channels, then a
+third on their output concatenated with the map). It is also the auxiliary head that other networks put on an earlier
+stage for training (PSPNet, arXiv 1612.01105).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from models.layers import conv_bn_relu, kaiming_fan_out
 class FCNHead(nn.Module):
     """features -> (B, num_classes, h, w) of the last map, which is the only one used.
 
-    fcn_channels None: a quarter of the map's channels. num_convs 3x3 convolutions, each with BatchNorm and ReLU;
-    concat_input: the map is put beside their output and one more convolution mixes both.
+    fcn_channels None: a quarter of the map's channels. num_convs: the number of 3x3 convolutions with BatchNorm and
+    ReLU. concat_input: one more convolution on their output concatenated with the map.
     """
 
     def __init__(

@@ -1,16 +1,16 @@
 """FCN-32s, FCN-16s and FCN-8s, the classic. Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic
 Segmentation", arXiv 1411.4038.
 
-A classifier's fully connected layers are convolutions: the first one, on VGG's 7x7 map, is a 7x7 convolution (fc6), the
-second a 1x1 (fc7), and they run on an image of any size. A 1x1 scores the classes at stride 32. FCN-16s enlarges these
-scores twofold and adds scores read from the map of stride 16; FCN-8s does so once more with stride 8.
+The fully connected layers of a classifier are convolutions: the first, on VGG's 7x7 map, is a 7x7 convolution (fc6),
+the second a 1x1 (fc7), and they take images of any size. A 1x1 scores the classes at stride 32. FCN-16s doubles the
+size of these scores and adds scores of the map of stride 16; FCN-8s does so once more with stride 8.
 
-Twofold enlarging is a transposed convolution that starts as bilinear interpolation and is learned on. The last step, by
-32, 16 or 8, the paper fixes to bilinear; here it is the resizing that ends every model of this house
-(models/segmenter.py), which is the same but at the border, where a transposed convolution would mix in zeros.
+A transposed convolution doubles the size. It starts as bilinear interpolation and is trained. The last enlargement, by
+32, 16 or 8, is bilinear and fixed in the paper; here it is the resizing that ends every model (models/segmenter.py),
+which differs only at the border, where a transposed convolution mixes in zeros.
 
-The original does not pad fc6; it pads the image by 100 pixels on each side instead, so that something is left even of a
-small image, and crops the result. Padding fc6 by 3 keeps maps and image aligned at any size, for less work.
+The original does not pad fc6 but pads the image by 100 pixels on each side, so that something is left of a small image,
+and crops the result. Padding fc6 by 3 keeps maps and image aligned at any size, for less work.
 """
 
 from __future__ import annotations
@@ -18,30 +18,21 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from models.layers import bilinear_
 from models.tensors import resize
 
 
-def bilinear_kernel() -> Tensor:
-    """(4, 4): what a transposed convolution of stride 2 needs to interpolate: at 1/4 and 3/4 between two inputs."""
-    side = torch.tensor([0.25, 0.75, 0.75, 0.25])
-    return side[:, None] * side
-
-
 class Up(nn.Module):
-    """Enlarge twofold, learned, then to the size of `skip`, and add. (B, C, h, w), (B, C, H, W) -> (B, C, H, W)."""
+    """Double the size of x, resize to the size of `skip`, add. (B, C, h, w), (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1, bias=False)
-        nn.init.zeros_(self.conv.weight)
-        for c in range(channels):  # each class from itself at first
-            with torch.no_grad():
-                self.conv.weight[c, c] = bilinear_kernel()
+        bilinear_(self.conv.weight)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = resize(self.conv(x), skip.shape[-2:])  # (B, C, 2h, 2w), then one row or column more or less where odd
@@ -51,8 +42,8 @@ class Up(nn.Module):
 class FCNSkipsHead(nn.Module):
     """features -> logits at stride `finest` (B, num_classes, H / finest, W / finest).
 
-    fc_channels: 4096 as in VGG, of which fc6 alone holds 103 million weights. Raises: UserError where the encoder has
-    no map of a stride that is needed (32, 16, 8), as dilated ones do not.
+    fc_channels: 4096 as in VGG; then fc6 has 103 million weights. Raises: UserError if the encoder lacks a map of a
+    needed stride (32, 16, 8), as dilated encoders do.
     """
 
     def __init__(
@@ -79,7 +70,7 @@ class FCNSkipsHead(nn.Module):
         for conv in (self.fc6, self.fc7):
             nn.init.normal_(conv.weight, std=math.sqrt(2 / conv.weight[0].numel()))  # He, fan-in
             nn.init.zeros_(conv.bias)
-        for conv in self.scores:  # the paper starts at zero; not quite, so that the layers below learn at once
+        for conv in self.scores:  # the paper starts at zero; with small weights the layers below learn at once
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
 

@@ -1,7 +1,7 @@
 """PSPNet's head. Zhao et al., "Pyramid Scene Parsing Network", arXiv 1612.01105.
 
-The last map is averaged over 1x1, 2x2, 3x3 and 6x6 cells of the image; each pyramid level gets a 1x1 convolution, is
-enlarged again and put beside the map, so that every pixel sees its surroundings at four scales.
+The last map is averaged over 1x1, 2x2, 3x3 and 6x6 cells of the image. Each pyramid level goes through a 1x1
+convolution, is enlarged and concatenated with the map, so that every pixel sees its surroundings at four scales.
 
 Public forms: hszhao's (the authors': align_corners=True throughout), mmseg's (the same with align_corners=False and, on
 ResNet-18, fewer channels), smp's (on a ResNet cut off at stride 8; the map last, a 1x1 mix, no BatchNorm at 1x1 cells).
@@ -22,11 +22,10 @@ from models.tensors import resize
 
 
 def average_cells(x: Tensor, bins: int) -> Tensor:
-    """Mean over bins x bins cells of the map. (B, C, h, w) -> (B, C, bins, bins).
+    """adaptive_avg_pool2d: mean over bins x bins cells of the map. (B, C, h, w) -> (B, C, bins, bins).
 
-    The cells of adaptive_avg_pool2d: cell i covers rows floor(i h / bins) to ceil((i + 1) h / bins), so that they
-    overlap where a side does not divide. As two products with matrices of 1 / (rows in the cell), which every exporter
-    knows; adaptive pooling itself cannot be exported for such sides.
+    Cell i covers rows floor(i h / bins) to ceil((i + 1) h / bins); cells overlap if bins does not divide a side. Such
+    a pooling cannot be exported, so compilers get two products with matrices of 1 / (rows in the cell).
     """
     if not torch.compiler.is_compiling():
         return F.adaptive_avg_pool2d(x, bins)
@@ -45,12 +44,12 @@ def _averaging(side: int, bins: int) -> Tensor:
 class PSPHead(nn.Module):
     """features -> (B, num_classes, h, w) of the last map, which is the only one used.
 
-    Each level has a quarter of the map's channels; psp_channels is the width behind the mix, whose kernel is
-    mix_kernel x mix_kernel. Under a padded 3x3 mix even a constant level is no mere bias: along the border the padding
-    counts too. Raises: UserError for bins below 1.
+    Each level has a quarter of the map's channels; psp_channels is the width after the mix, whose kernel is
+    mix_kernel squared. Under a padded 3x3 mix a constant level is not just a bias: at the border the padding counts.
+    Raises: UserError for bins below 1.
     """
 
-    textbook = False  # True: compute the formula as printed (tests and counting tools set it)
+    textbook = False  # True: compute the formula of the paper (tests and counting tools set it)
 
     def __init__(
         self,
@@ -87,14 +86,14 @@ class PSPHead(nn.Module):
         return self.classifier(self.dropout(x))
 
     def _mix(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        """As printed: enlarge, concatenate, mix."""
+        """The paper's order: enlarge, concatenate, mix."""
         levels = [self._enlarge(level, x) for level in levels]
         maps = [x, *levels] if self.map_first else [*levels, x]
         return self.mix(torch.cat(maps, dim=1))  # (B, C + bins C / 4, h, w) -> (B, psp_channels, h, w)
 
     def _mix_below(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        """The same where the mix is 1x1: it commutes with enlarging (docs/all_mlp.md), so each level is mixed on its
-        few cells; the level of a single cell is a bias."""
+        """The same for a 1x1 mix, which commutes with enlarging (docs/all_mlp.md): each level is mixed on its few
+        cells, and the level of a single cell is a bias."""
         conv, bn, relu = self.mix
         maps = [x, *levels] if self.map_first else [*levels, x]
         weights = conv.weight.split([m.shape[1] for m in maps], dim=1)

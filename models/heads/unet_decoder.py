@@ -1,8 +1,8 @@
-"""U-Net's way back up as a head for any encoder, in the form of segmentation_models_pytorch (smp).
+"""U-Net's expanding path as a head for any encoder, in the form of segmentation_models_pytorch (smp).
 
 U-Net: Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv 1505.04597.
-Here the contracting path is a classifier's encoder, which may be pretrained; the whole network with a path of its own
-is models/networks/unet.py. As in smp: nearest-neighbour enlarging, [x, skip], a 3x3 classifier.
+Here the contracting path is an encoder, which may be pretrained; the original network is models/networks/unet.py.
+As in smp: nearest-neighbour enlarging, concatenation as [x, skip], a 3x3 classifier.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.layers import double_conv, kaiming_fan_out
 
 
 class Up(nn.Module):
-    """Enlarge x to `size`, concatenate [x, skip] where there is one, two convolutions. -> (B, out, *size)."""
+    """Enlarge x to `size`, concatenate [x, skip] if there is a skip, two convolutions. -> (B, out, *size)."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class Up(nn.Module):
 class UNetDecoder(nn.Module):
     """features, size of the images (H, W) -> logits (B, num_classes, H, W): one block per halving, back to full size.
 
-    Each map but the last is a skip of its own block; the blocks above the finest map only enlarge. Without the size
-    the last block doubles, which is right for even sides. decoder_widths: channels of the blocks, deepest first.
+    Each map but the last is the skip of one block; the blocks after the finest map only enlarge. Without `size` the
+    last block doubles, which is right for even sides. decoder_widths: channels of the blocks, deepest first.
     Raises: UserError unless there are as many widths as blocks: five for maps of strides 2..32 and of 4..32.
     """
 
-    full_size = True  # the caller passes the images' size: from a halved map one cannot tell an odd side
+    full_size = True  # the caller passes the size of the images: a halved map does not show whether a side was odd
 
     def __init__(
         self,

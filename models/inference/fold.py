@@ -1,7 +1,7 @@
 """BatchNorm folded into the convolution before it, and atrous depthwise convolutions without the taps that see zeros.
 
-Both give the same values as the plain layers, up to rounding, in less time. They read the weights in every call, so they
-may change between calls. For inference only: without gradients, BatchNorm in eval mode.
+Both give the values of the plain layers, up to rounding, in less time. They read the weights in every call, so weights
+may change between calls. For inference only: no gradients, BatchNorm in eval mode.
 """
 
 from __future__ import annotations

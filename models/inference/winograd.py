@@ -1,8 +1,8 @@
-"""A 3x3 convolution by 16 products where the definition takes 36. Lavin and Gray, "Fast Algorithms for Convolutional
+"""A 3x3 convolution with 16 products where the definition takes 36. Lavin and Gray, "Fast Algorithms for Convolutional
 Neural Networks", arXiv 1509.09308: F(2x2, 3x3), Winograd's minimal filtering in two dimensions.
 
-A tile of 2x2 outputs looks at a patch d of 4x4 inputs. Written out, each output is 9 products, a tile 36. In another
-basis of patches and filters there is one product for each of the 16 places of the patch:
+A tile of 2x2 outputs reads a patch d of 4x4 inputs. By the definition each output takes 9 products, a tile 36. In
+another basis of patches and filters g a tile takes 16 products, one for each place of the patch:
 
     y = A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
 
@@ -11,10 +11,10 @@ basis of patches and filters there is one product for each of the 16 places of t
           0 -1  1  0          1/2 -1/2  1/2
           0  1  0 -1           0    0    1
 
-The changes of basis are sums, whose cost grows with the number of channels; that of the products grows with its square.
-So it pays on maps of many channels. The filters' change of basis, done in every call, would take back what is gained at
-256x512 pixels: only a deployed copy (models/inference/deploy.py), which does it once, convolves like this. It is the same
-function, with the rounding errors of a direct convolution (tests/models/test_deploy.py).
+The changes of basis are sums. Their cost grows with the number of channels, the cost of the products with its square,
+so this pays for maps of many channels. Changing the basis of the filters in every call would cost what it saves at
+256x512 pixels, so only a deployed copy (models/inference/deploy.py) uses it: there it is done once. The result is that
+of a direct convolution, with rounding errors of the same size (tests/models/test_deploy.py).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SCRATCH = 1 << 21  # numbers in the transformed patches of a few rows of tiles (
 
 
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether conv(x) can be had this way, and sooner.
+    """Whether conv(x) can be computed this way, and faster.
 
-    The bounds come from benchmarks/winograd.py on two cores of an AVX-512 CPU: with 256 channels on both sides this way
-    is no faster, with 512 it takes 0.8 of the time, from 2048 to 512 channels 0.6. Under 64 tiles the filters, 16
-    numbers each here, are read for too few products; on grids of a few rows (see conv3x3) most of a tile is padding.
+    The bounds come from benchmarks/winograd.py on two cores of an AVX-512 CPU. With 256 channels on both sides this is
+    no faster, with 512 it takes 0.8 of the time, from 2048 to 512 channels 0.6. With fewer than 64 tiles, reading the
+    filters (16 numbers each) takes longest; on grids of a few rows (see conv3x3) most of a tile is padding.
     """
     large_enough = x[:, 0].numel() >= 4 * 64 and min(x.shape[2:]) >= 8 * conv.dilation[0]
     rate, fan_in, fan_out = conv.dilation[0], conv.in_channels, conv.out_channels
@@ -59,14 +59,14 @@ def conv3x3(x: Tensor, filters: Tensor, rate: int = 1) -> Tensor:
     """
     batch, channels, height, width = x.shape
     h, w = (2 * -(-length // (2 * rate)) for length in (height, width))
-    # Every rate-th row and column is a grid of its own, on which a convolution of this dilation is a plain one.
+    # Every rate-th row and column form a grid of their own, on which this is a convolution without dilation.
     padding = (rate, (w + 1) * rate - width, rate, (h + 1) * rate - height)
     tokens = F.pad(x, padding).permute(0, 2, 3, 1)  # (B, h rate + 2 rate, w rate + 2 rate, C)
     grids = tokens.reshape(batch, h + 2, rate, w + 2, rate, channels)  # (B, h + 2, rate, w + 2, rate, C)
     y = x.new_empty(batch, h, rate, w, rate, filters.shape[-1])  # (B, h, rate, w, rate, O)
     row = batch * w // 2 * rate**2  # tiles
     rows = min(h // 2, max(1, SCRATCH // (16 * row * channels)))  # of tiles, at a time
-    patches = x.new_empty(16 * rows * row * channels)  # used again and again: fresh memory costs time
+    patches = x.new_empty(16 * rows * row * channels)  # reused in every round: fresh memory costs time
     products = x.new_empty(16 * rows * row * filters.shape[-1])
     for top in range(0, h, 2 * rows):
         end = min(top + 2 * rows, h)

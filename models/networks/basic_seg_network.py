@@ -1,23 +1,22 @@
-"""The basic segmentation network: convolutions and poolings down, transposed convolutions up. The baseline to beat.
+"""The basic segmentation network: convolutions and poolings down, transposed convolutions up. The simplest baseline.
 
-No paper: the simplest network of a students' project on KITTI (system E). It is fully convolutional in the manner of
-Long et al., "Fully Convolutional Networks for Semantic Segmentation", arXiv 1411.4038, without its skips: what the four
-poolings lose is gone, so thin things vanish. No BatchNorm either.
+It has no paper: it is the simplest network of a students' project on KITTI (system E). It is fully convolutional as in
+Long et al., "Fully Convolutional Networks for Semantic Segmentation", arXiv 1411.4038, but without skips, so thin
+objects are lost in the four poolings. It has no BatchNorm.
 
-Odd things are the original's and are kept, for its weights. The 3x3 convolution after the last pooling has no padding,
-so the map loses a frame one wide; and the transposed convolutions (kernel 4, stride 2, no bias) pad in three ways
-(2 h + 3, 2 h + 2, 2 h), which together give that frame back: 8 times the pooled size, stretched onto the images with
-align_corners. But the row and column that `output_padding` adds are reached by no tap: along the lower and right edge
-the logits are exactly 0, for the last 3 of the 8 ceil(H/16) rows and columns. The original stretches to the one size of
-its config (256x864) and its framework goes on to the images from there; here it is one step, for any size.
+Some oddities of the original are kept so that its weights work. The 3x3 convolution after the last pooling has no
+padding, so the map loses one pixel on each side. The transposed convolutions (kernel 4, stride 2, no bias) pad in three
+ways (2 h + 3, 2 h + 2, 2 h), which together restore these pixels: 8 times the pooled size, resized to the images with
+align_corners. No tap reaches the row and column that `output_padding` adds: at the lower and right edge the logits are
+exactly 0 for the last 3 of the 8 ceil(H/16) rows and columns. The original resizes to the size in its config (256x864)
+and its framework then to the images; here it is one step for any size.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from models.layers import kaiming_fan_out
+from models.layers import bilinear_, kaiming_fan_out
 from models.segmenter import prepare
 from models.tensors import resize
 
@@ -34,7 +33,7 @@ def conv_relu(in_channels: int, out_channels: int, kernel_size: int = 3, padding
 class BasicSegNetwork(nn.Module):
     """images (B, 3, H, W) -> {"out": logits (B, num_classes, H, W)}, any H, W >= 64.
 
-    15,279,747 parameters at 19 classes. dropout: the share of the 2048 deepest maps dropped, twice, while training.
+    15,279,747 parameters at 19 classes. dropout: the rate, twice, for the 2048 deepest maps.
     """
 
     def __init__(self, num_classes: int, base_channels: int = 64, dropout: float = 0.5) -> None:
@@ -64,15 +63,3 @@ class BasicSegNetwork(nn.Module):
         x = self.deep(self.stages(prepare(images)))  # (B, 32 base, ceil(H/16) - 2, ceil(W/16) - 2)
         x = self.up(self.classifier(x))  # (B, num_classes, 8 ceil(H/16), 8 ceil(W/16)), about H/2
         return {"out": resize(x, images.shape[-2:], align_corners=True)}
-
-
-def bilinear_(weight: Tensor) -> None:
-    """Start a transposed convolution (kernel 4, stride 2) as bilinear enlarging of each class by itself.
-
-    As in arXiv 1411.4038; each output is the sum of two taps a side, with weights 1/4 and 3/4.
-    """
-    line = torch.tensor([0.25, 0.75, 0.75, 0.25], device=weight.device)
-    with torch.no_grad():
-        weight.zero_()
-        classes = range(weight.shape[0])
-        weight[classes, classes] = line[:, None] * line  # (C, C, 4, 4)[c, c] = (4, 4)

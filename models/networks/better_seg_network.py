@@ -1,13 +1,13 @@
-"""BetterSegNetwork: a VGG-like network with shortcuts, a dilated last stage and a U-Net's way back up.
+"""BetterSegNetwork: a VGG-like network with shortcuts, a dilated last stage and a U-Net's expanding path.
 
-No paper: a student's entry to a road segmentation competition (system B), trained on 150 images of 375x1242 seen at
-256x864. Its parts come from VGG (Simonyan and Zisserman, arXiv 1409.1556), the 1x1 shortcuts of ResNet (He et al.,
-arXiv 1512.03385), dilation in place of a fifth pooling (Yu and Koltun, arXiv 1511.07122) and U-Net (Ronneberger et al.,
-arXiv 1505.04597).
+It has no paper: it is a student's entry to a road segmentation competition (system B), trained on 150 images of
+375x1242 resized to 256x864. Its parts come from VGG (Simonyan and Zisserman, arXiv 1409.1556), the 1x1 shortcuts
+of ResNet (He et al., arXiv 1512.03385), dilation in place of a fifth pooling (Yu and Koltun, arXiv 1511.07122) and
+U-Net (Ronneberger et al., arXiv 1505.04597).
 
-The original writes its layers out one by one (`conv1_1`, `gn1_1` for a BatchNorm, ..); here they are a table, a block
-and a loop, with the same parameters one to one. It enlarges the last map by a factor 2, so an odd side comes out one
-row too tall; here the map is resized to the images, which is the same function for even sides.
+The original writes out its layers one by one (`conv1_1`, `gn1_1` for a BatchNorm, ..); here they are a table, a block
+and a loop with the same parameters. It enlarges the last map by a factor of 2, which makes an odd side one pixel too
+long; here the map is resized to the images, which is the same function for even sides.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def conv_block(in_channels: int, out_channels: int, dilation: int = 1, dropout: 
 class Stage(nn.Module):
     """`depth` convolution blocks and a shortcut around all of them. (B, in, H, W) -> (B, out, H, W).
 
-    The shortcut is a bare 1x1 convolution, added after the last ReLU: unlike in a ResNet, the sum may be negative.
+    The shortcut is a 1x1 convolution, added after the last ReLU: unlike in a ResNet, the sum may be negative.
     """
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, dilation: int, dropout: float) -> None:
@@ -68,7 +68,7 @@ class BetterSegNetwork(nn.Module):
 
     49,305,075 parameters at 19 classes. Stages 1..4 end in 2x2 poolings that round up (1/2 .. 1/16), and the pooled
     maps are the skips; stage 5 stays at 1/16. dropout: the rate in stage 4 and before the classifier; stage 5 drops
-    twice as many maps. Raises: UserError for a dropout that leaves stage 5 nothing (0.5 and above).
+    at twice the rate. Raises: UserError for a rate of 0.5 and above, which would drop all maps of stage 5.
     """
 
     def __init__(self, num_classes: int, base_channels: int = 64, dropout: float = 0.1) -> None:

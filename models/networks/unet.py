@@ -1,14 +1,14 @@
 """U-Net. Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv 1505.04597.
 
-Like most of today's versions it differs from the paper in padded convolutions, so that input and output have one size,
-and in BatchNorm after each of them. Widths: base, 2 base, 4 base, 8 base, 16 base (64 .. 1024).
+Like most of today's versions it differs from the paper in padded convolutions, so that input and output have the same
+size, and in BatchNorm after each of them. Widths: base, 2 base, 4 base, 8 base, 16 base (64 .. 1024).
 
-The ways up: `transposed` convolutions (the paper's "up-convolution"); `bilinear` resizing with half the channels in the
-deeper maps; or `bilinear_conv`, resizing and then a 1x1 convolution that halves the channels. The public forms
-(models/forms.py) differ further in the order of concatenation, in what they do where a pooling rounded an odd side
-down (mmseg and mateuszbuda refuse such images; here they are resized), in biases, and in a last 3x3 convolution:
-  milesial, milesial_bilinear, mmseg ("s5-d16" with an FCN head), mateuszbuda (whose forward ends in a sigmoid; ours
-  gives the logits before it), system_d. smp's U-Net has an encoder of its own: models/heads/unet_decoder.py.
+Three ways to enlarge a map: `transposed` convolutions (the paper's "up-convolution"); `bilinear` resizing with half the
+channels in the deeper maps; `bilinear_conv`, resizing and then a 1x1 convolution that halves the channels. The public
+forms (models/forms.py) also differ in the order of concatenation, in what they do after a pooling has rounded an odd
+side down (mmseg and mateuszbuda refuse such images; here they are resized), in biases, and in a last 3x3 convolution:
+  milesial, milesial_bilinear, mmseg ("s5-d16" with an FCN head), mateuszbuda (its forward ends in a sigmoid, ours in
+  the logits before it), system_d. smp's U-Net takes any encoder: models/heads/unet_decoder.py.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Fit = Literal["resize", "pad"]
 class Up(nn.Module):
     """One step of the expanding path: enlarge x to the skip's size, concatenate the two, double convolution.
 
-    Shapes: x (B, in, h, w), skip (B, in / 2, H, W) -> (B, out, H, W), where x already has in / 2 channels if `way` is
-    bilinear. Any H, W: where a pooling rounded an odd side down, the enlarged map is one short of the skip's size, and
-    is resized to it, or padded with zeros below and to the right.
+    Shapes: x (B, in, h, w), skip (B, in / 2, H, W) -> (B, out, H, W); x has only in / 2 channels if `way` is bilinear.
+    If a pooling rounded an odd side down, the enlarged map is one pixel short of the skip. It is then resized to the
+    skip's size, or padded with zeros below and to the right.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Up(nn.Module):
             return resize(x, (height, width), self.align_corners)
         if self.up is None:
             x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), self.align_corners)
-        below, right = height - x.shape[-2], width - x.shape[-1]  # 0 or 1; split as the publisher would split more
+        below, right = height - x.shape[-2], width - x.shape[-1]  # 0 or 1; split as in the publisher's code
         if below == right == 0:
             return x
         return F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
@@ -69,9 +69,9 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """images (B, 3, H, W) -> {"out": logits (B, num_classes, H, W)}, any H, W >= 64.
 
-    At base_channels 64: 31.0 M parameters with transposed convolutions, 17.3 M with bilinear resizing. `align_corners`
-    is that of every resize. `bias`: of the 3x3 convolutions, which BatchNorm makes superfluous. `last_conv`: one more
-    3x3 convolution before the classifier; `dropout`: whole maps dropped there.
+    At base_channels 64: 31.0 M parameters with transposed convolutions, 17.3 M with bilinear resizing. `align_corners`:
+    of every resize. `bias`: of the 3x3 convolutions, which BatchNorm makes redundant. `last_conv`: one more 3x3
+    convolution before the classifier. `dropout`: drops whole maps before the classifier.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [base_channels * 2**i for i in range(5)]
-        halve = 2 if up == "bilinear" else 1  # without a layer that halves the channels, the maps themselves have half
+        halve = 2 if up == "bilinear" else 1  # no layer halves the channels, so the maps have half
         down = [*widths[:4], widths[4] // halve]
         outs = [widths[3] // halve, widths[2] // halve, widths[1] // halve, widths[0]]
         self.stem = double_conv(3, down[0], bias=bias)

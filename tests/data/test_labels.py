@@ -49,15 +49,15 @@ def test_label_map_corrects_the_table():
 @pytest.mark.parametrize(
     "values, expected",
     [
-        ([0, 3, 255], r"known: 0..11\): 255 \(2 px\); .*data.label_map: \{255: 255\}"),
-        ([0, 77, 78], r"77 \(2 px\), 78 \(2 px\); .*data.label_map: \{77: 255, 78: 255\}"),
-        ([0, 70000], r"70000 \(3 px\); likely cause: instance ids"),
-        (list(range(60)), r"and 40 more; likely cause: a grey photograph"),
+        ([0, 3, 255], r"known: 0..11\): 255 \(2 px\); .*data.label_map .*: \{255: 255\}"),
+        ([0, 77, 78], r"77 \(2 px\), 78 \(2 px\); .*data.label_map .*: \{77: 255, 78: 255\}"),
+        ([0, 70000], r"70000 \(3 px\); data.label_map gives them a class or ignores them; .*tools.check_data"),
+        (list(range(60)), r"19 \(1 px\), and 40 more; .*tools.check_data"),
     ],
 )
-def test_unknown_values_are_counted_and_explained(values, expected):
+def test_unknown_values_are_counted(values, expected):
     raw = np.resize(np.array(values), (1, max(6, len(values))))
-    with refuses(r"some/mask.png: label values outside the table of 'camvid' .*" + expected):
+    with refuses(r"some/mask.png: values that are no class of 'camvid' .*" + expected):
         CAMVID.map_raw(raw, "some/mask.png")
 
 
@@ -79,9 +79,9 @@ def test_colour_masks_go_through_the_palette(tmp_path, mode):
 
 def test_bad_masks_are_refused_by_name(tmp_path):
     odd = write_mask(tmp_path / "odd.png", [(128, 64, 128), (1, 2, 3), (1, 2, 4)], (2, 6), mode="RGB")
-    with refuses(r"odd.png: colours outside .*\(1, 2, 4\) \(4 px\), \(1, 2, 3\) \(4 px\)"):
+    with refuses(r"odd.png: colours that are no class of .*\(1, 2, 3\) \(4 px\), \(1, 2, 4\) \(4 px\)"):
         read_mask(odd, CAMVID)
-    with refuses("grey.png: .*class indices saved as RGB"):
+    with refuses(r"grey.png: colours .*\(3, 3, 3\) .*classes.yaml .*tools.check_data"):
         read_mask(write_mask(tmp_path / "grey.png", [(0, 0, 0), (3, 3, 3)], mode="RGB"), CAMVID)
     with refuses("bits.png: a 1-bit mask"):
         read_mask(write_mask(tmp_path / "bits.png", (0, 255), mode="1"), CAMVID)

@@ -158,7 +158,7 @@ def test_an_error_in_a_worker_is_still_one_line(tmp_path, workers):
     with pytest.raises(UserError) as error:
         list(build_loader(dataset, 2, train=False, workers=workers))
     line = clean_message(error.value)
-    assert re.fullmatch(r".*00\.png: label values outside the table of '.*: 77 \(1200 px\).*\{77: 255\}", line)
+    assert re.fullmatch(r".*00\.png: values that are no class of '.*: 77 \(1200 px\).*\{77: 255\}; .*", line)
 
 
 def test_clean_message_of_other_errors():

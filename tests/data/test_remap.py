@@ -45,7 +45,7 @@ def test_lists_ignored_classes_and_void():
     assert table.palette.tolist() == [[64, 0, 128], [0, 0, 0]]
     rgb = np.concatenate([CAMVID.palette[[8, 10, 0, 3]], [[0, 0, 0]]])[None].astype(np.uint8)
     assert table.map_colours(rgb, "x").tolist() == [[0, 0, 255, 1, 1]]
-    with refuses("label values outside"):
+    with refuses("values that are no class"):
         table.map_raw(np.array([[12]]), "x")
 
 
@@ -53,9 +53,9 @@ def test_lists_ignored_classes_and_void():
     "classes, expected",
     [
         ({"a": "Sky", "b": "rest", "c": "Tre"}, r"unknown class .*data.labels: c\) 'Tre': did you mean 'Tree'"),
-        ({"a": "Sky", "b": ["Tree", "Sky"], "c": "rest"}, "'Sky' stands under both 'a' and 'b'"),
-        ({"a": "Sky", "b": "Tree"}, "nothing is said of Building, Pole, .*background: rest"),
-        ({"a": "rest", "b": "rest"}, "'rest' stands under both"),
+        ({"a": "Sky", "b": ["Tree", "Sky"], "c": "rest"}, "'Sky' is listed under both 'a' and 'b'"),
+        ({"a": "Sky", "b": "Tree"}, "data.labels does not name Building, Pole, .*background: rest"),
+        ({"a": "rest", "b": "rest"}, "'rest' is listed under both"),
         ({"a": list(CAMVID.class_names), "b": "rest"}, "nothing is left for 'b'"),
         ({"all": "rest"}, "at least two classes"),
         ({"a": "rest", "ignore": "Sky"}, "at least two classes"),

@@ -1,4 +1,4 @@
-"""Every plot is drawn, no text is cut off or written over another, and the page of samples shows what it should."""
+"""Plots: each is drawn, and no text is cut off or overlaps. Pages of samples: rows, colours, legend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG = [f"class with a long name {k}" for k in range(34)]
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were saved, with their layout done."""
+    """The figures that were saved, with their final layout."""
     from matplotlib.figure import Figure
 
     saved, save = [], Figure.savefig
@@ -44,7 +44,7 @@ def assert_nothing_cut(fig) -> None:
 
 
 def shown(fig, box, text) -> bool:
-    """Tick labels beyond the axes' limits exist as objects and are never drawn."""
+    """Whether a text is drawn; tick labels beyond the axes' limits exist and are not."""
     for ax in fig.axes:
         for axis, low, high in ((ax.xaxis, *ax.get_xlim()), (ax.yaxis, *ax.get_ylim())):
             for tick in axis.get_major_ticks() + axis.get_minor_ticks():
@@ -87,7 +87,7 @@ def test_training_plots(tmp_path, drawn):
             assert_nothing_cut(drawn[-1])
 
 
-def test_timeline_sets_stages_behind_each_other():
+def test_timeline_puts_stages_after_each_other():
     rows = [*fake.log_rows(5, "start", 0), *fake.log_rows(4, 0, 0), *fake.log_rows(3, 1, 0), *fake.log_rows(2, 0, 1)]
     series, phases = training_plots.timeline(rows)
     assert phases == [("start", 0.5), ("stage 0", 5.5), ("stage 1", 9.5)]
@@ -142,7 +142,7 @@ def test_nothing_to_draw_is_drawn_empty(tmp_path, drawn):
     for rows in ([], [row]):
         training_plots.curves(rows, path)
         training_plots.learning_rate(rows, path)
-        study_plots.curves({"a": rows}, path)
+        study_plots.epoch_curves({"a": rows}, path)
     fold_plots.folds([{"fold": 0, **none}], None, None, path)
     fold_plots.stages([{"stage": s, "winner": "best", **none} for s in (0, 1)], path)
     fold_plots.line({"folds": [0, 1], "t": [0, 1], "miou": [None, None]}, path)
@@ -221,7 +221,9 @@ def test_samples_page_holds_every_row_and_the_legend(tmp_path):
     for colour in fake.PALETTE:
         assert (legend == colour).all(1).any(), colour
     with pytest.raises(ValueError, match="sizes differ"):
-        picture_pages.samples_page([rows[0][0]], [rows[1][1]], [rows[0][2]], fake.PALETTE, fake.NAMES, tmp_path / "x.png")
+        picture_pages.samples_page(
+            [rows[0][0]], [rows[1][1]], [rows[0][2]], fake.PALETTE, fake.NAMES, tmp_path / "x.png"
+        )
     with pytest.raises(ValueError, match="got 1 images, 0 targets"):
         picture_pages.samples_page([rows[0][0]], [], [], fake.PALETTE, fake.NAMES, tmp_path / "x.png")
 
@@ -240,8 +242,8 @@ def test_probabilities_of_several_networks(tmp_path, networks, classes):
     found = {f"network {k}": fake.extra_scores(0.6, k) for k in range(networks)}
     matrices = {name: fake.confusion(0.6, k) for k, name in enumerate(found)}
     for path in (
-        study_plots.rocs(found, classes, tmp_path / "roc.png"),
-        study_plots.confusions(matrices, fake.NAMES, tmp_path / "confusion.png"),
+        study_plots.roc_panels(found, classes, tmp_path / "roc.png"),
+        study_plots.confusion_panels(matrices, fake.NAMES, tmp_path / "confusion.png"),
     ):
         assert Image.open(path).size[0] > 700
     assert Image.open(tmp_path / "roc.png").size[1] > (1000 if len(classes) > 1 else 300)

@@ -1,4 +1,4 @@
-"""Receptive fields: by hand for small nets, and against the support of a gradient that nothing can cancel."""
+"""Receptive fields: by hand for small networks, and against the support of gradients that cannot cancel."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import nn
 from common import command
 from engine.analysis.axis_reads import bilinear, taps, transposed_taps, windows
 from engine.analysis.receptive_field import extent, theoretical
-from engine.analysis.stage_maps import effective, share_within, stage_maps
-from engine.analysis.stage_maps import taps as named_taps
+from engine.analysis.stage_maps import effective, share_within, stage_maps, stages_of
 from models import build_model
 from models.encoders import swin
 from tests.helpers import write_image
@@ -234,7 +233,7 @@ def test_every_family_has_named_stages(name):
     with torch.no_grad():
         maps = stage_maps(model.eval(), torch.randn(1, 3, 64, 96))
     assert list(maps)[-1] == "out" and len(maps) >= 3
-    assert [n for n, _, _ in named_taps(model)] == list(maps)[:-1]
+    assert [n for n, _, _ in stages_of(model)] == list(maps)[:-1]
     assert list(theoretical(model, (64, 96))) == list(maps)
 
 

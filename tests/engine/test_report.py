@@ -86,7 +86,7 @@ def test_one_stage_says_that_out_of_fold_is_optimistic(tmp_path):
     assert "## Winner after each stage" not in text
 
 
-def test_labels_are_explained_and_stand_beside_their_rows(tmp_path):
+def test_labels_are_explained_and_appear_in_their_rows(tmp_path):
     text = report_of(fake.cross_validated(tmp_path / "a", 3, 1, labels=["contaminated"], start="train", select="val"))
     assert "**contaminated**:" in text and "out-of-fold mIoU (contaminated)" in text
     assert "ranked first on the val images themselves" in text and "honest" not in row(text, "best")[-1]
@@ -128,7 +128,7 @@ def test_unfinished_runs_say_so(tmp_path):
     assert "## Distances" not in text and "images by role" not in text and "frequency_iou.png" not in text
 
 
-def test_what_is_no_run_or_damaged_is_one_line(tmp_path):
+def test_a_folder_that_is_no_run_and_damaged_files_give_one_line(tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path)
     run = fake.cross_validated(tmp_path / "run", 3, 1)

@@ -1,4 +1,4 @@
-"""report.html: one file with everything inside, true to results.json, and alive in a browser."""
+"""report.html: one file with the numbers of results.json and the plots of report.md; its buttons work in a browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished single run on classes whose names are no HTML."""
+    """A finished single run whose class names need escaping in HTML."""
     place = tmp_path_factory.mktemp("html")
     root = make_folder(place / "data", n=7, names=("road & path", "<b>car</b>", "sky"))
     cfg = tiny(root, "train.epochs=2")
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 def test_it_is_one_file_and_says_what_the_results_say(run):
     text = write_html(run).read_text()
     results = json.loads((run / "results.json").read_text())
-    page = re.sub(r"base64,[^\"]*", "", text)  # pictures spell any four letters by chance
+    page = re.sub(r"base64,[^\"]*", "", text)  # base64 may contain any word by chance
     assert not re.search(r'(src|href)="(?!data:)', page) and "@import" not in page and "http" not in page.lower()
     assert "&lt;b&gt;car&lt;/b&gt;" in text and "<b>car</b>" not in text and "road &amp; path" in text
     assert f"{100 * results['miou']:.2f} %" in text
@@ -49,7 +49,7 @@ def test_it_is_one_file_and_says_what_the_results_say(run):
     assert f"({results['confusion_matrix'][0][1]:,} of {total:,} pixels) predicted as &lt;b&gt;" in text
 
 
-def test_best_median_and_worst_are_told_apart(run):
+def test_best_median_and_worst_images(run):
     found = json.loads((run / "cases" / "cases.json").read_text())
     by = {where: [c["miou"] for c in found["cases"] if c["where"] == where] for where in ("best", "median", "worst")}
     assert [len(v) for v in by.values()] == [2, 2, 2] and found["images"] == 7
@@ -105,7 +105,7 @@ def test_buttons_and_heads_work_in_a_browser(run, tmp_path):
     shown = re.findall(r'<img data-kind="(\w+)"[^>]*?>', re.sub(r'src="data:[^"]*"', "", dom))
     hidden = re.findall(r'<img data-kind="(\w+)"[^>]*hidden', re.sub(r'src="data:[^"]*"', "", dom))
     assert len(shown) == 24 and hidden.count("error") == 0 and hidden.count("prediction") == 6
-    assert 'aria-sort="descending"' in dom and 'data-wide="false"' in dom  # nothing sticks out on a phone
+    assert 'aria-sort="descending"' in dom and 'data-wide="false"' in dom  # no sideways scrolling on a phone
     assert "predicted as road &amp; path" in re.search(r'<p id="cell">(.*?)</p>', dom)[1]
     body = re.search(r'<table class="sortable">.*?</table>', dom, re.S)[0]
     values = [float(v) for v in re.findall(r'data-value="([\d.e-]+)">[\d.]+<span class="track">', body)]

@@ -1,4 +1,4 @@
-"""Losses: against slow NumPy and torch, gradients checked and never missing, every empty case."""
+"""Losses compared with slow NumPy and torch code, gradient checks, and every empty case."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from common.errors import UserError
 from losses import LOSSES, build_loss, loss_options
 
-WEIGHTS = [0.5, 2.0, 1.0, 0.0, 3.0]  # five classes, one of no weight
+WEIGHTS = [0.5, 2.0, 1.0, 0.0, 3.0]  # five classes, one with weight 0
 SPECS = {
     "cross_entropy": "cross_entropy",
     "weighted": {"name": "cross_entropy", "class_weights": [0.5, 2.0, 1.0, 0.7, 3.0]},
@@ -31,12 +31,12 @@ SPECS = {
     "focal_weighted": {"name": "focal", "gamma": 0.5, "class_weights": [0.5, 2.0, 1.0, 0.7, 3.0]},
     "sum": {"terms": [{"name": "cross_entropy", "weight": 0.6}, {"name": "dice", "weight": 0.4}]},
 }
-BY_LABEL = [name for name in LOSSES if name not in ("cwd", "kd")]  # the others ask for a teacher
+BY_LABEL = [name for name in LOSSES if name not in ("cwd", "kd")]  # the others need a teacher
 specs = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
 def batch(seed: int = 0, b: int = 2, c: int = 5, h: int = 6, w: int = 7, dtype=torch.float64):
-    """Random logits and a target with ignored pixels in which class 3 is absent; image 1 has no class 4 either."""
+    """Random logits and a target with ignored pixels. Class 3 is absent, and class 4 is absent in image 1."""
     g = torch.Generator().manual_seed(seed)
     logits = (2 * torch.randn(b, c, h, w, generator=g)).to(dtype).requires_grad_()
     target = torch.randint(0, c, (b, h, w), generator=g)
@@ -46,7 +46,7 @@ def batch(seed: int = 0, b: int = 2, c: int = 5, h: int = 6, w: int = 7, dtype=t
 
 
 def perfect(target: torch.Tensor, classes: int, scale: float = 50.0) -> torch.Tensor:
-    """Logits that are sure of the target."""
+    """Logits that predict the target with high confidence."""
     index = target.masked_fill(target == 255, 0)
     return scale * F.one_hot(index, classes).permute(0, 3, 1, 2).float()
 
@@ -171,8 +171,8 @@ def test_ignored_pixels_get_exactly_no_gradient_and_the_others_some(spec):
 
 
 @specs
-def test_ignored_pixels_may_hold_anything(spec):
-    """Their logits do not show in the value either."""
+def test_logits_of_ignored_pixels_do_not_matter(spec):
+    """The value does not depend on them either."""
     logits, target = batch()
     loss = build_loss(spec, 5)
     other = logits.detach().clone()
@@ -181,7 +181,7 @@ def test_ignored_pixels_may_hold_anything(spec):
 
 
 @specs
-def test_nothing_labelled_costs_exactly_nothing(spec):
+def test_no_labelled_pixel_costs_exactly_0(spec):
     logits, _ = batch(dtype=torch.float32)
     loss = build_loss(spec, 5)
     value = loss(logits, torch.full((2, 6, 7), 255))
@@ -191,7 +191,7 @@ def test_nothing_labelled_costs_exactly_nothing(spec):
     assert all(v == 0 for v in loss.parts.values())
 
 
-def test_only_classes_of_no_weight_are_labelled():
+def test_only_classes_with_weight_0_are_labelled():
     logits, _ = batch()
     for smoothing in (0.0, 0.1):
         spec = {"name": "cross_entropy", "class_weights": WEIGHTS, "label_smoothing": smoothing}
@@ -202,7 +202,7 @@ def test_only_classes_of_no_weight_are_labelled():
 
 @pytest.mark.parametrize("name", BY_LABEL)
 def test_each_term_of_a_sum_reaches_the_logits(name):
-    """The gradient of a sum changes with each term's weight, by that term's own gradient."""
+    """Changing a term's weight changes the gradient of the sum by that term's gradient."""
     logits, target = batch()
 
     def gradient(spec):
@@ -234,7 +234,7 @@ def test_better_costs_less(spec):
     assert values == sorted(values, reverse=True) and values[0] > values[-1] + 0.1
 
 
-def test_a_guess_of_an_absent_class_costs():
+def test_predicting_an_absent_class_costs():
     target = torch.zeros(1, 4, 4, dtype=torch.long)
     wrong = target.clone()
     wrong[0, :2] = 4
@@ -246,7 +246,7 @@ def test_a_guess_of_an_absent_class_costs():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_of_a_whole_photograph(dtype):
-    """A sum over 1024 x 2048 pixels is beyond float16 (65504): it has to run in float32."""
+    """A sum over 1024 x 2048 pixels exceeds float16 (65504), so it has to run in float32."""
     logits = torch.zeros(1, 2, 1024, 2048, dtype=dtype, requires_grad=True)
     target = torch.zeros(1, 1024, 2048, dtype=torch.long)
     target[:, :512] = 1
@@ -348,7 +348,7 @@ def test_weights_override_the_terms_in_order():
     loss = build_loss({"terms": terms, "weights": [0.0, 3.0]}, 5)
     value = loss(logits, target)
     assert value.item() == pytest.approx(3 * build_loss("dice", 5)(logits, target).item(), rel=1e-12)
-    assert terms[0]["weight"] == 0.6  # what the caller holds is not changed
+    assert terms[0]["weight"] == 0.6  # the caller's dict is not changed
 
 
 def test_a_term_of_weight_0_is_not_computed():

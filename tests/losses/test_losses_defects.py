@@ -1,7 +1,7 @@
-"""The originals' mistakes (docs/differences.md), each shown to be one, and shown to be absent here.
+"""The mistakes in the originals' losses (docs/differences.md).
 
-Every test computes a loss as the original did (`..._of_a`: system A, and so on), shows what is wrong with it, and holds
-ours to the contrary.
+Every test computes a loss as the original does (`..._of_a` is system A's, and so on), shows what is wrong with it, and
+checks that ours does not have the mistake.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def one_hot(target: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def test_a_lovasz_divides_present_classes_by_all():
-    """Everything wrong must cost 1 whichever classes are there; the original's costs 2 of 7, so does the option."""
+    """An all-wrong prediction must cost 1 whichever classes are present. The original, and our option, give 2 / 7."""
     target = few_classes(7, 2)
     wrong = perfect((target + 1) % 2, 7, 200.0)
     original = slow_lovasz(wrong.double(), target, divide_by="all")
@@ -38,9 +38,9 @@ def test_a_lovasz_divides_present_classes_by_all():
     assert named.item() == pytest.approx(original, rel=1e-5)
 
 
-def test_a_ssim_takes_ignored_pixels_for_perfect():
-    """The original sets prediction and target to 0 where ignored: structure 0 against 0 scores 1 there, and the more
-    is ignored the cheaper the same mistakes become."""
+def test_a_ssim_counts_ignored_pixels_as_perfect():
+    """The original sets prediction and target to 0 at ignored pixels, which scores 1 there. The more pixels are
+    ignored, the less the same mistakes cost."""
 
     def ssim_of_a(logits, target):
         known = (target != 255).unsqueeze(1)
@@ -62,7 +62,7 @@ def test_a_ssim_takes_ignored_pixels_for_perfect():
     assert ssim_of_a(logits, half) < 0.7 * ssim_of_a(logits, target)  # ignoring half of the mistakes is rewarded
     assert ours(logits, half).item() == pytest.approx(ours(logits, target).item(), rel=0.1)  # other pixels, same kind
     left = build_loss("ssim", 4)(logits[..., :16], target[..., :16]).item()
-    assert ours(logits, half).item() == pytest.approx(left, rel=0.05)  # but for the reflection, the labelled half's
+    assert ours(logits, half).item() == pytest.approx(left, rel=0.05)  # apart from the reflection
 
 
 def test_a_soft_iou_charges_absent_classes():
@@ -80,8 +80,8 @@ def test_a_soft_iou_charges_absent_classes():
 
 
 @pytest.mark.parametrize("spec", ["ssim", {"name": "focal", "class_weights": [1.0, 2.0]}])
-def test_a_tensors_live_on_some_device_from_the_start(spec):
-    """The original calls .cuda() in its constructor: no CPU can build it. Ours are buffers and follow .to()."""
+def test_a_moves_tensors_to_cuda_in_the_constructor(spec):
+    """The original calls .cuda() in its constructor, so a CPU cannot build it. Our buffers follow .to()."""
     with pytest.raises((RuntimeError, AssertionError)):  # the original's line, where there is no such device
         torch.zeros(1).to("cuda:99")
     loss = build_loss(spec, 2)
@@ -90,7 +90,7 @@ def test_a_tensors_live_on_some_device_from_the_start(spec):
 
 
 def test_a_ssim_window_is_resized_in_forward():
-    """The original's window grows to (C, 1, 11, 11) in its first forward: a state saved after it no longer loads."""
+    """The original's window grows to (C, 1, 11, 11) in its first forward; a state saved after that does not load."""
 
     class WindowOfA(torch.nn.Module):
         def __init__(self):
@@ -116,7 +116,7 @@ def test_a_ssim_window_is_resized_in_forward():
 
 
 def dice_of_b(logits, target, classes: int, reduction="sum") -> torch.Tensor:
-    """F1 over the batch: one-hot rows of ignored pixels are 0, but their softmax is counted; absent classes cost 1."""
+    """F1 over the batch. One-hot rows of ignored pixels are 0, but their softmax counts; absent classes cost 1."""
     p, known = logits.double().softmax(1), (target != 255).unsqueeze(1)
     q = one_hot(target.masked_fill(target == 255, 0), classes) * known
     tp, fp, fn = (p * q).sum((0, 2, 3)), (p * (1 - q)).sum((0, 2, 3)), ((1 - p) * q).sum((0, 2, 3))
@@ -147,7 +147,7 @@ def test_b_dice_charges_an_absent_class_with_1():
 
 
 def test_d_smoothed_cross_entropy_has_no_gradient():
-    """The original takes the logits' values under no_grad: 0.6 of it + 0.4 Dice trains Dice alone."""
+    """The original computes it under no_grad, so 0.6 of it + 0.4 Dice trains only Dice."""
 
     def smoothed_of_d(logits, target):
         with torch.no_grad():
@@ -170,7 +170,7 @@ def test_d_smoothed_cross_entropy_has_no_gradient():
 
 
 def test_d_dice_of_a_perfect_prediction():
-    """With 5 of 19 classes present the original's costs .737: 14 absent classes score 0."""
+    """With 5 of 19 classes present the original costs .737, because 14 absent classes score 0."""
 
     def dice_of_d(logits, target):
         p, q, scores = logits.softmax(1), one_hot(target, 19), 0.0

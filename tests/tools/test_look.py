@@ -1,4 +1,4 @@
-"""tools.look: attention weights that give the block's own output, sheets and branches that show what is there."""
+"""tools.look: attention weights reproduce the block's output; sheets and branches show the right numbers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_window_attention_equals_the_block(shift, pad_last, grid):
         assert torch.allclose(m.proj(joined.flatten()), out[0, query[0], query[1]], atol=1e-12), query
 
 
-def test_rows_sum_to_one_inside_a_network():
+def test_attention_weights_of_a_network_sum_to_one():
     for name in ("segformer_b0", "segformer_swin_t"):
         model = build_model(name, 3, decoder_dim=16).eval()
         found = attention(model, model, torch.randn(1, 3, 100, 150), (0.3, 0.99))
@@ -85,7 +85,7 @@ def test_networks_without_attention_have_none():
 
 def test_a_query_off_the_image():
     model = build_model("segformer_b0", 3, decoder_dim=16).eval()
-    with refuses("outside of the image"):
+    with refuses("outside the image"):
         attention(model, model, torch.randn(1, 3, 64, 64), (0.5, 1.0))
 
 
@@ -168,8 +168,8 @@ def test_command_writes_its_pages(name, pages, tmp_path, capsys):
 def test_command_refuses(tmp_path, capsys):
     path, image = write_checkpoint(tmp_path / "best.pt"), write_image(tmp_path / "photo.png", (50, 70))
     for words, expected in [
-        (["--query", 50, 0], "row 50, column 0 lies outside"),
-        (["--query", -1, 0], "lies outside"),
+        (["--query", 50, 0], "row 50, column 0 is outside"),
+        (["--query", -1, 0], "is outside"),
         (["--size", 32, 64], "at least 64 64"),
         (["--run", tmp_path], "not both"),
     ]:

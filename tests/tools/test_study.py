@@ -1,4 +1,4 @@
-"""tools.study on a folder of tiny configs, and the bootstrap over groups and seeds behind its table."""
+"""tools.study on a folder of tiny configs, and its bootstrap over groups and seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from tools import curves as curves_command
 from tools.study import __main__ as study_command
 from tools.study import comparison
 from tools.study.comparison import Entry, best_of, difference
-from tools.study.tables import main_table
+from tools.study.runs import run_title
+from tools.study.tables import main_cells
 
 
 def call(module, *words: object) -> int:
@@ -61,8 +62,8 @@ def test_a_study_runs_writes_its_table_and_is_not_run_twice(place, monkeypatch, 
     assert rows[0]["step"] is None and rows[1]["step"] == rows[1]["difference"]  # the row above is the first
     facts = {"focus": [], "cumulative": False}
     third = rows[1] | {"step": {"difference": 0.012, "low": -0.001, "high": 0.02}}
-    assert "to the row above [95 %]" not in main_table([*rows, third], facts)[1]
-    table, headers = main_table([*rows, third], facts | {"cumulative": True})
+    assert "to the row above [95 %]" not in main_cells([*rows, third], facts)[1]
+    table, headers = main_cells([*rows, third], facts | {"cumulative": True})
     assert table[2][headers.index("to the row above [95 %]")] == "+1.20 [-0.10, +2.00]"
     assert rows[1]["parameters"] > 0 and rows[1]["gflops"] > 0 and rows[1]["seconds"] > 0
     assert rows[1]["efficiency"] == pytest.approx(100 * rows[1]["miou"] / rows[1]["gflops"])
@@ -82,7 +83,7 @@ def test_a_study_runs_writes_its_table_and_is_not_run_twice(place, monkeypatch, 
     assert call(study_command, "b_tiny", "--seeds", 0, 1, "--set", "train.batch_size=2") == 0
     assert "python train.py" not in capfd.readouterr().out  # nothing is trained again
     assert call(study_command, "b_tiny", "--only", "1_dice", "--seeds", 0, "--set", "train.batch_size=3") == 0
-    assert "training anew" in capfd.readouterr().out
+    assert "training a new run" in capfd.readouterr().out
 
 
 def test_probabilities_where_they_are_asked_for(place, monkeypatch, capfd):
@@ -163,10 +164,10 @@ def test_a_config_starts_from_anothers_checkpoint(place, monkeypatch, capfd):
 
 def test_titles_tell_the_systems_apart_and_let_studies_share_a_start():
     full, cities = Path("configs/c_pets/full"), Path("configs/c_pets/from_drawn_city")
-    assert study_command.title(full, full) == "c_pets-full"
-    assert study_command.title(full / "fcn_frozen.yaml", full) == "c_pets-full-fcn_frozen"
-    assert study_command.title(cities / "../start/fcn.yaml", cities) == "c_pets-start-fcn"
-    assert study_command.title(full.parent / "start/fcn.yaml", full.parent) == "c_pets-start-fcn"
+    assert run_title(full, full) == "c_pets-full"
+    assert run_title(full / "fcn_frozen.yaml", full) == "c_pets-full-fcn_frozen"
+    assert run_title(cities / "../start/fcn.yaml", cities) == "c_pets-start-fcn"
+    assert run_title(full.parent / "start/fcn.yaml", full.parent) == "c_pets-start-fcn"
 
 
 def test_curves_of_runs_in_one_plot(place, monkeypatch, capfd):

@@ -1,4 +1,4 @@
-"""The walk, the counting rules and tools.summary, held to the tables of the counters they imitate."""
+"""The operation trace, the counting rules and tools.summary, against the numbers of the counters they imitate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.analysis.cost import PUBLIC_FILES, WEIGHTS, Count, count, latency, parameters
-from engine.analysis.operation_trace import as_printed, walk
+from engine.analysis.cost import PUBLIC_FILES, WEIGHTS, Count, count, parameters
+from engine.analysis.operation_trace import as_printed, trace
 from models import build_model
 from models.encoders.mix_transformer import EfficientSelfAttention
 from tools import summary
@@ -120,7 +120,7 @@ def test_fvcore_and_torchinfo_to_the_digit():
     }
     for name, (fvcore, torchinfo) in expected.items():
         with torch.device("meta"):
-            steps = walk(getattr(peers, name)(), (224, 224))
+            steps = trace(getattr(peers, name)(), (224, 224))
         assert (Count("fvcore", steps).total(), Count("torchinfo", steps).total()) == (fvcore, torchinfo), name
 
 
@@ -190,9 +190,9 @@ def test_einsum_bmm_and_transposed_convolution():
     assert kinds == {"convolution": 120 * 3 * 4 * 4, "matrix product": 2 * 4 * 4 * 480}
 
 
-def test_walk_in_order_with_every_parameter_once():
+def test_trace_in_order_with_every_parameter_once():
     model = build_model("deeplabv3plus_resnet18", 5)
-    steps = walk(model, (64, 96))
+    steps = trace(model, (64, 96))
     used = [name for _, step in steps.flat() if step.module is None for name in step.used]
     assert sorted(used) == sorted(name for name, _ in model.named_parameters())
     assert [s.name for s in steps.steps if s.module is not None] == ["encoder", "head"]
@@ -212,7 +212,7 @@ def test_counting_leaves_the_model_as_it_was():
 
 @pytest.mark.parametrize("name", ["segformer_b0", "segformer_swin_t", "deeplabv3plus_resnet18"])
 def test_published_formulas_are_the_same_function(name):
-    """What is counted as published gives the logits that ours gives."""
+    """The published formulas give the same logits as our computation."""
     torch.manual_seed(0)
     model = build_model(name, 4).double().eval()
     images = torch.randn(1, 3, 64, 75).double()
@@ -227,12 +227,8 @@ def test_published_formulas_are_the_same_function(name):
 
 def test_every_weight_names_a_kind_that_occurs():
     models = [on_meta("segformer_b0"), on_meta("deeplabv3plus_resnet18"), on_meta("unet_resnet18")]
-    kinds = {kind for m in models for kind in walk(m, (64, 96), published=True).total()}
+    kinds = {kind for m in models for kind in trace(m, (64, 96), published=True).total()}
     assert {kind for weights in WEIGHTS.values() for kind in weights} <= kinds
-
-
-def test_latency_is_a_time():
-    assert 0 < latency(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 64, 64), repeats=3) < 10
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -248,7 +244,7 @@ def test_table_and_json(capsys, tmp_path):
     out = capsys.readouterr().out
     for words in (
         "multiply-adds by the fvcore rule, the published computation: 60.985 G",
-        "what ours spends, by the house rule: 22.",
+        "what our code spends, by the house rule: 22.",
         "public file: 27,363,686 parameters, of which 2,451 unused (decode_head.conv_seg)",
         "parameters: 27,361,235",
     ):
@@ -270,7 +266,7 @@ def test_rows_say_what_is_done(capsys):
         assert words in out
     assert "linear 32 -> 32" in out and "LayerNorm 32" in out and "bilinear to 64x96" in out
     assert run("deeplabv3_resnet18", "--depth", "4", "--size", "64", "64") == 0
-    assert "conv1 + bn1" in capsys.readouterr().out  # BatchNorm taken into the convolution
+    assert "conv1 + bn1" in capsys.readouterr().out  # BatchNorm folded into the convolution
 
 
 def test_public_file_of_smp(capsys):

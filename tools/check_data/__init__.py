@@ -1,0 +1,1 @@
+"""python -m tools.check_data: finds faults in the data of a config."""

@@ -1,4 +1,4 @@
-"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; each with the line that fixes it.
+"""Look for faults in the data of a config: pairs, sizes, values, classes, duplicates; with the line that fixes each.
 
 python -m tools.check_data configs/camvid/deeplabv3plus.yaml --out checked
 """
@@ -16,14 +16,14 @@ from tqdm import tqdm
 from common import command
 from common.console import say
 from common.errors import UserError
-from data.check.scan import LEVELS, classes_of, colour_table
+from data.check.scan import LEVELS, classes_of
 from data.check.value_rules import totals
 from data.check.whole_set import Checked, check_config
 from data.files import SPLITS
 from engine.config import load_config
 from tools.check_data.pages import frequency_plot, palette_page
 
-FILES = 10  # of the worst ones, and of each finding
+FILES = 10  # shown per finding, and of the worst files
 
 
 def main(args: argparse.Namespace) -> None:
@@ -55,7 +55,7 @@ def _s(word: str, n: int) -> str:
 
 
 def report(checked: Checked, files: int = FILES) -> str:
-    """Everything as text: splits, values, classes, findings, worst files."""
+    """The report as text: splits, values, classes, findings, worst files."""
     lines = [f"{split}: {n} pairs read" for split, n in Counter(f.split for f in checked.facts).items()]
     lines += ["", *value_table(checked), "", *class_table(checked), ""]
     for level in LEVELS:
@@ -74,30 +74,25 @@ def report(checked: Checked, files: int = FILES) -> str:
 
 
 def value_table(checked: Checked) -> list[str]:
-    """raw value -> class -> pixels -> images, of masks with one channel, and the same of colours."""
-    labels, rows = checked.labels, []
-    pixels, masks = totals(checked.facts)
-    for value in sorted(pixels)[:64]:
-        index = labels.ids.get(value)
-        name = labels.class_names[index] if index is not None else "void" if value in labels.ignore else "UNKNOWN"
-        rows.append((str(value), name, pixels[value], masks[value]))
-    known, colours, seen = colour_table(labels), Counter(), Counter()
-    for f in checked.facts:
-        colours.update(f.colours)
-        seen.update(f.colours.keys())
-    for colour, n in colours.most_common(64):
-        index = known.get(colour)
-        name = "UNKNOWN" if index is None else "void" if index == labels.ignore_index else labels.class_names[index]
-        rows.append((" ".join(map(str, colour)), name, n, seen[colour]))
-    total = max(sum(pixels.values()) + sum(colours.values()), 1)
+    """raw value or colour -> class -> pixels -> masks."""
+    labels, rows, pixels = checked.labels, [], Counter()
+    for counts_of, index_of in (("values", labels.index_of_raw), ("colours", labels.index_of_colour)):
+        counts, masks = totals(checked.facts, counts_of)
+        pixels.update(counts)
+        shown = sorted(counts)[:64] if counts_of == "values" else [colour for colour, _ in counts.most_common(64)]
+        for value in shown:
+            index = index_of.get(value)
+            name = "UNKNOWN" if index is None else "void" if index == labels.ignore_index else labels.class_names[index]
+            text = str(value) if counts_of == "values" else " ".join(map(str, value))
+            rows.append((text, name, counts[value], masks[value]))
+    total, more = max(sum(pixels.values()), 1), len(pixels) - len(rows)
     head = f"{'raw value':>12}  {'class':20} {'pixels':>14} {'share':>8} {'masks':>7}"
-    more = len(pixels) + len(colours) - len(rows)
     lines = [f"{v:>12}  {name:20} {n:14,} {100 * n / total:7.3f}% {m:7}" for v, name, n, m in rows]
     return [head, *lines, *([f"{'':14}and {more} more values"] if more > 0 else [])]
 
 
 def shares(checked: Checked) -> dict[str, np.ndarray]:
-    """{split: share of each class in its labelled pixels (C,)}."""
+    """{split: share of each class in the labelled pixels (C,)}."""
     out = {}
     for split in SPLITS:
         counts: Counter = Counter()
@@ -122,10 +117,10 @@ def class_table(checked: Checked) -> list[str]:
 def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], __doc__.splitlines()[2])
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
-    p.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all there are)")
+    p.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which splits (default: all)")
     p.add_argument("--limit", type=int, default=0, metavar="N", help="the first N pairs of each split (default: all)")
     p.add_argument("--workers", type=int, default=4, metavar="N", help="reading threads (default: 4)")
-    p.add_argument("--files", type=int, default=FILES, metavar="N", help=f"files listed a finding (default: {FILES})")
+    p.add_argument("--files", type=int, default=FILES, metavar="N", help=f"files listed per finding (default: {FILES})")
     p.add_argument("--out", metavar="DIR", help="also write check.txt, classes.png (matplotlib) and palette.png there")
     return p
 

@@ -1,4 +1,4 @@
-"""Pictures of checked data: how often each class occurs, and what the masks look like in the palette."""
+"""Pictures of checked data: class frequencies, and masks in the colours of the palette."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from common.console import say
+from common.drawing import colourise
 from common.errors import UserError
 from common.spread import evenly_spaced
 from data.check.whole_set import Checked
@@ -20,7 +21,8 @@ SHOWN = 6  # pairs on the palette page
 
 
 def frequency_plot(shares: dict[str, np.ndarray], labels: LabelTable, path: Path) -> Path | None:
-    """Bars of each class's share of the labelled pixels (logarithmic), one row a class, a mark for each split."""
+    """Bars of each class's share of the labelled pixels (logarithmic), one row per class, one mark per further
+    split."""
     if not plots.available():
         say(plots.SKIPPED)
         return None
@@ -54,9 +56,9 @@ def frequency_plot(shares: dict[str, np.ndarray], labels: LabelTable, path: Path
 
 
 def palette_page(checked: Checked, path: Path, count: int = SHOWN) -> Path | None:
-    """A few pairs spread over the data: image, mask in the palette's colours (black: ignored), and both on each other.
+    """A few pairs spread over the data: image, mask in the palette's colours (black: ignored), and both blended.
 
-    What no loader would read is left out; None where nothing can be shown.
+    Files that no loader would read are left out; None if nothing can be shown.
     """
     usable = [f for f in checked.facts if f.image_hw and f.image_hw == f.label_hw]
     images, masks, blends = [], [], []
@@ -65,11 +67,10 @@ def palette_page(checked: Checked, path: Path, count: int = SHOWN) -> Path | Non
             image, target = read_image(usable[k].image), read_mask(usable[k].label, checked.labels)
         except UserError:
             continue
-        palette = np.zeros((256, 3), np.uint8)
-        palette[: checked.labels.num_classes] = checked.labels.palette
+        coloured = Image.fromarray(colourise(target, checked.labels.palette))
         images.append(image)
         masks.append(target)
-        blends.append(np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(palette[target]), 0.5)))
+        blends.append(np.asarray(Image.blend(Image.fromarray(image), coloured, 0.5)))
     if not images:
         return None
     columns = {"image": images, "mask (black: ignored)": masks, "image + mask": blends}

@@ -36,8 +36,8 @@ from tools.gallery.page import write_gallery
 
 BY = {
     "spread": "evenly spread over the split",
-    "disagreement": "where the networks' mIoU differ most",
-    "worst": "the lowest mIoU of {}",
+    "disagreement": "those where the networks' mIoU differ most",
+    "worst": "those with the lowest mIoU of {}",
 }
 
 
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         say(line)
     say(summary(names, results, gaps))
     shown = [draw_images(side, chosen) for side in sides]
-    which = BY[args.by].format(names[0]) + (", one a group at most" if args.one_per_group else "")
+    which = BY[args.by].format(names[0]) + (", at most one per group" if args.one_per_group else "")
     page = write_gallery(
         Path(args.out), names, results, gaps, chosen, shown, sides[0].dataset.palette,
         "chosen by name" if args.names else which, notes(sides, differing),
@@ -109,13 +109,13 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--config", metavar="FILE", help="score all on its data and by its protocol (public files need it)")
     p.add_argument("--labels", nargs="+", metavar="NAME", help="names of the columns, in the order of the runs")
     p.add_argument("--split", choices=("val", "test"), default="val")
-    p.add_argument("--images", type=int, default=8, metavar="N", help="how many are shown; default 8")
+    p.add_argument("--images", type=int, default=8, metavar="N", help="images to show; default 8")
     p.add_argument("--names", nargs="+", metavar="NAME", help="show these images")
-    p.add_argument("--by", choices=BY, default="spread", help="which images are shown; default: evenly spread ones")
+    p.add_argument("--by", choices=BY, default="spread", help="which images to show; default: evenly spread")
     p.add_argument("--worst", action="store_const", const="worst", dest="by", help="the same as --by worst")
     p.add_argument("--one-per-group", action="store_true", help="at most one image of a city or stretch of video")
-    p.add_argument("--anyway", action="store_true", help="compare what is scored by different protocols")
-    p.add_argument("--json", metavar="FILE", help="write scores, differences and the images shown")
+    p.add_argument("--anyway", action="store_true", help="compare in spite of different protocols")
+    p.add_argument("--json", metavar="FILE", help="write scores, differences and the names of the shown images")
     return p
 
 

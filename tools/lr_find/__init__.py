@@ -1,0 +1,1 @@
+"""python -m tools.lr_find: learning rate range test."""

@@ -1,12 +1,12 @@
-"""Which learning rates a config can be trained with: one short run while the rate grows, loss against rate.
+"""Find the learning rates that train a config: one short run with a growing rate, loss against rate.
 
 python -m tools.lr_find configs/unet_streets.yaml
 python -m tools.lr_find configs/unet_streets.yaml --set optim.name=sgd --from 1e-5 --to 10 --out lr.png
 
 The learning rate range test of Smith, "Cyclical Learning Rates for Training Neural Networks" (WACV 2017, arXiv
-1506.01186, section 3.3): where the curve starts to improve and where it stops are the bounds of good rates. There the
-rate grows linearly and accuracy is looked at; here it grows by a factor a step, which shows small rates and large ones
-alike, and the loss is looked at, which moves first. Nothing is kept of the training.
+1506.01186, section 3.3): good rates lie between where the curve starts to improve and where it stops. Smith raises the
+rate linearly and plots accuracy. Here the rate grows by a constant factor per step, which shows small and large rates
+alike, and the plot shows the loss, which reacts first. The training itself is thrown away.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ SLOW = 0.2  # of the steepest fall: where it is over
 
 @dataclass(frozen=True)
 class Range:
-    """What the curve shows; learning rates are base rates, `optim.lr`."""
+    """What the curve shows. Learning rates are base rates, `optim.lr`."""
 
     lrs: list[float]
     losses: list[float]
     smooth: list[float]
     falls: float  # the loss has begun to fall
     steepest: float  # it falls most for a factor of the rate
-    slows: float  # it falls no longer, or hardly
+    slows: float  # it falls hardly any more
     ended: str  # why the sweep ended
 
 
@@ -53,7 +53,7 @@ def rates(first: float, last: float, steps: int) -> list[float]:
 
 
 def sweep(trial: Trial, lrs: Sequence[float]) -> tuple[list[float], str]:
-    """One step at each rate, until the loss is past saving. Returns the losses before each step and why it ended."""
+    """One step at each rate until the loss diverges. Returns the loss before each step, and why the sweep ended."""
     losses, running, weight, lowest = [], 0.0, 0.0, math.inf
     for lr, (images, target) in zip(tqdm(lrs, "learning rates", leave=False, disable=None), endless(trial)):
         try:
@@ -69,7 +69,7 @@ def sweep(trial: Trial, lrs: Sequence[float]) -> tuple[list[float], str]:
 
 
 def smoothed(values: Sequence[float], width: float = WIDTH) -> list[float]:
-    """Weighted means around each value, Gaussian: they do not lag, as a running mean would."""
+    """Gaussian-weighted means around each value. They do not lag as a running mean would."""
     out = []
     for i in range(len(values)):
         weights = [math.exp(-0.5 * ((i - j) / width) ** 2) for j in range(len(values))]
@@ -78,9 +78,9 @@ def smoothed(values: Sequence[float], width: float = WIDTH) -> list[float]:
 
 
 def read(lrs: Sequence[float], losses: Sequence[float], ended: str) -> Range:
-    """Find the bounds. losses[i]: before the step at lrs[i], so it shows what the rates before have done.
+    """Find the bounds. losses[i] is the loss before the step at lrs[i], so it shows the effect of the rates before.
 
-    Raises: UserError where there is no fall to speak of.
+    Raises: UserError if the loss does not fall.
     """
     lrs, losses = list(lrs[: len(losses)]), list(losses)
     if len(losses) < 10:
@@ -102,10 +102,10 @@ def read(lrs: Sequence[float], losses: Sequence[float], ended: str) -> Range:
 
 
 def suggestion(found: Range) -> float:
-    """A tenth of the rate where the fall slows down, but not above the steepest; to one digit.
+    """A tenth of the rate where the fall slows down, at most the steepest, rounded to one digit.
 
-    Section 3.3 has a third or a quarter for the lower bound of a rate that goes up and down. Here the margin is wider:
-    a sweep passes each rate in one step and survives rates that the whole of a run does not.
+    Section 3.3 takes a third or a quarter of it as the lower bound of a cyclical rate. Here the margin is wider,
+    since a sweep survives rates for one step that a whole run does not.
     """
     lr = min(found.steepest, found.slows / 10)
     unit = 10 ** math.floor(math.log10(lr))

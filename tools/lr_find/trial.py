@@ -1,4 +1,4 @@
-"""A short training for tools.overfit and tools.lr_find. It has train.py's network, loss and step, and writes no files."""
+"""A short training for tools.overfit and tools.lr_find: train.py's network, loss and step, and no files."""
 
 from __future__ import annotations
 

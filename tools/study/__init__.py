@@ -1,0 +1,1 @@
+"""python -m tools.study: trains every config of a folder and compares them in one table."""

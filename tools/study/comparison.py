@@ -1,8 +1,8 @@
-"""Several finished runs side by side: one row a config, every difference with its interval.
+"""Compare finished runs: one row per config, every difference with its bootstrap interval.
 
-A config may have been trained with several seeds; its row holds the mean over them. The interval of a difference to the
-first row is a paired bootstrap (Efron and Tibshirani, percentile method) that draws both what varies: the groups of
-validation images, and the seeds, the same draw for both rows.
+A config may be trained with several seeds; its row holds the mean over them. The interval of a difference to the first
+row comes from a paired bootstrap (Efron and Tibshirani, percentile method) that draws groups of validation images and
+seeds, the same draw for both rows.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from engine.evaluation.views import Views
 from engine.metrics import best_first, none_if_nan
 from engine.report.run_results import latest, read_run
 
-RULE = "fvcore"  # of the multiply-adds: the one that published tables use
+RULE = "fvcore"  # how multiply-adds are counted: the rule that published tables use
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run, scored again by the networks it kept."""
+    """A finished run, scored again with the networks it kept."""
 
     run: Path
     cfg: Config
-    score: Score  # with one confusion matrix a group of validation images
+    score: Score  # with one confusion matrix per group of validation images
     log: list[dict]
     seconds: float  # of training
     peak_memory: int | None  # bytes
@@ -52,28 +52,28 @@ class Entry:
     trained: list[Trained]
     parameters: int
     flops: int  # multiply-adds of one image by RULE, at data.size
-    methods: list[str] = field(default_factory=list)  # what is on, for a table of on and off
-    quoted: dict = field(default_factory=dict)  # the original's figures: {"miou": .., "per_class": {..}}
+    methods: list[str] = field(default_factory=list)  # methods that are on, for the table of methods
+    quoted: dict = field(default_factory=dict)  # figures of the original work: {"miou": .., "per_class": {..}}
 
     @property
     def cfg(self) -> Config:
         return self.trained[0].cfg
 
     def excluded(self) -> tuple[int, ...]:
-        """Indices of the classes that its means leave out."""
+        """Indices of the classes that the means leave out."""
         return excluded(self.cfg.eval.exclude, class_names(self)) if self.cfg.eval.exclude else ()
 
     def miou(self) -> list[float]:
-        """Of each seed, a fraction."""
+        """The mIoU of each seed, a fraction."""
         return [t.score.confusion.miou(self.cfg.eval.absent, self.excluded()) for t in self.trained]
 
     def iou(self) -> list[float | None]:
-        """Of each class, the mean over seeds; None where a class does not occur."""
+        """The IoU of each class, mean over seeds; None for a class that does not occur."""
         values = torch.stack([t.score.confusion.iou() for t in self.trained]).nanmean(0).tolist()
         return [None if v != v else v for v in values]
 
     def extras(self) -> dict:
-        """Means over the seeds: mean_auc, auc (by class), ece, boundary_miou; nothing where they were not taken."""
+        """Means over seeds of mean_auc, auc (by class), ece, boundary_miou; empty if they were not computed."""
         taken = [t.score for t in self.trained if t.score.binned is not None]
         if len(taken) < len(self.trained):
             return {}
@@ -101,8 +101,10 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def score_run(run: Path, device: torch.device, extra: bool = False) -> Trained:
-    """Score a finished run's best network (of folds: its best candidate) on its validation split, by its protocol.
-    extra: boundary IoU, ROC and calibration too, as with eval.extra in its config."""
+    """Score a finished run's best network (with folds: its best candidate) on its validation split, by its protocol.
+
+    extra: also boundary IoU, ROC and calibration, as with eval.extra in its config.
+    """
     facts = read_run(run)
     results = latest(facts)
     if results is None:
@@ -152,7 +154,7 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
 
 
 def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
-    """One dict a config, with plain values: what the tables and the CSV are made of."""
+    """One dict of plain values per config, for the tables and the CSV. focus: classes whose mean is compared too."""
     first, names = entries[0], class_names(entries[0])
     places = [names.index(n) for n in focus]
     rows = []
@@ -186,7 +188,7 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
 
 
 def best_of(families: dict[str, Sequence[str]], entries: Sequence[Entry]) -> dict[str, Entry]:
-    """{family: its entry with the highest mIoU (mean over seeds)}; families without an entry are left out."""
+    """{family: its entry with the highest mIoU (mean over seeds)}, without families that have no entry."""
     members = {family: [e for e in entries if e.name in names] for family, names in families.items()}
     return {
         family: found[best_first([statistics.fmean(e.miou()) for e in found])[0]]
@@ -200,7 +202,7 @@ def class_names(e: Entry) -> list[str]:
 
 
 def protocols(entries: Sequence[Entry]) -> dict:
-    """The protocol all rows share. Raises: UserError where two rows were scored on different data or sizes."""
+    """The protocol of the first row. Raises: UserError if two rows were scored on different data."""
     facts = [protocol(e.cfg, validation(e.cfg), Views.of(e.cfg.eval)) for e in entries]
     for e, fact in zip(entries, facts):
         for key in ("data", "split", "data_hash"):

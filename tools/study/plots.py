@@ -1,4 +1,4 @@
-"""Pictures of several runs in one: curves, ROC, confusion, accuracy against cost. See engine/report/plots for the frame."""
+"""Plots that compare several runs: curves by epoch, ROC, confusion matrices, accuracy against cost."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.report.plots import GREY, INK, SERIES, figure
-from engine.report.score_plots import draw_confusion
+from engine.report.score_plots import draw_confusion, place_labels
+from engine.report.training_plots import PANELS
 
-PANELS = (("loss", "train_loss", "val_loss", 1.0), ("mIoU [%]", "train_miou", "val_miou", 100.0))
 
-
-def curves(
+def epoch_curves(
     runs: dict[str, Sequence[dict]], path: Path, note: str = "", title: str = "Training and validation by epoch"
 ) -> Path:
     """Loss and mIoU by epoch of several single runs: {name: rows of log.jsonl}. Training dashed, validation solid."""
@@ -38,9 +37,11 @@ def curves(
     return figure(title, note, path, 10, 4.4 + 0.22 * -(-(len(runs) + 2) // columns), draw)
 
 
-def rocs(found: dict[str, dict], classes: Sequence[str], path: Path, note: str = "") -> Path:
-    """A panel a class, a line a network: {network: {"roc": {class: curve or None}, "auc": .., "mean_auc": ..}}. The
-    areas stand in the panel's lower right corner, in the lines' order and colours."""
+def roc_panels(found: dict[str, dict], classes: Sequence[str], path: Path, note: str = "") -> Path:
+    """ROC curves: one panel per class, one line per network. The areas are in the lower right corner of each panel.
+
+    found: {network: {"roc": {class: curve or None}, "auc": .., "mean_auc": ..}}.
+    """
     wide, high = _grid(len(classes), 6)
     means = {name: probabilities["mean_auc"] for name, probabilities in found.items()}
     labels = [name if mean is None else f"{name}, mean area {mean:.3f}" for name, mean in means.items()]
@@ -71,8 +72,8 @@ def rocs(found: dict[str, dict], classes: Sequence[str], path: Path, note: str =
     return figure(title, note, path, width, height, draw)
 
 
-def confusions(matrices: dict[str, Sequence], class_names: Sequence[str], path: Path, note: str = "") -> Path:
-    """A confusion matrix a network, rows (target) in percent of their pixels: {network: (C, C) counts}."""
+def confusion_panels(matrices: dict[str, Sequence], class_names: Sequence[str], path: Path, note: str = "") -> Path:
+    """One confusion matrix per network, rows (target) in percent of their pixels. matrices: {network: (C, C)}."""
     n = len(class_names)
     side, names = max(2.0, 0.27 * n), 0.1 + 0.075 * max(map(len, class_names))
     wide, high = _grid(len(matrices), max(1, min(4, int(16 / side))))
@@ -91,18 +92,18 @@ def confusions(matrices: dict[str, Sequence], class_names: Sequence[str], path: 
 
 
 def _columns(labels: Sequence[str], width: float) -> int:
-    """How many columns of a legend fit: a 9 pt letter is about 0.078 inch wide, a line before it 0.7."""
+    """How many columns of a legend fit: a 9 pt letter is about 0.078 inch wide, the line before it 0.7 inch."""
     return max(1, min(len(labels), int(width / (0.078 * max(map(len, labels)) + 0.7))))
 
 
 def _grid(n: int, at_most: int) -> tuple[int, int]:
-    """(columns, rows) for n panels, rows as even as they can be."""
+    """(columns, rows) for n panels, with rows of nearly equal length."""
     rows = -(-n // at_most)
     return -(-n // rows), rows
 
 
 def _panels(fig, n: int, wide: int, high: int) -> list:
-    """n axes that share both scales; the lowest of each column has the numbers, also where the last row is not full."""
+    """n axes that share both scales. The lowest axes of each column carry the tick labels."""
     panels = list(fig.subplots(high, wide, sharex=True, sharey=True, squeeze=False).flat)
     for ax in panels[n:]:
         ax.axis("off")
@@ -112,12 +113,12 @@ def _panels(fig, n: int, wide: int, high: int) -> list:
 
 
 def _line(k: int) -> dict:
-    """Colours, and the same again with other dashes."""
+    """Colour and dashes of line k; after all colours the dashes change."""
     return {"color": SERIES[k % len(SERIES)], "linestyle": ("-", (0, (5, 2)), (0, (1, 1)))[k // len(SERIES) % 3]}
 
 
-def scatter(points: dict[str, tuple[float, float]], path: Path, note: str = "", rule: str = "") -> Path:
-    """mIoU (a fraction) against GFLOPs: {name: (gflops, miou)}; names that would lie on each other are moved apart."""
+def accuracy_by_cost(points: dict[str, tuple[float, float]], path: Path, note: str = "", rule: str = "") -> Path:
+    """mIoU (a fraction) against GFLOPs: {name: (gflops, miou)}; overlapping names are moved apart."""
 
     def draw(fig) -> None:
         ax = fig.subplots()
@@ -129,19 +130,6 @@ def scatter(points: dict[str, tuple[float, float]], path: Path, note: str = "", 
             ax.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
         ax.set(xlabel=f"GFLOPs of one image ({rule})", ylabel="mIoU [%]")
         ax.margins(0.18, 0.14)
-        _write_names(fig, ax, points)
+        place_labels(fig, ax, [(gflops, 100 * miou, name) for name, (gflops, miou) in points.items()])
 
     return figure("Accuracy against cost", note, path, 7.5, 5, draw)
-
-
-def _write_names(fig, ax, points: dict[str, tuple[float, float]]) -> None:
-    """Each name right of its point, or as far below it as keeps it off the names already written."""
-    fig.draw_without_rendering()
-    taken: list[tuple[float, float]] = []
-    for name, (gflops, miou) in sorted(points.items(), key=lambda item: -item[1][1]):
-        x, y = ax.transData.transform((gflops, 100 * miou))
-        while any(abs(y - b) < 16 and abs(x - a) < 180 for a, b in taken):  # pixels: one line of text
-            y -= 4
-        taken.append((x, y))
-        dx, dy = 9, (y - ax.transData.transform((gflops, 100 * miou))[1]) * 72 / fig.dpi
-        ax.annotate(name, (gflops, 100 * miou), (dx, dy), textcoords="offset points", fontsize=9, va="center")

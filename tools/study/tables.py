@@ -1,4 +1,7 @@
-"""A study's rows (tools/study/comparison.summary) as tables: markdown for people, CSV for programs."""
+"""Tables of a study: markdown for people, CSV for programs, from the rows of comparison.summary.
+
+A function named `.._cells` returns (rows, headers), which common.tables prints as text or as markdown.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,22 @@ from pathlib import Path
 
 from common.tables import markdown_table
 from engine.evaluation.protocol import protocol_line
-from engine.report.score_tables import MORE, interval, pct
+from engine.report.score_tables import MORE, Cells, interval, pct
 from tools.study.comparison import RULE
 
 EXTRAS = ("mean_auc", "ece", "boundary_miou")
 PICTURES = {
     "accuracy": "Accuracy against cost.",
     "curves": "Loss and mIoU by epoch; training batches dashed, validation solid.",
-    "best": "The best config of each family, by its mIoU here. It was chosen on these images.",
-    "roc": "ROC of each class against the rest, a line a config (its first seed's).",
-    "confusion": "Confusion: rows are target, in percent of its pixels; all seeds together.",
-    "predictions": "The same images through all networks.",
+    "best": "The best config of each family by mIoU, chosen on these same images.",
+    "roc": "ROC of each class against the rest, one line per config (its first seed).",
+    "confusion": "Confusion matrices: rows are the target, in percent of its pixels; all seeds together.",
+    "predictions": "The predictions of all networks for the same images.",
 }
 
 
-def main_table(rows: list[dict], facts: dict) -> tuple[list[list[str]], list[str]]:
-    """(rows, headers): one line a config, in percent; columns that no row fills are left out."""
+def main_cells(rows: list[dict], facts: dict) -> Cells:
+    """One row per config, in percent, without the columns that no row fills."""
     columns = {
         "config": lambda r: r["config"],
         "mIoU": lambda r: pct(r["miou"]),
@@ -44,8 +47,8 @@ def main_table(rows: list[dict], facts: dict) -> tuple[list[list[str]], list[str
     return [list(cells) for cells in zip(*kept.values())], list(kept)
 
 
-def class_table(rows: list[dict]) -> tuple[list[list[str]], list[str]]:
-    """(rows, headers): IoU of each class, and the quoted one behind a slash where there is one."""
+def class_cells(rows: list[dict]) -> Cells:
+    """One row per config: the IoU of each class, and a quoted one after a slash."""
     names = list(rows[0]["per_class"])
 
     def cell(row: dict, name: str) -> str:
@@ -55,48 +58,48 @@ def class_table(rows: list[dict]) -> tuple[list[list[str]], list[str]]:
     return [[r["config"], *(cell(r, n) for n in names)] for r in rows], ["config", *names]
 
 
-def extras_table(rows: list[dict], focus: list[str]) -> tuple[list[list[str]], list[str]]:
-    """(rows, headers): mean AUC, calibration, boundaries, and the AUC of each class (or only of `focus`)."""
+def extras_cells(rows: list[dict], focus: list[str]) -> Cells:
+    """One row per config: mean AUC, calibration, boundary IoU, and the AUC of each class (or of `focus` alone)."""
     shown = [r for r in rows if "mean_auc" in r]
     names = focus or list(shown[0]["auc"])
     headers = ["config", *(MORE[k] for k in EXTRAS), *(f"AUC, {n}" for n in names)]
     return [[r["config"], *(pct(r[k]) for k in EXTRAS), *(pct(r["auc"].get(n)) for n in names)] for r in shown], headers
 
 
-def methods_table(rows: list[dict]) -> tuple[list[list[str]], list[str]]:
-    """(rows, headers): which methods are on in each config, beside its mIoU."""
+def methods_cells(rows: list[dict]) -> Cells:
+    """One row per config: which methods are on, and the mIoU."""
     methods = list(dict.fromkeys(m for r in rows for m in r["methods"]))
     cells = [[r["config"], *("on" if m in r["methods"] else "off" for m in methods), pct(r["miou"])] for r in rows]
     return cells, ["config", *methods, "mIoU"]
 
 
-def markdown(facts: dict, protocol: dict, rows: list[dict], pictures: Sequence[str] = ()) -> str:
-    """The page: the comparison, the methods, the classes, and how to read them; pictures: those of PICTURES drawn."""
+def study_page(facts: dict, protocol: dict, rows: list[dict], pictures: Sequence[str] = ()) -> str:
+    """table.md: the comparison, methods, classes, and how to read them. pictures: names of PICTURES to show."""
     seeds, quoted = rows[0]["seeds"], any(r["quoted"] for r in rows)
     drawn = "image groups and seeds" if len(seeds) > 1 else "image groups"
     parts = [
         f"# {facts['title']}",
         f"{protocol_line(protocol)}; seeds {', '.join(map(str, seeds))}. In %.",
-        markdown_table(*main_table(rows, facts)),
-        f"Differences are to the first row: paired bootstrap over {drawn}. Where a single run keeps its best epoch, "
-        "that was chosen on the images it is scored on.",
+        markdown_table(*main_cells(rows, facts)),
+        f"Differences are to the first row: paired bootstrap over {drawn}. A single run that keeps its best epoch "
+        "chose that epoch on the images it is scored on.",
     ]
     if any(r["methods"] for r in rows):
-        parts += ["## Methods", markdown_table(*methods_table(rows))]
-    parts += ["## IoU by class" + (" (ours / quoted)" if quoted else ""), markdown_table(*class_table(rows))]
+        parts += ["## Methods", markdown_table(*methods_cells(rows))]
+    parts += ["## IoU by class" + (" (ours / quoted)" if quoted else ""), markdown_table(*class_cells(rows))]
     if quoted:
         where = facts["quoted_on"] or "on its own data"
-        parts.append(f"Quoted figures are the original's, {where}; not measured here.")
+        parts.append(f"Quoted figures are from the original work, {where}; they were not measured here.")
     if any("mean_auc" in r for r in rows):
-        parts += ["## Probabilities and boundaries", markdown_table(*extras_table(rows, facts["focus"]))]
+        parts += ["## Probabilities and boundaries", markdown_table(*extras_cells(rows, facts["focus"]))]
     parts += ["## Pictures"] if pictures else []
     parts += [f"![{name}]({name}.png)\n\n{PICTURES[name]}" for name in pictures]
     return "\n\n".join(parts) + "\n"
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Plain numbers: fractions, parameters, GFLOPs, seconds, MiB; the IoU of each class as iou_NAME."""
-    table = []
+    """table.csv, with plain numbers: fractions, parameters, GFLOPs, seconds, MiB; the IoU of each class as iou_NAME."""
+    lines = []
     for r in rows:
         flat = {k: r[k] for k in ("config", "miou", "miou_sd", "parameters", "gflops", "efficiency", "seconds",
                                   "peak_memory_mib")}  # fmt: skip
@@ -105,8 +108,8 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         flat |= {f"iou_{name}": value for name, value in r["per_class"].items()}
         flat |= {k: r.get(k) for k in EXTRAS if "mean_auc" in r}
         flat |= {f"auc_{name}": value for name, value in r.get("auc", {}).items()}
-        table.append(flat | {"quoted_miou": r["quoted"].get("miou")})
+        lines.append(flat | {"quoted_miou": r["quoted"].get("miou")})
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in table for key in row)))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)))
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows(lines)

@@ -1,9 +1,9 @@
-"""One table per layout: their names beside ours, with the reshapes. They are data; translate.py applies them."""
+"""One table per layout: their names beside ours, with the reshapes. rename.py applies them."""
 
 from __future__ import annotations
 
 from models.checkpoints.layouts import deeplab, efficientnet, fcn_pspnet, resnet, segformer, swin, systems, unet
 
 # whole models before encoders, so that an encoder's marks inside a whole model are not taken for the file's
-ROOMS = (segformer, swin, efficientnet, deeplab, fcn_pspnet, unet, systems, resnet)
-LAYOUTS = sorted((layout for room in ROOMS for layout in room.LAYOUTS), key=lambda layout: layout.encoder)
+MODULES = (segformer, swin, efficientnet, deeplab, fcn_pspnet, unet, systems, resnet)
+LAYOUTS = sorted((layout for module in MODULES for layout in module.LAYOUTS), key=lambda layout: layout.encoder)

@@ -115,10 +115,7 @@ LAYOUTS = [
     Layout(
         title="torchvision DeepLabV3",
         form="torchvision",
-        marks=(
-            "classifier.0.convs.4.1.weight",
-            "classifier.4.weight",
-        ),
+        marks=("classifier.0.convs.4.1.weight", "classifier.4.weight"),
         names=("deeplabv3_resnet50", "deeplabv3_resnet101"),
         table=DEEPLABV3_TORCHVISION,
         classifier="classifier.4.weight",
@@ -127,10 +124,7 @@ LAYOUTS = [
     Layout(
         title="system D DeepLabV3",
         form="system_d",
-        marks=(
-            "classifier.0.convs.4.1.weight",
-            "classifier.4.weight",
-        ),
+        marks=("classifier.0.convs.4.1.weight", "classifier.4.weight"),
         names=("deeplabv3_resnet34", "deeplabv3_resnet18"),
         table=DEEPLABV3_TORCHVISION,
         classifier="classifier.4.weight",
@@ -147,10 +141,7 @@ LAYOUTS = [
     Layout(
         title="segmentation_models_pytorch DeepLabV3",
         form="smp",
-        marks=(
-            "decoder.aspp.convs.4.1.weight",
-            "segmentation_head.0.weight",
-        ),
+        marks=("decoder.aspp.convs.4.1.weight", "segmentation_head.0.weight"),
         names=names_on("deeplabv3"),
         table=DEEPLABV3_SMP,
         classifier="segmentation_head.0.weight",
@@ -159,10 +150,7 @@ LAYOUTS = [
     Layout(
         title="VainF DeepLabV3+",
         form="vainf",
-        marks=(
-            "classifier.project.0.weight",
-            "classifier.aspp.convs.4.1.weight",
-        ),
+        marks=("classifier.project.0.weight", "classifier.aspp.convs.4.1.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_VAINF,
         classifier="classifier.classifier.3.weight",
@@ -171,10 +159,7 @@ LAYOUTS = [
     Layout(
         title="segmentation_models_pytorch DeepLabV3+",
         form="smp",
-        marks=(
-            "decoder.aspp.0.convs.4.1.weight",
-            "decoder.block1.0.weight",
-        ),
+        marks=("decoder.aspp.0.convs.4.1.weight", "decoder.block1.0.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_SMP,
         classifier="segmentation_head.0.weight",
@@ -183,10 +168,7 @@ LAYOUTS = [
     Layout(
         title="MMSegmentation DeepLabV3+",
         form="mmseg",
-        marks=(
-            "decode_head.sep_bottleneck.0.depthwise_conv.conv.weight",
-            "decode_head.c1_bottleneck.conv.weight",
-        ),
+        marks=("decode_head.sep_bottleneck.0.depthwise_conv.conv.weight", "decode_head.c1_bottleneck.conv.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_MMSEG,
         classifier="decode_head.conv_seg.weight",
@@ -198,26 +180,15 @@ LAYOUTS = [
         unused=AUXILIARY,
         doubt=STRIDE_8,
     ),
-    Layout(
-        title="system D DeepLabV3+",
-        form="system_d",
-        marks=(
-            "decoder.low_level_conv.0.weight",
-            "decoder.fusion_conv.3.weight",
-        ),
-        names=names_on("deeplabv3plus"),
-        table=_system_d_plus(3),
-        classifier="classifier.weight",
-    ),
-    Layout(
-        title="system D DeepLabV3+, dropout between the convolutions",
-        form="system_d",
-        marks=(
-            "decoder.low_level_conv.0.weight",
-            "decoder.fusion_conv.4.weight",
-        ),
-        names=names_on("deeplabv3plus"),
-        table=_system_d_plus(4),
-        classifier="classifier.weight",
-    ),
+    *[
+        Layout(
+            title=f"system D DeepLabV3+{title}",
+            form="system_d",
+            marks=("decoder.low_level_conv.0.weight", f"decoder.fusion_conv.{second}.weight"),
+            names=names_on("deeplabv3plus"),
+            table=_system_d_plus(second),
+            classifier="classifier.weight",
+        )
+        for second, title in ((3, ""), (4, ", dropout between the convolutions"))
+    ],
 ]

@@ -1,11 +1,11 @@
-"""EfficientNets by themselves, as lukemelas (smp's encoders), timm and torchvision name them, and smp's Segformer on
-them (theirs, ours). The files of all end with a 1x1 convolution and a classifier, which the encoder has not."""
+"""EfficientNet encoders as lukemelas (and smp), timm and torchvision name them, and smp's Segformer on them (theirs,
+ours). All these files also have a last 1x1 convolution and a classifier, which our encoder does not have."""
 
 from __future__ import annotations
 
 import math
 
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, widths
 from models.checkpoints.layouts.segformer import head_smp
 from models.checkpoints.rename import Table, under
 from models.encoders.efficientnet import B0, EFFICIENTNET
@@ -29,7 +29,7 @@ def _block(
 
 
 def lukemelas(name: str) -> Table:
-    """Blocks counted through all stages; how many a stage has depends on the variant."""
+    """Blocks are counted through all stages; the number per stage depends on the variant."""
     table, k = _part("", "_conv_stem", "_bn0", "stem"), 0
     for g, row in enumerate(B0):
         for j in range(math.ceil(row[-1] * EFFICIENTNET[name][1])):
@@ -57,10 +57,12 @@ TORCHVISION: Table = [
 
 
 def segformer_smp(name: str) -> Table:
-    """Five maps: smp's head reads the one of stride 2 as well."""
+    """Five maps: smp's head also reads the map of stride 2."""
     encoder = lukemelas(name.removeprefix("segformer_"))
     return under("encoder.", "encoder.", encoder) + under("", "head.", head_smp(5))
 
+
+TIMM_DOUBT = "timm's own training assumed: keys do not tell it from its tf_ models; form=timm_tf settles it"
 
 LAYOUTS = [
     Layout(
@@ -70,7 +72,7 @@ LAYOUTS = [
         names=tuple(f"segformer_{name}" for name in NAMES),
         table=segformer_smp,
         classifier="segmentation_head.0.weight",
-        options=lambda state: {"decoder_dim": state["decoder.fuse_stage.0.weight"].shape[0]},
+        options=widths(decoder_dim="decoder.fuse_stage.0.weight"),
         unused=(r"encoder\._conv_head\..*", r"encoder\._bn1\..*"),
     ),
     Layout(
@@ -82,26 +84,22 @@ LAYOUTS = [
         encoder=True,
         unused=(r"_conv_head\..*", r"_bn1\..*", r"_fc\..*"),
     ),
-    Layout(
-        title="timm EfficientNet from TensorFlow",
-        form="timm_tf",
-        marks=("conv_stem.weight", "blocks.1.0.conv_pwl.weight"),
-        names=NAMES,
-        table=TIMM,
-        encoder=True,
-        unused=(r"conv_head\..*", r"bn2\..*", r"classifier\..*"),
-        hint=r"(?<![a-z0-9])tf_efficientnet",
-    ),
-    Layout(
-        title="timm EfficientNet",
-        form="timm",
-        marks=("conv_stem.weight", "blocks.1.0.conv_pwl.weight"),
-        names=NAMES,
-        table=TIMM,
-        encoder=True,
-        unused=(r"conv_head\..*", r"bn2\..*", r"classifier\..*"),
-        doubt="timm's own training assumed: keys do not tell it from its tf_ models; form=timm_tf settles it",
-    ),
+    *[
+        Layout(
+            title=title,
+            form=form,
+            marks=("conv_stem.weight", "blocks.1.0.conv_pwl.weight"),
+            names=NAMES,
+            table=TIMM,
+            encoder=True,
+            unused=(r"conv_head\..*", r"bn2\..*", r"classifier\..*"),
+            **rest,
+        )
+        for title, form, rest in (
+            ("timm EfficientNet from TensorFlow", "timm_tf", {"hint": r"(?<![a-z0-9])tf_efficientnet"}),
+            ("timm EfficientNet", "timm", {"doubt": TIMM_DOUBT}),
+        )
+    ],
     Layout(
         title="torchvision EfficientNet",
         form="torchvision",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, widths
 from models.checkpoints.layouts.resnet import (
     AUXILIARY,
     DEEP_STEM_HSZHAO,
@@ -11,7 +11,6 @@ from models.checkpoints.layouts.resnet import (
     TORCHVISION,
     mmseg_options,
     names_on,
-    widths,
 )
 from models.checkpoints.rename import under
 
@@ -31,7 +30,7 @@ FCN_MMSEG = [
     ("decode_head.conv_seg", "head.classifier"),
 ]
 
-# --- PSPNet: the level of 1x1 cells has names of its own with us ------------------------------------------------------
+# --- PSPNet: our level of 1x1 cells has other names than the other levels ---------------------------------------------
 
 PSPNET_MMSEG = [
     *under("backbone.", "encoder.", MMSEG),
@@ -65,11 +64,7 @@ LAYOUTS = [
     Layout(
         title="torchvision FCN",
         form="torchvision",
-        marks=(
-            "backbone.conv1.weight",
-            "classifier.0.weight",
-            "classifier.4.weight",
-        ),
+        marks=("backbone.conv1.weight", "classifier.0.weight", "classifier.4.weight"),
         names=names_on("fcn"),
         table=FCN_TORCHVISION,
         classifier="classifier.4.weight",
@@ -78,10 +73,7 @@ LAYOUTS = [
     Layout(
         title="MMSegmentation FCN",
         form="mmseg",
-        marks=(
-            "decode_head.conv_cat.conv.weight",
-            "backbone.layer4.0.conv2.weight",
-        ),
+        marks=("decode_head.conv_cat.conv.weight", "backbone.layer4.0.conv2.weight"),
         names=names_on("fcn"),
         table=FCN_MMSEG,
         classifier="decode_head.conv_seg.weight",
@@ -92,10 +84,7 @@ LAYOUTS = [
     Layout(
         title="MMSegmentation PSPNet",
         form="mmseg",
-        marks=(
-            "decode_head.psp_modules.0.1.conv.weight",
-            "decode_head.bottleneck.conv.weight",
-        ),
+        marks=("decode_head.psp_modules.0.1.conv.weight", "decode_head.bottleneck.conv.weight"),
         names=names_on("pspnet"),
         table=PSPNET_MMSEG,
         classifier="decode_head.conv_seg.weight",
@@ -106,10 +95,7 @@ LAYOUTS = [
     Layout(
         title="hszhao PSPNet",
         form="hszhao",
-        marks=(
-            "ppm.features.0.1.weight",
-            "cls.0.weight",
-        ),
+        marks=("ppm.features.0.1.weight", "cls.0.weight"),
         names=names_on("pspnet"),
         table=PSPNET_HSZHAO,
         classifier="cls.4.weight",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from models.build import MODELS
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, State, widths
 from models.checkpoints.rename import Table
 from models.encoders.resnet import RESNET
 
@@ -21,7 +19,7 @@ BODY: Table = [
 
 TORCHVISION: Table = [("conv1", "conv1"), ("bn1", "bn1"), *BODY]
 
-# deep stems: Sequential(conv, BatchNorm, ReLU, conv, BatchNorm, ReLU, conv, BatchNorm, ReLU) with them, blocks with us
+# deep stems: theirs is one Sequential of conv, BatchNorm, ReLU three times; ours has three blocks
 
 
 def _deep_stem(theirs: str) -> Table:
@@ -32,8 +30,8 @@ DEEP_STEM_HSZHAO: Table = [*_deep_stem("layer0"), *BODY]
 MMSEG: Table = [*TORCHVISION, *_deep_stem("stem")]  # its ResNet has torchvision's stem, its ResNetV1c the deep one
 
 
-def either_stem(prefix: str, state: dict[str, Tensor]) -> dict[str, str]:
-    """mmseg publishes both kinds of ResNet under one layout: which stem it is."""
+def either_stem(prefix: str, state: State) -> dict[str, str]:
+    """Which stem a ResNet of mmseg has; it publishes both under one layout."""
     return {"stem_form": "v1c" if f"{prefix}stem.0.weight" in state else "conv7x7"}
 
 
@@ -45,21 +43,16 @@ def names_on(head: str) -> tuple[str, ...]:
     return tuple(f"{head}_{name}" for name in RESNET_NAMES if f"{head}_{name}" in MODELS)
 
 
-def widths(**keys: str) -> Callable[[dict[str, Tensor]], dict[str, int]]:
-    """Options that are the number of rows of a weight: decoder_channels="decode_head.conv.weight"."""
-    return lambda state: {option: state[key].shape[0] for option, key in keys.items()}
-
-
-def mmseg_options(**keys: str) -> Callable[[dict[str, Tensor]], dict]:
+def mmseg_options(**keys: str) -> Callable[[State], dict]:
     return lambda state: widths(**keys)(state) | either_stem("backbone.", state)
 
 
-AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # made for training; no logits depend on them
+AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # for training only
 
 STRIDE_8 = "output stride 8 assumed, as published: keys do not tell it; output_stride=16 settles it"
 STRIDE_16 = "output stride 16 assumed, as published: keys do not tell it; output_stride=8 settles it"
 
-# --- ResNets by themselves --------------------------------------------------------------------------------------------
+# --- ResNet encoders --------------------------------------------------------------------------------------------------
 
 LAYOUTS = [
     Layout(
@@ -71,24 +64,20 @@ LAYOUTS = [
         encoder=True,
         unused=(r"fc\..*",),
     ),
-    Layout(
-        title="MMSegmentation ResNetV1c",
-        form="mmseg",
-        marks=("stem.0.weight", "stem.6.weight", "layer4.0.conv2.weight"),
-        names=RESNET_NAMES,
-        table=MMSEG,
-        encoder=True,
-        unused=(r"fc\..*",),
-        doubt="output stride 8 assumed, as in its segmentation models; output_stride=32 gives the ImageNet network",
-    ),
-    Layout(
-        title="hszhao ResNet with deep stem",
-        form="hszhao",
-        marks=("layer0.0.weight", "layer0.6.weight", "layer4.0.conv2.weight"),
-        names=RESNET_NAMES,
-        table=DEEP_STEM_HSZHAO,
-        encoder=True,
-        unused=(r"fc\..*",),
-        doubt="output stride 8 assumed, as in its segmentation models; output_stride=32 gives the ImageNet network",
-    ),
+    *[
+        Layout(
+            title=title,
+            form=form,
+            marks=(f"{stem}.0.weight", f"{stem}.6.weight", "layer4.0.conv2.weight"),
+            names=RESNET_NAMES,
+            table=table,
+            encoder=True,
+            unused=(r"fc\..*",),
+            doubt="output stride 8 assumed, as in its segmentation models; output_stride=32 gives the ImageNet network",
+        )
+        for title, form, stem, table in (
+            ("MMSegmentation ResNetV1c", "mmseg", "stem", MMSEG),
+            ("hszhao ResNet with deep stem", "hszhao", "layer0", DEEP_STEM_HSZHAO),
+        )
+    ],
 ]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, widths
 from models.checkpoints.rename import CONV_TO_LINEAR, STACKED, Table, rows, under
 
 # --- Mix Transformer: stage i, block j --------------------------------------------------------------------------------
@@ -140,10 +136,12 @@ SIZES = tuple(f"segformer_b{i}" for i in range(6))
 ENCODER_SIZES = tuple(f"mit_b{i}" for i in range(6))
 
 
-def _width(key: str) -> Callable[[dict[str, Tensor]], dict[str, int]]:
-    """decoder_dim is the number of rows of this weight."""
-    return lambda state: {"decoder_dim": state[key].shape[0]}
-
+HUGGINGFACE = [  # end of the title, first and last mark, table of the model, table of the encoder
+    ("", "segformer.encoder.patch_embeddings.0.proj.weight", "segformer.encoder.layer_norm.3.weight",
+     SEGFORMER_HUGGINGFACE, under("segformer.encoder.", "", MIT_HUGGINGFACE)),
+    (", names of transformers 5 in memory", "segformer.stages.0.patch_embeddings.proj.weight",
+     "segformer.stages.3.layer_norm.weight", SEGFORMER_HUGGINGFACE_5, under("segformer.", "", MIT_HUGGINGFACE_5)),
+]  # fmt: skip
 
 LAYOUTS = [
     Layout(
@@ -153,7 +151,7 @@ LAYOUTS = [
         names=SIZES,
         table=SEGFORMER_NVLABS,
         classifier="decode_head.linear_pred.weight",
-        options=_width("decode_head.linear_fuse.conv.weight"),
+        options=widths(decoder_dim="decode_head.linear_fuse.conv.weight"),
         unused=(r"decode_head\.conv_seg\..*",),  # made by the base class of their heads, never called
     ),
     Layout(
@@ -163,7 +161,7 @@ LAYOUTS = [
         names=SIZES,
         table=SEGFORMER_MMSEG,
         classifier="decode_head.conv_seg.weight",
-        options=_width("decode_head.fusion_conv.conv.weight"),
+        options=widths(decoder_dim="decode_head.fusion_conv.conv.weight"),
         unused=(r"auxiliary_head\..*",),
     ),
     Layout(
@@ -173,44 +171,32 @@ LAYOUTS = [
         names=SIZES,
         table=SEGFORMER_SMP,
         classifier="segmentation_head.0.weight",
-        options=_width("decoder.fuse_stage.0.weight"),
+        options=widths(decoder_dim="decoder.fuse_stage.0.weight"),
     ),
-    Layout(
-        title="Hugging Face SegFormer",
-        form="huggingface",
-        marks=("segformer.encoder.patch_embeddings.0.proj.weight", "decode_head.linear_fuse.weight"),
-        names=SIZES,
-        table=SEGFORMER_HUGGINGFACE,
-        classifier="decode_head.classifier.weight",
-        options=_width("decode_head.linear_fuse.weight"),
-    ),
-    Layout(
-        title="Hugging Face SegFormer, names of transformers 5 in memory",
-        form="huggingface",
-        marks=("segformer.stages.0.patch_embeddings.proj.weight", "decode_head.linear_fuse.weight"),
-        names=SIZES,
-        table=SEGFORMER_HUGGINGFACE_5,
-        classifier="decode_head.classifier.weight",
-        options=_width("decode_head.linear_fuse.weight"),
-    ),
-    Layout(
-        title="Hugging Face Mix Transformer",
-        form="huggingface",
-        marks=("segformer.encoder.patch_embeddings.0.proj.weight", "segformer.encoder.layer_norm.3.weight"),
-        names=ENCODER_SIZES,
-        table=under("segformer.encoder.", "", MIT_HUGGINGFACE),
-        encoder=True,
-        unused=(r"classifier\..*",),
-    ),
-    Layout(
-        title="Hugging Face Mix Transformer, names of transformers 5 in memory",
-        form="huggingface",
-        marks=("segformer.stages.0.patch_embeddings.proj.weight", "segformer.stages.3.layer_norm.weight"),
-        names=ENCODER_SIZES,
-        table=under("segformer.", "", MIT_HUGGINGFACE_5),
-        encoder=True,
-        unused=(r"classifier\..*",),
-    ),
+    *[
+        Layout(
+            title=f"Hugging Face SegFormer{title}",
+            form="huggingface",
+            marks=(first, "decode_head.linear_fuse.weight"),
+            names=SIZES,
+            table=table,
+            classifier="decode_head.classifier.weight",
+            options=widths(decoder_dim="decode_head.linear_fuse.weight"),
+        )
+        for title, first, _, table, _ in HUGGINGFACE
+    ],
+    *[
+        Layout(
+            title=f"Hugging Face Mix Transformer{title}",
+            form="huggingface",
+            marks=(first, last),
+            names=ENCODER_SIZES,
+            table=table,
+            encoder=True,
+            unused=(r"classifier\..*",),
+        )
+        for title, first, last, _, table in HUGGINGFACE
+    ],
     Layout(
         title="NVlabs Mix Transformer (or smp's, of the same names)",
         form="nvlabs",

@@ -1,10 +1,10 @@
-"""Swin-T by itself, as Microsoft, timm, torchvision and mmseg name it, and mmseg's All-MLP on it (theirs, ours)."""
+"""Swin-T as Microsoft, timm, torchvision and mmseg name it, and mmseg's All-MLP head on it (theirs, ours)."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, widths
 from models.checkpoints.layouts.segformer import HEAD_MMSEG
 from models.checkpoints.rename import Operation, Table, under
 
@@ -66,7 +66,7 @@ MMSEG: Table = [
 
 
 def _torchvision() -> Table:
-    """Embedding or merging and blocks in turns: features.0, features.1, .."""
+    """Embedding or merging and blocks alternate: features.0, features.1, .."""
     table: Table = [("features.0.0", "stages.0.embed.proj"), ("features.0.2", "stages.0.embed.norm")]
     for s in range(4):
         blocks = _block(f"features.{2 * s + 1}.{{j}}", "attn", "mlp.0", "mlp.3")
@@ -76,7 +76,7 @@ def _torchvision() -> Table:
     return table
 
 
-# computed anew here; and a classifier with the norm before it
+# buffers that are computed here, and a classifier with the norm before it
 UNUSED = (r".*\.relative_position_index", r".*\.attn_mask", r"norm\..*", r"head\..*")
 
 LAYOUTS = [
@@ -87,7 +87,7 @@ LAYOUTS = [
         names=("segformer_swin_t",),
         table=under("backbone.", "encoder.", MMSEG) + under("decode_head.", "head.", HEAD_MMSEG),
         classifier="decode_head.conv_seg.weight",
-        options=lambda state: {"decoder_dim": state["decode_head.fusion_conv.conv.weight"].shape[0]},
+        options=widths(decoder_dim="decode_head.fusion_conv.conv.weight"),
         unused=(r"auxiliary_head\..*", *UNUSED[:2]),
     ),
     Layout(

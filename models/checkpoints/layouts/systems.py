@@ -1,11 +1,11 @@
-"""The whole networks of systems B and E, whose authors named every layer by hand (theirs, ours)."""
+"""The networks of systems B and E, whose authors named every layer by hand (theirs, ours)."""
 
 from __future__ import annotations
 
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, widths
 from models.checkpoints.rename import Table
 
-# --- system B: BetterSegNetwork; its "gn" are BatchNorm ---------------------------------------------------------------
+# --- system B: BetterSegNetwork; its "gn" layers are BatchNorm --------------------------------------------------------
 
 BETTER: Table = [
     ("conv{s+1}_{i+1}", "stages.{s}.convs.{i}.0.0"),
@@ -44,7 +44,7 @@ LAYOUTS = [
         names=("better_seg_network",),
         table=BETTER,
         classifier="segmentation_head.14.weight",
-        options=lambda state: {"base_channels": state["conv1_1.weight"].shape[0]},
+        options=widths(base_channels="conv1_1.weight"),
     ),
     Layout(
         title="system E basic network",
@@ -53,7 +53,7 @@ LAYOUTS = [
         names=("basic_seg_network",),
         table=BASIC,
         classifier="backbone.conv5_3.weight",
-        options=lambda state: {"base_channels": state["backbone.conv1_1.weight"].shape[0]},
+        options=widths(base_channels="backbone.conv1_1.weight"),
         unused=(r"decode_head\.conv_seg\..*",),
     ),
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, State, widths
 from models.checkpoints.layouts.resnet import RESNET_NAMES, TORCHVISION
 from models.checkpoints.rename import Table, under
 
@@ -68,12 +66,7 @@ SMP_DECODER: Table = [
 ]
 
 
-def _base(key: str):
-    """base_channels is the number of rows of this weight."""
-    return lambda state: {"base_channels": state[key].shape[0]}
-
-
-def _smp_widths(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def _smp_widths(state: State) -> dict[str, tuple[int, ...]]:
     widths = []
     while f"decoder.blocks.{len(widths)}.conv1.0.weight" in state:
         widths.append(state[f"decoder.blocks.{len(widths)}.conv1.0.weight"].shape[0])
@@ -81,33 +74,22 @@ def _smp_widths(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 LAYOUTS = [
-    Layout(
-        title="milesial U-Net, transposed convolutions",
-        form="milesial",
-        marks=("inc.double_conv.0.weight", "up1.up.weight"),
-        names=("unet",),
-        table=MILESIAL,
-        classifier="outc.conv.weight",
-        options=_base("inc.double_conv.0.weight"),
-    ),
-    Layout(
-        title="system D U-Net, bilinear",
-        form="system_d",
-        marks=("inc.double_conv.0.weight", "inc.double_conv.0.bias", "outc.conv.weight"),
-        names=("unet",),
-        table=MILESIAL,
-        classifier="outc.conv.weight",
-        options=_base("inc.double_conv.0.weight"),
-    ),
-    Layout(
-        title="milesial U-Net, bilinear",
-        form="milesial_bilinear",
-        marks=("inc.double_conv.0.weight", "outc.conv.weight"),
-        names=("unet",),
-        table=MILESIAL,
-        classifier="outc.conv.weight",
-        options=_base("inc.double_conv.0.weight"),
-    ),
+    *[
+        Layout(
+            title=title,
+            form=form,
+            marks=("inc.double_conv.0.weight", *marks),
+            names=("unet",),
+            table=MILESIAL,
+            classifier="outc.conv.weight",
+            options=widths(base_channels="inc.double_conv.0.weight"),
+        )
+        for title, form, *marks in (
+            ("milesial U-Net, transposed convolutions", "milesial", "up1.up.weight"),
+            ("system D U-Net, bilinear", "system_d", "inc.double_conv.0.bias", "outc.conv.weight"),
+            ("milesial U-Net, bilinear", "milesial_bilinear", "outc.conv.weight"),
+        )
+    ],
     Layout(
         title="mateuszbuda U-Net (its sigmoid is left to the caller)",
         form="mateuszbuda",
@@ -115,7 +97,7 @@ LAYOUTS = [
         names=("unet",),
         table=MATEUSZBUDA,
         classifier="conv.weight",
-        options=_base("encoder1.enc1conv1.weight"),
+        options=widths(base_channels="encoder1.enc1conv1.weight"),
     ),
     Layout(
         title="MMSegmentation U-Net with FCN head",
@@ -124,7 +106,7 @@ LAYOUTS = [
         names=("unet",),
         table=MMSEG,
         classifier="decode_head.conv_seg.weight",
-        options=_base("backbone.encoder.0.0.convs.0.conv.weight"),
+        options=widths(base_channels="backbone.encoder.0.0.convs.0.conv.weight"),
         unused=(r"auxiliary_head\..*",),
     ),
     Layout(
