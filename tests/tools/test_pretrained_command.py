@@ -65,7 +65,7 @@ def test_hashes_come_from_the_file_names():
 def test_lists(capsys):
     assert call(pretrained_command, "--list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(KNOWN) + 1
+    assert len(lines) == len(KNOWN) + 2  # two lines of headings
     line = next(line for line in lines if line.startswith("nvidia/segformer-b0-finetuned-cityscapes-512-1024"))
     assert "segformer_b0" in line and "Hugging Face SegFormer" in line and "pytorch_model.bin" in line
     assert any("by hand: http://vmv.re/910Yk" in line for line in lines)
