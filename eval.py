@@ -121,15 +121,8 @@ def score_checkpoint(args: argparse.Namespace) -> dict:
 
 def settings(args: argparse.Namespace) -> list[str]:
     """What this command changes in a config, as SECTION.KEY=VALUE."""
-    changes = command.overrides(args)
-    changes += [f"eval.scales={args.scales}"] if args.scales else []
-    changes += [f"eval.window={args.window}"] if args.window else []
-    changes += [f"eval.blend={args.blend}"] if args.blend else []
-    changes += ["eval.flip=true"] if args.flip else []
-    changes += ["eval.native=true"] if args.native else []
-    changes += [f"eval.void={args.void}"] if args.void else []
-    changes += ["eval.extra=true"] if args.extra else []
-    return changes
+    given = {key: getattr(args, key) for key in ("scales", "window", "blend", "flip", "native", "void", "extra")}
+    return command.overrides(args) + [f"eval.{key}={value}" for key, value in given.items() if value]
 
 
 def build_parser() -> argparse.ArgumentParser:

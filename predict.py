@@ -55,7 +55,7 @@ def checkpoint_path(args: argparse.Namespace) -> Path:
     name, _ = parse_name(args.aggregate, 10**6)
     path = run / "aggregate" / f"{name}.pt"
     if not path.exists():
-        raise UserError(f"{path} is not there; make it with  python eval.py --run {run} --aggregate {args.aggregate}")
+        raise UserError(f"{path} does not exist; make it with  python eval.py --run {run} --aggregate {args.aggregate}")
     return path
 
 
@@ -74,9 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the predictions")
     p.add_argument("--write", nargs="+", choices=KINDS, default=KINDS, metavar="KIND",
                    help=f"which pictures: {' '.join(KINDS)} (default: all)")  # fmt: skip
-    p.add_argument("--classes", metavar="NAME|FILE", help="names and colours, where the file has none: "
+    p.add_argument("--classes", metavar="NAME|FILE", help="names and colours instead of the file's: "
                    "cityscapes, ade20k, voc, coco-voc21, camvid, pets, or a classes.yaml")  # fmt: skip
-    p.add_argument("--every", type=positive, default=1, metavar="N", help="of a video, each N-th frame")
+    p.add_argument("--every", type=positive, default=1, metavar="N", help="of a video, every N-th frame")
     p.add_argument("--frames", type=positive, metavar="N", help="of a video or camera, at most N pictures")
     return p
 

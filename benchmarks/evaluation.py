@@ -1,12 +1,12 @@
-"""What evaluation adds to the memory and time of the network's own forward, at 1024x2048 with 19 classes.
+"""Memory and time that evaluation adds to the network's own forward pass, at 1024x2048 with 19 classes.
 
     python -m benchmarks.evaluation
     python -m benchmarks.evaluation --model segformer_b0 --cases whole flip
 
-A fresh process for each case. Memory is the peak of the resident size (VmHWM) while one image is scored, less the peak
-of a process that only runs the same forward on the same image. `--model pointwise` (the default) is one 1x1
-convolution: its forward holds nothing but images and logits, so that no peak inside a network hides the evaluation's.
-`plain` is the computation without strips (resize, softmax and argmax of whole maps), for comparison.
+Each case runs in a fresh process. Memory is the peak resident size (VmHWM) while one image is scored, minus the peak of
+a process that only runs the same forward on the same image. `--model pointwise` (the default) is one 1x1 convolution:
+its forward holds only images and logits, so that no peak inside the network hides the evaluation's. `plain` is the
+computation without strips (resize, softmax and argmax of whole maps), for comparison.
 """
 
 from __future__ import annotations

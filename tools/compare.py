@@ -1,11 +1,10 @@
-"""Is B better than A? The difference of two result files with its 95 % interval, over all classes and for each.
+"""Is B better than A? The difference of two result files with its 95 % interval, for the mIoU and for each class.
 
     python eval.py --checkpoint a.pt --json a.json && python eval.py --checkpoint b.pt --json b.json
     python -m tools.compare a.json b.json
 
-Paired bootstrap (Efron and Tibshirani, percentile method) over groups of images: the same groups are drawn for both
-sides, confusion matrices are summed, scores are taken of the sums, and one set of classes serves both sides of a draw.
-Files come from eval.py (of one checkpoint) or tools/score.py; both must hold the same images, scored by one protocol.
+A paired bootstrap over groups of images (engine/evaluation/paired_bootstrap.py). The files come from eval.py or
+tools/score.py; both must hold the same images, scored by the same protocol.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from engine.report.score_tables import pct
 
 
 def read_result(path: Path) -> dict:
-    """A result file with one matrix an image. Raises: UserError for anything else."""
+    """Read a result file with one matrix per image. Raises: UserError for anything else."""
     try:
         result = json.loads(path.read_text())
     except FileNotFoundError:
@@ -43,7 +42,8 @@ def read_result(path: Path) -> dict:
 
 
 def check_pair(a: dict, b: dict, names: tuple[str, str], anyway: bool) -> list[str]:
-    """What differs between the protocols, as lines. Raises: UserError where that is not allowed, or no pairs are."""
+    """One line per difference of the protocols. Raises: UserError if there are any and not `anyway`, and for results of
+    other images."""
     require_same_images(a, b, names)
     lines = protocol_differences(a["protocol"], b["protocol"])
     if lines and not anyway:
@@ -79,11 +79,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("a", metavar="A.json", help="the reference")
     p.add_argument("b", metavar="B.json", help="the other one")
     p.add_argument(
-        "--by", choices=("group", "image"), default="group", help="what is drawn; images of one group are alike"
+        "--by", choices=("group", "image"), default="group", help="what is drawn; the images of a group are alike"
     )
     p.add_argument("--samples", type=int, default=1000, metavar="N", help="draws; default 1000")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--anyway", action="store_true", help="compare what was scored by different protocols")
+    p.add_argument("--anyway", action="store_true", help="compare even if the protocols differ")
     p.add_argument("--json", metavar="FILE", help="write the differences")
     return p
 

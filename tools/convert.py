@@ -1,4 +1,4 @@
-"""A run's checkpoint to a file that another project's code loads.
+"""Convert a run's checkpoint to a file that another project's code can load.
 
 python -m tools.convert runs/segformer-streets-20261121-120000/best.pt --to nvlabs --out segformer.pth
 python -m tools.convert best.pt --to hf --out folder        (with config.json, for from_pretrained)
@@ -59,7 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--to", required=True, metavar="PUBLISHER", help=" | ".join([*ALIASES, *FORMS]))
     p.add_argument("--out", required=True, metavar="FILE", help=".pth, .pt, .bin, .safetensors; a folder for --to hf")
     p.add_argument("--encoder", action="store_true", help="the encoder alone")
-    p.add_argument("--accept-differences", action="store_true", help="write it where their code computes otherwise")
+    p.add_argument(
+        "--accept-differences",
+        action="store_true",
+        help="write it even if their code computes something slightly different",
+    )
     return p
 
 

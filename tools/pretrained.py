@@ -1,4 +1,4 @@
-"""Public files by id: what is known, where it is, and what it turns out to be.
+"""Public checkpoints by id: list the known ones, download one, and report what a file is.
 
 python -m tools.pretrained --list
 python -m tools.pretrained --layouts
@@ -14,6 +14,7 @@ import sys
 from common import command
 from common.console import say
 from common.errors import UserError
+from common.tables import format_table
 from models.checkpoints.known import KNOWN, Known, locate
 from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.load import load_public
@@ -32,18 +33,18 @@ def main(args: argparse.Namespace) -> None:
 
 
 def list_files() -> str:
-    """One line a file, by publisher: id, architecture, classes, layout, licence, where from."""
-    rows = [("id", "architecture", "classes", "layout", "sha256", "licence", "from")]
+    """One line per file, by publisher: id, architecture, classes, layout, hash, licence, source."""
+    rows = []
     for known in KNOWN.values():
         source = f"by hand: {known.url} -> {known.path.name}" if known.manual else known.url
         classes = "encoder" if known.classes is None else str(known.classes)
         layout, prefix = layout_of(known) or "-", known.sha256_prefix or "-"
         rows.append((known.id, known.architecture, classes, layout, prefix, known.licence, source))
-    return columns(rows)
+    return format_table(rows, ["id", "architecture", "classes", "layout", "sha256", "licence", "from"])
 
 
 def layout_of(known: Known) -> str | None:
-    """The title of the layout that a known file is in."""
+    """The title of a known file's layout."""
     for layout in LAYOUTS:
         fits = layout.form == known.form and layout.encoder == (known.classes is None)
         if fits and known.architecture in layout.names:
@@ -52,16 +53,9 @@ def layout_of(known: Known) -> str | None:
 
 
 def list_layouts() -> str:
-    """One line a layout: whose, which networks, and the keys by which it is told."""
-    rows = [("layout", "form", "networks", "told by")]
-    for layout in LAYOUTS:
-        rows.append((layout.title, layout.form, ", ".join(layout.names), ", ".join(layout.marks)))
-    return columns(rows)
-
-
-def columns(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths)), row[-1]]) for row in rows)
+    """One line per layout: publisher, networks, and the keys it is recognised by."""
+    rows = [(layout.title, layout.form, ", ".join(layout.names), ", ".join(layout.marks)) for layout in LAYOUTS]
+    return format_table(rows, ["layout", "form", "networks", "recognised by"])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,9 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m tools.pretrained torchvision/resnet18-f37072fd",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("source", nargs="?", metavar="ID", help="a known id, a file or a URL: fetch it, say what it is")
+    p.add_argument(
+        "source", nargs="?", metavar="ID", help="a known id, a file or a URL: download it and say what it is"
+    )
     p.add_argument("--list", action="store_true", help="all known public files")
-    p.add_argument("--layouts", action="store_true", help="all layouts that files are recognised by")
+    p.add_argument("--layouts", action="store_true", help="all layouts of files that can be read")
     return p
 
 

@@ -3,7 +3,7 @@
     python -m tools.score predictions/ camvid/valannot --classes camvid --void error --json scores.json
 
 A prediction belongs to the target with the same path inside its folder, once the suffix and these endings are removed:
-`_ids`, `_pred`, `_prediction`, `_labelIds`, `_labelTrainIds`, `_gtFine`, `_gtCoarse`, `_leftImg8bit`. If the folders are
+`_ids`, `_pred`, `_prediction`, `_labelIds`, `_labelTrainIds`, `_gtFine`, `_gtCoarse`, `_leftImg8bit`. If folders are
 laid out differently (flat predictions, targets by city), the file name alone decides, where it is unique. Pictures that
 are not labels (`_color`, `_overlay`, `_instanceIds`, ...) are skipped.
 
@@ -71,7 +71,7 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 
 def pair_up(predictions: dict[str, Path], targets: dict[str, Path], folder: Path) -> list[tuple[str, Path, Path]]:
-    """(name, prediction, target) for every target, sorted by name. Raises: UserError for a target without prediction."""
+    """(name, prediction, target) of every target, sorted by name. Raises: UserError for one without prediction."""
     by_stem: dict[str, list[Path]] = {}
     for name, path in predictions.items():
         by_stem.setdefault(name.rsplit("/", 1)[-1], []).append(path)

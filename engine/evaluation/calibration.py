@@ -1,6 +1,6 @@
-"""How good the probabilities are, not only the classes: ROC and AUC per class, and calibration, from binned scores.
+"""How good the probabilities are, not only the classes: ROC, AUC and calibration, from binned scores.
 
-Scores are counted in fixed bins, so memory is O(bins) for a set of any size. The counts are integers, so the result does
+Scores are counted in fixed bins, so memory is O(bins) for a set of any size. The counts are integers: the result does
 not depend on the batch size or the order of the images.
 """
 

@@ -85,7 +85,7 @@ class Opened:
     class_names: tuple[str, ...]
     palette: list[tuple[int, int, int]]
     device: torch.device
-    config: Config  # how to use them: data, eval, precision; of a checkpoint of this project also the model
+    config: Config  # how to use them: data, eval, precision. Its model section is a checkpoint's own
     report: Report | None = None  # of a public file: what it is and how it was loaded
     names_from: str = ""  # of a public file: where its class names come from
 

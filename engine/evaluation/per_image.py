@@ -1,7 +1,7 @@
-"""One confusion matrix an image, kept as its non-zero cells, and what follows from it: per-image scores, groups.
+"""One confusion matrix per image, kept as its non-zero cells: for per-image scores, and for the paired bootstrap.
 
-A 19-class matrix has 361 cells, of which one image fills a few dozen: a whole validation set fits into the JSON file
-beside its score, and another file can be compared with it image by image (tools/compare.py).
+A 19-class matrix has 361 cells, of which one image fills a few dozen: the matrices of a whole validation set fit into
+the JSON file beside its score, and two files can be compared image by image (tools/compare.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from engine.metrics import ConfusionMatrix
 
 @dataclass
 class PerImage:
-    """Images in the order they were scored: name, group, and (n, 3) int32 rows of target, prediction, pixels.
+    """Images in the order of scoring: name, group, and (n, 3) int32 rows of (target, prediction, pixels).
 
-    Target C stands for void pixels (only where they count as errors), prediction C for no class at all.
+    Target C means void (only where void pixels count as errors), prediction C means no class.
     """
 
     names: list[str] = field(default_factory=list)
@@ -32,18 +32,18 @@ class PerImage:
         self.cells.append(pack(matrix))
 
     def matrices(self, like: ConfusionMatrix) -> list[ConfusionMatrix]:
-        """One matrix an image, of the classes and rules of `like`."""
+        """One matrix per image, with the classes and rules of `like`."""
         return [unpack(cells, like) for cells in self.cells]
 
     def by_group(self, like: ConfusionMatrix) -> dict[str, ConfusionMatrix]:
-        """One matrix a group, in the order of first appearance."""
+        """One matrix per group, in the order of first appearance."""
         sums: dict[str, ConfusionMatrix] = {}
         for group, cells in zip(self.groups, self.cells):
             sums.setdefault(group, _empty(like)).merge(unpack(cells, like))
         return sums
 
     def to_json(self) -> dict:
-        """Plain values; the cells of an image are one string 'target prediction pixels, ...'."""
+        """Plain values; an image's cells are one string, 'target prediction pixels, ...'."""
         texts = [", ".join(" ".join(map(str, row)) for row in cells.tolist()) for cells in self.cells]
         return {"names": self.names, "groups": self.groups, "cells": texts}
 
@@ -66,7 +66,7 @@ def unpack(cells: torch.Tensor, like: ConfusionMatrix) -> ConfusionMatrix:
     matrix, c = _empty(like), like.num_classes
     target, pred, pixels = cells.long().unbind(1)
     if len(cells) and (min(target.min(), pred.min()) < 0 or max(target.max(), pred.max()) > c):
-        raise UserError(f"per_image: a cell names a class beyond the {c} classes")
+        raise UserError(f"per_image: a cell has a class index above the {c} classes")
     full = torch.zeros(c + 1, c + 1, dtype=torch.int64)
     full[target, pred] = pixels
     matrix.counts, matrix.void = full[:c], full[c, :c]

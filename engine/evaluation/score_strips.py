@@ -1,10 +1,9 @@
-"""Score maps a few rows at a time: resized, and turned into classes, without ever holding the large map.
+"""Resize score maps and take their argmax a few rows at a time, so that the large map is never in memory.
 
 19 score maps of 1024x2048 are 159 MB in float32, and every `resize`, `softmax` or `.float()` makes another such block.
-A strip of rows of the result needs a strip of rows of the source, but interpolating a crop is not cropping the
-interpolation: at its edges a crop repeats its own border rows where the whole map has neighbours, and its scale is
-another. So the two source rows of each row of the result, and their weights, are computed for the whole map; then the
-strips agree with each other to the last bit, wherever they are cut.
+Interpolating a crop is not the same as cropping the interpolation: at its edge a crop repeats its own border rows where
+the whole map has neighbours, and its scale differs. So the two source rows of each output row, and their weights, are
+computed for the whole map. The strips then agree to the last bit, wherever they are cut.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ STRIP_VALUES = 2**20  # values of the result in one strip: 4 MB in float32
 def axis_weights(source: int, size: int, align_corners: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Linear interpolation of `source` samples to `size`: (low, high, weight), each (size,).
 
-    Sample i of the result is (1 - weight[i]) * x[low[i]] + weight[i] * x[high[i]]. With align_corners the outer samples
-    coincide, else the outer edges of the pixels do and what lies before the first centre is the first sample. In
-    float32, as torch computes it: in float64 the weights of a 2048 px row would differ from its own by up to 6e-5.
+    Output sample i is (1 - weight[i]) * x[low[i]] + weight[i] * x[high[i]]. With align_corners the outer samples
+    coincide; without, the outer edges of the pixels coincide, and positions before the first centre take the first
+    sample. Computed in float32 as torch does: in float64 the weights of a 2048 px row would differ by up to 6e-5.
     """
     i = torch.arange(size, dtype=torch.float32)
     if align_corners:
@@ -46,7 +45,7 @@ def rows(
 ) -> Tensor:
     """Rows top..bottom of (B, C, h, w) resized to `size` (H, W): (B, C, bottom - top, W) float32.
 
-    softmax: of the probabilities over C; mirrored: of the map turned left to right (both before the interpolation).
+    softmax: convert to probabilities over C first; mirrored: flip the map left to right first.
     """
     (h, w), (height, width) = scores.shape[-2:], size
     first, last = top, bottom
@@ -54,7 +53,7 @@ def rows(
         low, high, weight = (a[top:bottom].to(scores.device) for a in axis_weights(h, height, align_corners))
         first, last = int(low[0]), int(high[-1]) + 1
     part = scores[:, :, first:last].float()  # (B, C, source rows, w)
-    part = part.flip(-1) if mirrored else part  # before the softmax, so that its bits are those of the plain view
+    part = part.flip(-1) if mirrored else part  # before the softmax, whose bits then equal the plain view's
     part = row_softmax(part) if softmax else part
     if h != height:
         weight = weight[:, None]
@@ -64,14 +63,14 @@ def rows(
 
 
 def row_softmax(scores: Tensor) -> Tensor:
-    """Softmax over C of (B, C, h, w) float32, the same bits for a pixel whatever strip it is computed in."""
+    """Softmax over C of (B, C, h, w) float32; a pixel gets the same bits in any strip."""
     if scores.device.type != "cpu":
         return scores.softmax(1)
     return _row_by_row(scores, scores.shape[-1], lambda row: row.softmax(0))
 
 
 def _widen(part: Tensor, width: int, align_corners: bool) -> Tensor:
-    """Linear interpolation along the rows, which no strip cuts, so that torch's own serves: (B, C, h, width)."""
+    """Linear interpolation along the rows by torch, as strips do not cut rows: (B, C, h, width)."""
     if part.device.type != "cpu":
         return F.interpolate(part, (part.shape[2], width), mode="bilinear", align_corners=align_corners)
     how = {"size": width, "mode": "linear", "align_corners": align_corners}
@@ -81,9 +80,9 @@ def _widen(part: Tensor, width: int, align_corners: bool) -> Tensor:
 def _row_by_row(x: Tensor, width: int, function: Callable[[Tensor], Tensor]) -> Tensor:
     """function, (C, w) -> (C, width), of one row of one image at a time.
 
-    The CPU's kernels choose their way by a block's shape and alignment, and the last bits differ between the ways: exp
-    has another one in the vectorised part of a block than in the rest. Here every call has the same shape and
-    alignment. One row of 19 classes at 2048 px is 39 thousand values: the calls cost nothing beside it.
+    torch's CPU kernels take different paths by a block's shape and alignment, which differ in the last bits: exp is
+    computed one way in the vectorised part of a block and another way in the rest. Here every call has the same shape
+    and alignment. One row of 19 classes at 2048 px has 39 thousand values, so the calls add little.
     """
     out = torch.empty(*x.shape[:3], width, dtype=x.dtype)
     for b in range(x.shape[0]):
@@ -93,7 +92,7 @@ def _row_by_row(x: Tensor, width: int, function: Callable[[Tensor], Tensor]) -> 
 
 
 def cuts(height: int, values_per_row: int, strip: int | None = None) -> Iterator[tuple[int, int]]:
-    """(top, bottom) of strips that cover 0..height: `strip` rows each, or as many as STRIP_VALUES allow."""
+    """(top, bottom) of strips that cover 0..height, with `strip` rows each, or as many as STRIP_VALUES allows."""
     step = strip or max(1, STRIP_VALUES // max(1, values_per_row))
     for top in range(0, height, step):
         yield top, min(top + step, height)
@@ -106,7 +105,7 @@ def strips(scores: Tensor, size: Sequence[int], strip: int | None = None, **how)
 
 
 def classes(scores: Tensor, size: Sequence[int], strip: int | None = None) -> Tensor:
-    """The class with the highest score, (B, H, W) int64, of (B, C, h, w) resized to `size`; of equals the first."""
+    """The class with the highest score after resizing (B, C, h, w) to `size`: (B, H, W) int64; ties: the first."""
     pred = torch.empty(len(scores), *size, dtype=torch.int64, device=scores.device)
     for top, bottom, part in strips(scores, size, strip):
         pred[:, top:bottom] = part.argmax(1)

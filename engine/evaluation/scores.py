@@ -1,4 +1,4 @@
-"""Scores of a whole set of images, as plain values for tables and JSON."""
+"""The result of an evaluation, and its scores as plain values for tables and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.metrics import ConfusionMatrix, none_if_nan
 
 @dataclass
 class Score:
-    """What evaluation gives: the matrix of everything, one a group (for the bootstrap), one an image, the mean loss."""
+    """What an evaluation returns: confusion matrices of the set, of each group (for the bootstrap), of each image."""
 
     confusion: ConfusionMatrix
     per_image: PerImage = field(default_factory=PerImage)
@@ -29,7 +29,7 @@ class Score:
     boundary: BoundaryIoU | None = None  # with `extra`
 
     def add_image(self, name: str, group: str, pred: torch.Tensor, target: torch.Tensor) -> None:
-        """Count one image, in the sum and by itself."""
+        """Count one image: in the sum, and by itself."""
         total = self.confusion
         matrix = ConfusionMatrix(total.num_classes, total.ignore_index, total.void_rule)
         matrix.update(pred, target)
@@ -61,7 +61,7 @@ def excluded(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...
         if name not in class_names:
             raise unknown("class in eval.exclude", name, class_names)
     if set(names) >= set(class_names):
-        raise UserError("eval.exclude: every class is excluded: nothing is left for the mean")
+        raise UserError("eval.exclude: all classes are excluded, none is left for the mean")
     return tuple(class_names.index(name) for name in dict.fromkeys(names))
 
 
@@ -70,10 +70,10 @@ def metrics(
 ) -> dict:
     """Every score of a confusion matrix as plain JSON values (nan becomes null).
 
-    exclude: names of classes that miou, mean_accuracy and dice leave out of their means. They are still pixels: the
-    accuracy and frequency-weighted IoU count them, and mistaking another class for them costs that class. The
-    matrix has two more parts where they are not empty: `no_class`, pixels of each class predicted as none, and
-    `void_predictions`, predictions on void pixels that count as errors.
+    exclude: names of classes that miou, mean_accuracy and dice leave out of their means. Their pixels still count: in
+    pixel accuracy, in frequency-weighted IoU, and as errors of other classes. Where they are not empty, the result
+    also has `no_class` (pixels of each class predicted as none) and `void_predictions` (predictions on void pixels,
+    where these count as errors).
     """
     left_out = excluded(exclude, list(class_names))
     result = {
@@ -92,7 +92,7 @@ def metrics(
 
 
 def scores(score: Score, class_names: Sequence[str], absent: str = "nan", exclude: Sequence[str] = ()) -> dict:
-    """The scores of a whole set and of its images, as eval.py and tools/score.py write them."""
+    """Scores of the set and of each image, as eval.py and tools/score.py write them."""
     left_out = excluded(exclude, list(class_names))
     of_images = score.image_mious(left_out)
     result = metrics(score.confusion, class_names, absent, exclude)

@@ -35,8 +35,7 @@ def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
     training image, so no score on training images is honest. Raises: UserError where the config leaves a role without
     images, or lets the start learn from those of `select`.
     """
-    require_images(cfg)
-    require_start_apart_from_select(cfg)
+    require_honest_roles(cfg)
     start_share = cfg.cv.start_share if cfg.cv.start == "role" else 0.0
     select_share = cfg.cv.select_share if cfg.cv.select == "role" else 0.0
     splits = make_splits(train, cfg.seed, cfg.cv.folds, start_share, select_share, cfg.cv.group, cfg.data.limit)
@@ -46,41 +45,35 @@ def draw_splits(cfg: Config, train: SegmentationDataset) -> Splits:
     return splits
 
 
-def require_images(cfg: Config) -> None:
-    """Raises: UserError for a share of 0 where the role is needed."""
-    if cfg.cv.start == "role" and not cfg.cv.start_share:
+def require_honest_roles(cfg: Config) -> None:
+    """Refuse a share of 0 for a role that is needed, and a start that would learn from the images of `select`.
+
+    The starting run is validated on `select` for the log. A plateau schedule, or class weights that follow the
+    validation IoU, would react to these images, which must only rank. With cv.start=train or cv.select=val the run is
+    labelled contaminated anyway. Raises: UserError.
+    """
+    cv, start = cfg.cv, start_config(cfg)
+    if cv.start == "role" and not cv.start_share:
         raise UserError(
             "cv.start_share: 0 leaves no images to train the common start on: raise it, or set cv.start to none "
             "(each fold starts by itself), pretrained or train"
         )
-    if cfg.cv.select == "role" and not cfg.cv.select_share:
+    if cv.select == "role" and not cv.select_share:
         raise UserError(
             "cv.select_share: 0 leaves no images to rank folds and candidates on: raise it, or set cv.select to val "
             "(labelled contaminated)"
         )
-
-
-def require_start_apart_from_select(cfg: Config) -> None:
-    """`select` validates the starting run, and must not steer it: these images rank the folds later.
-
-    Raises: UserError for a plateau schedule or class weights that follow the validation IoU, unless the run is labelled
-    contaminated anyway.
-    """
-    if cfg.cv.start != "role" or cfg.cv.select != "role":
-        return
-    start = start_config(cfg)
-    specs = [loss_spec(start.loss), start.loss.aux]
-    parts = [part for spec in specs for part in spec.get("terms", [spec])]
-    key, remedy = None, ""
-    if start.schedule.name == "plateau":
-        key, remedy = "schedule.name: plateau", "{schedule.name: poly}"
-    elif any(part.get("follow_iou") for part in parts):
-        key, remedy = "follow_iou", "{loss.terms: [..]}" if start.loss.terms else "{loss.follow_iou: 0}"
-    if key:
-        raise UserError(
-            f"{key} would steer the starting run by the images of `select`, which only rank folds and candidates: "
-            f"set cv.start_overrides: {remedy}, or cv.start to pretrained or none"
-        )
+    terms = [term for spec in (loss_spec(start.loss), start.loss.aux) for term in spec.get("terms", [spec])]
+    followed = {
+        "schedule.name: plateau": (start.schedule.name == "plateau", "{schedule.name: poly}"),
+        "follow_iou": (any(t.get("follow_iou") for t in terms), "{loss.follow_iou: 0}, or loss.terms without it"),
+    }
+    for key, (used, remedy) in followed.items():
+        if used and cv.start == cv.select == "role":
+            raise UserError(
+                f"{key} would steer the starting run by the images of `select`, which only rank folds and candidates: "
+                f"set cv.start_overrides: {remedy}, or cv.start to pretrained or none"
+            )
 
 
 def score_labels(cfg: Config, stage: int) -> list[str]:

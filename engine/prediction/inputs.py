@@ -1,7 +1,7 @@
-"""What a user names on the command line -> pictures: files, folders, globs, videos and webcams, one name each.
+"""Find and read the inputs of predict.py: image files, folders, globs, videos and webcams, each with an output name.
 
-Videos and webcams need OpenCV (`pip install opencv-python`) or imageio with a video plugin (`pip install
-imageio[ffmpeg]`); nothing else here does.
+Only videos and webcams need another package: OpenCV (`pip install opencv-python`) or imageio with a video plugin (`pip
+install imageio[ffmpeg]`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ CAMERA = "camera:"  # camera:0 is the first webcam
 
 @dataclass(frozen=True)
 class Input:
-    name: str  # what its outputs are called, a path inside the output folder
+    name: str  # of its outputs, a path inside the output folder
     path: Path | int  # a file, or a camera's number
     video: bool = False
 
 
 def find_inputs(entries: list[str], out: Path) -> tuple[list[Input], list[Path]]:
-    """(what to segment, files in the folders that are neither picture nor video by their suffix).
+    """(inputs to segment, files in folders that are neither picture nor video by their suffix).
 
-    Files are named by stem, those in folders by their path inside without suffix; where two would have one name they
-    keep their suffix too ('a_png'). Hidden files and whatever lies in `out` are passed over.
-    Raises: UserError for an entry that is not there, and for two inputs that stay indistinguishable.
+    A file's output is named by its stem, in a folder by its path in it without suffix; if two would get the same name,
+    both keep their suffix ('a_png'). Hidden files and files in `out` are skipped.
+    Raises: UserError for an entry that does not exist, and for two inputs with the same output name.
     """
     found: list[Input] = []
     aside: list[Path] = []
@@ -76,7 +76,7 @@ def _expand(entry: str) -> list[Path]:
 
 
 def _files(folder: Path, out: Path) -> list[Path]:
-    """Files below a folder; a dangling link is one, so that it is named and not passed over in silence."""
+    """Files below a folder; a dangling link counts as a file, so that the summary names it."""
     out = out.resolve()
     files = (p for p in sorted(folder.rglob("*")) if not p.is_dir())
     visible = (p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
@@ -94,15 +94,15 @@ def _distinct(found: list[Input]) -> list[Input]:
     for item in named:
         if item.name in seen:
             other = seen[item.name].path
-            raise UserError(f"{other} and {item.path} would both be written as {item.name}; run them apart")
+            raise UserError(f"{other} and {item.path} would both be written as {item.name}; run them separately")
         seen[item.name] = item
     return named
 
 
 def read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
-    """(picture (H, W, 3) uint8, upright; what was done to it that its owner may not expect).
+    """(picture (H, W, 3) uint8, upright; notes on conversions that the user may not expect).
 
-    Raises: UserError, one line, for whatever cannot be read as a picture.
+    Raises: UserError, one line, for anything that cannot be read as a picture.
     """
     try:
         with open_image(path) as image:
@@ -110,7 +110,7 @@ def read_picture(path: Path) -> tuple[np.ndarray, list[str]]:
         return read_image(path), notes
     except UserError:
         raise
-    except Exception as e:  # a decoder fed damaged bytes raises whatever it stumbles over: any of it means the file
+    except Exception as e:  # decoders raise many types for damaged bytes; all mean that the file is bad
         first = (str(e) or type(e).__name__).splitlines()[0]
         raise UserError(f"{path}: the image is damaged or of an unsupported kind: {first}") from None
 
@@ -121,7 +121,7 @@ def _notes(image: Image.Image) -> list[str]:
     if frames > 1:
         notes.append(f"the first of {frames} frames")
     if image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
-        notes.append("turned upright as its EXIF entry says")
+        notes.append("rotated upright by its EXIF entry")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         notes.append("transparency dropped")
     if image.mode.startswith("I"):
@@ -134,7 +134,7 @@ def _notes(image: Image.Image) -> list[str]:
 def video_frames(source: Path | int) -> Iterator[np.ndarray]:
     """The frames (H, W, 3) uint8 RGB of a video file, or of a webcam by its number.
 
-    Raises: UserError where neither OpenCV nor imageio is installed, or the source cannot be opened.
+    Raises: UserError if neither OpenCV nor imageio is installed, or if the source cannot be opened.
     """
     if importlib.util.find_spec("cv2"):
         yield from _opencv_frames(source)

@@ -1,4 +1,4 @@
-"""The folder of predictions: pictures and shares.csv as they come, and a summary of what was and was not an image."""
+"""Write the folder of predictions: pictures and shares.csv while they are made, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.prediction.inputs import Input, read_picture, video_frames
 from engine.prediction.pictures import class_shares, save_prediction
 from engine.prediction.segmenter import Segmenter
 
-LISTED = 20  # lines of a kind in the summary
+LISTED = 20  # at most so many lines of each kind in the summary
 
 
 def pictures(item: Input, every: int = 1, most: int | None = None) -> Iterator[tuple[str, np.ndarray, list[str]]]:
-    """(output name, picture (H, W, 3) uint8, notes): one of an image file; of a video each `every`-th frame, at most
-    `most`, named by its number in the video. Raises: UserError for what cannot be read."""
+    """(output name, picture (H, W, 3) uint8, notes) of an image file, or of every `every`-th frame of a video, at most
+    `most`, named by frame number. Raises: UserError for what cannot be read."""
     if not item.video:
         yield item.name, *read_picture(item.path)
         return
@@ -35,15 +35,15 @@ def pictures(item: Input, every: int = 1, most: int | None = None) -> Iterator[t
 
 
 class Writer:
-    """Writes predictions into a folder; keeps what the summary tells. Use as a context: shares.csv is open inside.
+    """Writes predictions into a folder and collects the summary. A context manager: shares.csv is open inside.
 
-    shares.csv: one row a picture: image, height, width (pixels), then each class's share of the pixels (fractions).
+    shares.csv: one row per picture: image, height, width (pixels), then each class's share of the pixels (fractions).
     """
 
     def __init__(self, segmenter: Segmenter, out: Path, kinds: Sequence[str]) -> None:
         self.segmenter, self.out, self.kinds = segmenter, out, kinds
         self.written = 0
-        self.notes: list[str] = []  # "name: what was done to it"
+        self.notes: list[str] = []  # "name: how it was converted"
         self.problems: list[str] = []  # "file: why it was not segmented"
 
     def __enter__(self) -> Writer:
@@ -72,31 +72,31 @@ class Writer:
 
     @contextlib.contextmanager
     def problems_of(self, item: Input) -> Iterator[None]:
-        """An input that cannot be read, or is too large for the memory there is, is noted and passed over."""
+        """Skip an input that cannot be read or does not fit into memory, and note why."""
         try:
             yield
         except UserError as e:
-            if "cannot write" in str(e):  # the disk's fault, and the next picture's too
+            if "cannot write" in str(e):  # the disk is at fault, the next picture would fail too
                 raise
             self.problems.append(str(e))
-        except (MemoryError, RuntimeError) as e:  # torch says RuntimeError where memory ends, on CPU and GPU
+        except (MemoryError, RuntimeError) as e:  # torch raises RuntimeError when out of memory
             if isinstance(e, RuntimeError) and "memory" not in str(e):
                 raise
-            self.problems.append(f"{item.path}: too large for the memory there is; try --set data.size=[512,1024]")
+            self.problems.append(f"{item.path}: does not fit into memory; try --set data.size=[512,1024]")
 
     def summary(self, aside: Sequence[Path] = ()) -> str:
         lines = [f"segmented: {self.written}", *_listed("note", self.notes)]
         if self.problems:
             lines += [f"not segmented: {len(self.problems)}", *_listed("skipped", self.problems)]
         if aside:
-            lines.append(f"passed over, neither image nor video by suffix: {len(aside)} ({_few(aside)})")
+            lines.append(f"skipped, neither image nor video by suffix: {len(aside)} ({_few(aside)})")
         if self.written:
             what = ", ".join({"ids": "*_ids.png (class index)"}.get(k, f"*_{k}.png") for k in self.kinds)
             lines.append(f"written: {self.out}/{what}, shares.csv (each class's share of the pixels)")
         return "\n".join(lines)
 
     def require_some(self) -> None:
-        """Raises: UserError where nothing at all could be segmented."""
+        """Raises: UserError if no input could be segmented."""
         if not self.written:
             more = f" ({len(self.problems)} such inputs)" if len(self.problems) > 1 else ""
             raise UserError(f"nothing was segmented: {self.problems[0]}{more}")

@@ -1,4 +1,4 @@
-"""Predictions as files a person or another program can open: class ids, colours, overlay. Pillow only."""
+"""Write predictions as PNG files: class ids, colours, overlay, side by side."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from engine.config import Config
 from engine.evaluation.views import Views
 from engine.prediction.segmenter import predict_image
 
-KINDS = ("ids", "color", "overlay", "side")  # what a prediction can be written as
-SIDE = 1280  # pixels: how wide each half of a side by side picture is at most
+KINDS = ("ids", "color", "overlay", "side")  # the pictures of a prediction
+SIDE = 1280  # pixels: largest side of each half of a side by side picture
 
 
 def save_prediction(
     pred: np.ndarray, image: np.ndarray, palette: np.ndarray, folder: Path, name: str,
     kinds: Sequence[str] = KINDS[:3], class_names: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """NAME_ids.png (grey, class index), NAME_color.png (palette), NAME_overlay.png (half and half), NAME_side.png
-    (image and colours side by side, at most 2 x SIDE wide, with the names of the classes there). `kinds`: which."""
+    """Write NAME_ids.png (grey, class index), NAME_color.png (palette), NAME_overlay.png (half image, half colours) and
+    NAME_side.png (both side by side, at most 2 x SIDE wide, with the classes' names). kinds: which of them."""
     colour = Image.fromarray(np.asarray(palette, np.uint8)[pred])
-    draw = {  # one after the other: at 8000 x 6000 each is 144 MB
+    draw = {  # drawn one at a time: at 8000 x 6000 each takes 144 MB
         "ids": lambda: Image.fromarray(pred),
         "color": lambda: colour,
         "overlay": lambda: Image.blend(Image.fromarray(image), colour, 0.5),
@@ -44,7 +44,7 @@ def save_prediction(
 
 
 def side_by_side(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """Image and prediction next to each other, and below them the classes that occur, the largest first."""
+    """Image and prediction next to each other; below them the classes that occur, the largest first."""
     height, width = pred.shape
     factor = min(1.0, SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))  # PIL: (W, H)
@@ -56,7 +56,7 @@ def side_by_side(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, class
     share = class_shares(pred, len(palette))
     there = [i for i in np.argsort(-share, kind="stable") if share[i] > 0]
     names = [f"{class_names[i] if i < len(class_names) else i} {100 * share[i]:.1f} %" for i in there]
-    total = max(2 * size[0] + GAP, 240)  # a legend needs room, however small the picture is
+    total = max(2 * size[0] + GAP, 240)  # room for the legend of a small picture
     key = legend_strip(np.asarray(palette, np.uint8)[there], names, total)
     page = Image.new("RGB", (total, size[1] + key.height), "white")
     for half, x in zip(halves, (0, size[0] + GAP)):
@@ -66,7 +66,7 @@ def side_by_side(image: np.ndarray, pred: np.ndarray, palette: np.ndarray, class
 
 
 def class_shares(pred: np.ndarray, num_classes: int) -> np.ndarray:
-    """Share of each class in the pixels of a prediction (H, W): (C,), fractions."""
+    """Each class's share of the pixels of a prediction (H, W): (C,), fractions."""
     counts = Image.fromarray(pred).histogram()[:num_classes]  # np.bincount would make 8 bytes of each pixel first
     return np.array(counts) / max(pred.size, 1)
 

@@ -1,4 +1,4 @@
-"""A trained network as a function from a picture to class indices, in bounded memory at any picture size."""
+"""A trained network as a function from a picture of any size to class indices, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.evaluation.networks import open_networks
 from engine.evaluation.views import Views, amp_dtype, predict_classes
 from models import deploy
 
-LARGEST = 2048 * 2048  # pixels a public network is shown at once, unless data.size asks for more
+LARGEST = 2048 * 2048  # most pixels that a public network gets at once, unless data.size asks for more
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def open_segmenter(source: str | Path, settings: Sequence[str]) -> Segmenter:
 
 
 def ready(network: nn.Module, cfg, device: torch.device) -> nn.Module:
-    """The network as it is fastest for many pictures. Labels agree with eval.py's but where two classes tie."""
+    """The network prepared for fast inference (on the CPU). Labels agree with eval.py's except where classes tie."""
     return deploy(network) if device.type == "cpu" and amp_dtype(cfg.train, device) is None else network
 
 
@@ -68,7 +68,8 @@ def with_classes(segmenter: Segmenter, name: str) -> Segmenter:
 
 
 def network_size(size: Sequence[int], largest: int = LARGEST) -> tuple[int, int]:
-    """(H, W) at which a picture is shown to a network without a size of its own: at least 64, at most `largest` px."""
+    """Network input (H, W) for a picture, if the network has no size of its own: sides of at least 64 px, at most
+    `largest` pixels."""
     factor = min(1.0, (largest / (size[0] * size[1])) ** 0.5)
     return tuple(max(64, round(n * factor)) for n in size)
 
@@ -76,14 +77,14 @@ def network_size(size: Sequence[int], largest: int = LARGEST) -> tuple[int, int]
 def predict_image(
     models: Sequence[nn.Module], image: np.ndarray, cfg, device: torch.device, views: Views, size=None
 ) -> np.ndarray:
-    """Class indices (H, W) uint8 of an image (H, W, 3) uint8 at its own size: the network sees it at `size`, by default
-    cfg.data.size, and its scores are resized back."""
+    """Class indices (H, W) uint8 of an image (H, W, 3) uint8, at the image's size. The network sees the image at `size`
+    (default: cfg.data.size), and its scores are resized back."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)  # (3, H, W)
     tensor = normalise(resize_pair(pixels, None, size or cfg.data.size)[0])[None]  # (1, 3, h, w)
     return predict_tensor(models, tensor, cfg, device, views, image.shape[:2])
 
 
 def predict_tensor(models, tensor: Tensor, cfg, device: torch.device, views: Views, size) -> np.ndarray:
-    """The same of a normalised image (1, 3, h, w), at `size` (H, W)."""
+    """The same for a normalised image (1, 3, h, w); the result has `size` (H, W)."""
     pred = predict_classes(models, tensor.to(device), views, size, amp_dtype(cfg.train, device))
     return pred[0].to(torch.uint8).cpu().numpy()

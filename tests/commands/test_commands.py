@@ -1,4 +1,4 @@
-"""The three commands as a user meets them: what they write, what they say, and one clear line when input is bad."""
+"""train.py, eval.py and predict.py from the command line: output files, messages, and one clear line for bad input."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def fails(capsys, *command: object) -> str:
 # --- what they write ------------------------------------------------------------------------------------------------
 
 
-def test_run_folders_hold_the_contract(place):
+def test_run_folders_have_the_documented_files(place):
     (single,), (folds,) = place.glob("runs/single-*"), place.glob("runs/folds-*")
     common = {"config.yaml", "environment.json", "splits.json", "log.jsonl", "report.md"}
     assert common | {"last.pt", "best.pt", "results.json"} <= {p.name for p in single.iterdir()}
@@ -117,7 +117,7 @@ def test_eval_of_a_single_run(place, capsys):
     assert np.sum(result["confusion_matrix"]) == 12 * 64 * 64
     assert (
         "absent" in result["protocol"] and "absent classes" in capsys.readouterr().out
-    )  # the protocol stands beside the number
+    )  # the protocol is printed with the number
 
 
 def test_eval_aggregate_takes_the_newest_run_with_folds_and_says_so(place, capsys):

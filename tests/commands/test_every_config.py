@@ -55,7 +55,7 @@ def teacher(cfg: Config, place: Path, roots: dict[str, Path]) -> Path:
 def test_every_config_trains_and_evaluates(path, roots, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # these checkpoints, up to 1 GB each, need not be durable,
-    save = ckpt.save  # and nobody goes on from them: the weights are read again, the optimiser's state never
+    save = ckpt.save  # the weights are read again, the optimiser's state never is
     monkeypatch.setattr(ckpt, "save", lambda content, path: save({**content, "optimizer": {}}, path))
     plain = load_config(path)
     sets = [*SMALL, f"data.root={roots[plain.data.name]}", "train.epochs=1", "data.limit=4"]  # two iterations

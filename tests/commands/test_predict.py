@@ -1,4 +1,4 @@
-"""predict.py on what people really have in their folders: 33 odd files, globs, videos; nothing crashes."""
+"""predict.py on the odd files people have in their folders: 33 kinds, globs, videos; nothing crashes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = ["sky", "road", "car"]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A tiny network of ours with random weights, as a file."""
+    """A checkpoint of a tiny network with random weights."""
     torch.manual_seed(0)
     cfg = Config()
     cfg.model.name, cfg.model.options, cfg.data.size = "unet", {"base_channels": 4}, (64, 96)
@@ -179,13 +179,13 @@ def test_globs_and_clashing_names(tmp_path):
         find_inputs(["camera:front"], tmp_path / "out")
 
 
-def test_nothing_that_is_an_image_is_exit_code_2(checkpoint, tmp_path, capsys):
+def test_no_image_at_all_is_exit_code_2(checkpoint, tmp_path, capsys):
     (tmp_path / "a.jpg").write_text("no picture")
     assert predict(tmp_path / "a.jpg", "--checkpoint", checkpoint, "--out", tmp_path / "out") == 2
     assert "nothing was segmented" in capsys.readouterr().err
 
 
-def test_memory_that_ends_costs_one_picture(tmp_path, capsys):
+def test_a_picture_too_large_for_memory_is_skipped(tmp_path, capsys):
     def segment(image):
         if image.shape[0] > 50:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
@@ -198,7 +198,7 @@ def test_memory_that_ends_costs_one_picture(tmp_path, capsys):
                 writer.add(str(size), np.zeros((size, size, 3), np.uint8))
         with pytest.raises(RuntimeError, match="shape"), writer.problems_of(inputs.Input("x", tmp_path)):
             raise RuntimeError("shape mismatch")  # a bug is not hidden
-    assert writer.written == 1 and "60.png: too large for the memory" in writer.summary()
+    assert writer.written == 1 and "60.png: does not fit into memory" in writer.summary()
 
 
 def test_public_networks_see_at_most_four_megapixels():

@@ -155,7 +155,7 @@ def test_exclude_names_must_be_classes():
     assert excluded(["b"], ("a", "b")) == (1,)
     with refuses("unknown class in eval.exclude 'B': .*valid: a, b"):
         excluded(["B"], ("a", "b"))
-    with refuses("every class is excluded"):
+    with refuses("all classes are excluded"):
         excluded(["b", "a"], ("a", "b"))
     confusion = ConfusionMatrix(2)
     confusion.counts[:, :2] = torch.tensor([[8, 2], [0, 10]])

@@ -1,4 +1,4 @@
-"""Averaging: its arithmetic, its refusals, BatchNorm re-estimation, and the candidates' protocol."""
+"""Averaging: arithmetic, refusals, BatchNorm re-estimation, and which members each candidate has."""
 
 import math
 

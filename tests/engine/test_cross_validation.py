@@ -271,7 +271,7 @@ def test_a_run_whose_scores_are_undefined_ends_and_resumes(without_scores, tmp_p
 
 
 def test_a_defined_score_ranks_before_an_undefined_one(finished, tmp_path, monkeypatch):
-    """The first fold has no mIoU on select; the second, and what is averaged, has one."""
+    """The first fold has no mIoU on select; the second fold and the averages have one."""
     cfg, run, _ = finished
     study = open_study(cfg, run, CPU)
     members = [ckpt.load_ours(run / f"stage0/fold{f}/best.pt") for f in range(2)]

@@ -1,4 +1,4 @@
-"""Metrics by hand-computed matrices and identities."""
+"""Metrics against matrices computed by hand, and identities between metrics."""
 
 import math
 
@@ -169,7 +169,7 @@ def test_an_undefined_difference_has_no_interval():
 ])  # fmt: skip
 @pytest.mark.parametrize("absent", ["nan", "zero", "one"])
 def test_scores_of_single_images_follow_the_rules_of_the_set(void, exclude, expected, absent):
-    """By hand. Classes that an image lacks are left out of its own mean, whatever eval.absent says of the set."""
+    """By hand. Classes that an image lacks are left out of its own mean under every rule eval.absent."""
     images = [([0, 1], [0, 255]), ([1, 1], [1, 0]), ([2, 2], [255, 255])]  # (prediction, target)
     score = Score(ConfusionMatrix(3, void=void))
     for i, (pred, target) in enumerate(images):

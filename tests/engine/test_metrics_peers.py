@@ -164,7 +164,7 @@ def test_boundary_iou_with_void_and_absent_classes():
     target[10:14] = 255
     perfect, wrong = BoundaryIoU(5), BoundaryIoU(5)
     pred = target.clone()
-    pred[10:14] = 4  # what is said on void pixels is nobody's business
+    pred[10:14] = 4  # predictions on void pixels do not count
     perfect.update(pred, target)
     present = sorted(set(target.unique().tolist()) - {255})
     assert perfect.iou()[present].tolist() == [1.0] * len(present) and perfect.miou() == 1.0

@@ -1,4 +1,4 @@
-"""From scores to predictions: strips, windows, flips give what the plain computation on whole maps gives."""
+"""Strips, windows and flips give the same scores as the plain computation on whole maps."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_strips_are_the_rows_of_the_interpolation(source, size, align):
         assert torch.equal(torch.cat(parts, 2), whole)  # bit for bit
 
 
-def test_a_resized_crop_is_something_else():
+def test_resizing_a_crop_gives_other_values():
     """The fault that the explicit weights avoid."""
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     crop = F.interpolate(x[:, :, 2:4], size=(4, 16), mode="bilinear", align_corners=False)
@@ -105,7 +105,7 @@ def test_a_window_as_large_as_the_image_is_the_whole_image(blend):
 @pytest.mark.parametrize("blend", ["mean", "gaussian"])
 @pytest.mark.parametrize("window", [(64, 64), (70, 64), (33, 90), (500, 64)])
 def test_windows_cover_every_pixel_with_weights_that_sum_to_one(blend, window):
-    """A network that sees one pixel gives the same whatever the windows are."""
+    """A network that sees one pixel gives the same scores with any windows."""
     model, images = Pointwise().eval(), torch.randn(1, 3, 70, 130)
     got = predict_scores([model], images, Views(window=window, blend=blend))
     torch.testing.assert_close(got, model(images)["out"].softmax(1), rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""tools.compare: paired differences from two files, and what it refuses."""
+"""tools.compare: paired differences of two result files, and refusals."""
 
 import json
 
@@ -50,7 +50,7 @@ def run(*words) -> int:
 
 
 @pytest.mark.parametrize("void", ["ignore", "error"])
-def test_cells_come_back_as_they_were(void):
+def test_cells_survive_a_round_trip(void):
     found = json.loads(json.dumps(result(0.5, void)))
     like = ConfusionMatrix(4, void=void)
     per_image = PerImage.from_json(found["per_image"])
@@ -99,7 +99,7 @@ def test_a_class_in_one_file_only_counts_for_both():
     "change, words",
     [({"data_hash": "2"}, "data_hash: 1 and 2"), ({"flip": True}, "flip: None and True"), ({"void": "error"}, "void")],
 )
-def test_another_protocol_is_refused_unless_told(tmp_path, capsys, change, words):
+def test_another_protocol_is_refused_without_anyway(tmp_path, capsys, change, words):
     paths = write(tmp_path / "a.json", result(0.5)), write(tmp_path / "b.json", result(0.4, **change))
     assert run(*paths) == 2 and words in capsys.readouterr().err
     assert run(*paths, "--anyway") == 0 and f"NOT THE SAME PROTOCOL: {words}" in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_how_a_network_was_chosen_may_differ_but_for_contamination(tmp_path, cap
     assert run(*paths) == 2 and "contaminated" in capsys.readouterr().err
 
 
-def test_what_is_no_pair_is_one_line(tmp_path, capsys):
+def test_results_of_other_images_give_one_line(tmp_path, capsys):
     good = write(tmp_path / "a.json", result(0.5))
     one_less = result(0.5)
     for key in ("names", "groups", "cells"):

@@ -1,4 +1,4 @@
-"""tools.export: files that compute what the network computes, in every format, and one line where they cannot."""
+"""tools.export: the files give the network's logits in every format; wrong arguments give one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = ["road", "car", "sky", "person", "void of meaning"]
 
 
 def write_checkpoint(path, name="unet", seed=0, members=1):
-    """A checkpoint of ours with random weights, norms included; members > 1: an ensemble."""
+    """A checkpoint with random weights, norms included; members > 1: an ensemble."""
     torch.manual_seed(seed)
     cfg = config_from({"model": {"name": name, **FAMILIES[name]}, "data": {"size": [64, 96]}})
     states = []
@@ -87,7 +87,7 @@ def test_pt2_holds_the_facts(tmp_path):
     assert json.loads(found[export.KEY])["palette"] == [[i, 0, 9] for i in range(5)]
 
 
-def test_a_file_that_computes_otherwise_is_not_written(tmp_path, capsys, monkeypatch):
+def test_a_file_with_other_logits_is_not_written(tmp_path, capsys, monkeypatch):
     path, out = write_checkpoint(tmp_path / "best.pt"), tmp_path / "model.pt2"
 
     def spoiled(model, images, facts, file):
@@ -109,7 +109,7 @@ def test_without_onnxruntime_it_says_that_nothing_was_compared(tmp_path, capsys,
     assert "not compared: onnxruntime is not installed" in capsys.readouterr().out and out.exists()
 
 
-def test_one_line_for_what_cannot_be(tmp_path, capsys, monkeypatch):
+def test_wrong_arguments_give_one_line(tmp_path, capsys, monkeypatch):
     path = write_checkpoint(tmp_path / "best.pt")
     assert "at least 64 64" in fails(capsys, "--checkpoint", path, "--size", 32, 96)
     assert "no folder" in fails(capsys, "--checkpoint", path, "--out", tmp_path / "nowhere" / "a.onnx")

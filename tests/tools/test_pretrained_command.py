@@ -50,7 +50,7 @@ def test_every_row_is_complete():
     assert len(set(paths)) == len(paths)  # no two files under one name
 
 
-def test_hashes_are_read_off_the_names():
+def test_hashes_come_from_the_file_names():
     prefix = {id: KNOWN[id].sha256_prefix for id in KNOWN}
     assert prefix["torchvision/resnet18-f37072fd"] == "f37072fd"
     assert prefix["mmseg/segformer_mit-b0_8x1_1024x1024_160k_cityscapes"] == "e7f88502"
@@ -65,7 +65,7 @@ def test_hashes_are_read_off_the_names():
 def test_lists(capsys):
     assert call(pretrained_command, "--list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(KNOWN) + 1
+    assert len(lines) == len(KNOWN) + 2  # two lines of headings
     line = next(line for line in lines if line.startswith("nvidia/segformer-b0-finetuned-cityscapes-512-1024"))
     assert "segformer_b0" in line and "Hugging Face SegFormer" in line and "pytorch_model.bin" in line
     assert any("by hand: http://vmv.re/910Yk" in line for line in lines)
@@ -191,7 +191,7 @@ def test_eval_scores_a_public_file(place, tmp_path, capsys):
         (["none.pth", "--config", "c.yaml"], "not found"),
     ],
 )
-def test_eval_says_what_does_not_go(place, monkeypatch, capsys, words, message):
+def test_eval_refuses_with_a_reason(place, monkeypatch, capsys, words, message):
     monkeypatch.chdir(place)
     assert call(eval_command, "--checkpoint", *words) == 2
     err = capsys.readouterr().err
@@ -240,7 +240,7 @@ def test_images_reach_a_network_as_its_publisher_normalised_them(wanted):
     torch.testing.assert_close(got, (image / 255 - mean) / std, rtol=0, atol=1e-5)
 
 
-def test_who_normalises_how():
+def test_normalisation_of_each_publisher():
     assert normalisation("milesial") == NONE and normalisation("mateuszbuda") == PER_IMAGE
     assert normalisation("timm_tf", "timm--tf_efficientnet_b3.ap_in1k/model.safetensors") == HALF
     assert normalisation("timm_tf", "timm--tf_efficientnet_b3.aa_in1k/model.safetensors") == IMAGENET
@@ -250,7 +250,7 @@ def test_who_normalises_how():
     assert "normalised otherwise" in str(filled(source, ["a", "b"], "unet", form="milesial_bilinear")[1])
 
 
-def test_a_checkpoint_of_ours_is_named_as_such(tmp_path):
+def test_our_own_checkpoint_is_recognised(tmp_path):
     state = build_model("unet", 2, base_channels=2).state_dict()
     torch.save({"model": state, "config": {"model": {"name": "unet"}}, "class_names": ["a", "b"]}, tmp_path / "a.pt")
     with refuses("a checkpoint of this project"):

@@ -1,4 +1,4 @@
-"""tools.score: a folder of label PNGs scored like the run that wrote it, and like a matrix worked by hand."""
+"""tools.score: a folder of label PNGs gets the scores of the run that wrote it, and of a matrix made by hand."""
 
 import json
 
@@ -105,10 +105,10 @@ def test_names_are_paired_across_layouts(tmp_path, capsys):
     assert scored["deep"]["per_image"]["groups"] == ["aachen", "bochum"]
     capsys.readouterr()
     assert run_score(tmp_path / "flat", targets, "--classes", "cityscapes") == 0
-    assert "--raw" in capsys.readouterr().out  # ids taken for trainIds: told, and scored as what they are
+    assert "--raw" in capsys.readouterr().out  # ids read as trainIds: scored so, with a hint
 
 
-def test_what_cannot_be_paired_is_one_line(tmp_path, capsys):
+def test_unpaired_files_give_one_line(tmp_path, capsys):
     for name in ("a", "b"):
         write_mask(tmp_path / f"t/{name}.png", (0, 1))
     write_mask(tmp_path / "p/a.png", (0, 1))
@@ -121,12 +121,12 @@ def test_what_cannot_be_paired_is_one_line(tmp_path, capsys):
 
 
 def evaluated(place, out, *words) -> dict:
-    command = ["--checkpoint", place / "best.pt", "--json", out, *words]
-    assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in command]) == 0
+    words = ["--checkpoint", place / "best.pt", "--json", out, *words]
+    assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in words]) == 0
     return json.loads(out.read_text())
 
 
-def test_extra_scores_stand_in_the_file_and_the_table(checkpoint, tmp_path, capsys):
+def test_extra_scores_are_in_the_file_and_the_table(checkpoint, tmp_path, capsys):
     plain = evaluated(checkpoint, tmp_path / "a.json")
     capsys.readouterr()
     result = evaluated(checkpoint, tmp_path / "b.json", "--extra", "--native", "--save", tmp_path / "p")
@@ -151,9 +151,9 @@ def test_scores_do_not_depend_on_batch_size_or_workers(checkpoint, tmp_path):
         assert base["auc"] == pytest.approx(other["auc"], abs=1e-4)  # logits may differ in their last bits
 
 
-def test_flags_that_cannot_be_followed_are_one_line(checkpoint, capsys):
+def test_unusable_flags_give_one_line(checkpoint, capsys):
     for words, said in ((["--aggregate", "mean"], "--checkpoint"), (["--window", 32, 64], "eval.window")):
-        command = ["--checkpoint", checkpoint / "best.pt"]
-        assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in [*command, *words]]) == 2
+        words = ["--checkpoint", checkpoint / "best.pt", *words]
+        assert command.run(eval_command.main, eval_command.build_parser(), [str(w) for w in words]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
