@@ -1,4 +1,4 @@
-"""Class weights: the rules by hand and against published lists, the counting, and their way into a run's loss."""
+"""Class weights: the rules by hand and against published lists, the counting, and their use in a run's loss."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_rule_in_a_config(tmp_path):
 
 
 def test_the_loss_of_a_run_has_the_numbers_and_they_stay(tmp_path, folder):
-    """Resolved once, written, and read again: a resume has them even if the labels are not what they were."""
+    """Computed once, written, and read again: a resume uses the file even if the labels have changed."""
     cfg = tiny(folder, {"class_weights": "median_frequency"})
     train, val = (build_dataset(cfg, s, s == "train") for s in ("train", "val"))
     run = tmp_path / "run"
@@ -280,7 +280,7 @@ def test_folds_count_their_own_images_and_stages_have_their_own_rule(tmp_path, f
 
 
 def test_shares_come_from_the_masks_alone(folder):
-    """At the labels' own size, whatever `data.size` and augmentation; broken images do not matter."""
+    """At the masks' own size, independent of `data.size` and augmentation; images are not read."""
     for image in folder.rglob("images/**/*.png"):
         image.write_bytes(b"no image")
     shares = class_shares(build_dataset(config("folder", folder, size=(64, 64), augment="standard"), "train", True))

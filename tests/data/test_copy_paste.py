@@ -1,4 +1,4 @@
-"""Copy-paste: what is pasted, from where, and that labels follow."""
+"""Copy-paste: which objects are pasted, from which images, and that labels move along."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_soft_edge_blends_the_image_and_leaves_the_label_hard():
 
 
 def numbered(root: Path, n: int = 8) -> Path:
-    """Images of one grey each, 20 * index + 10, with a car in its own column: what is pasted tells its source."""
+    """Images of one grey each, 20 * index + 10, with a car in its own column: a pasted pixel identifies its source."""
     from PIL import Image
 
     make_folder(root, ("train", "val"), n=n, names=NAMES)

@@ -172,7 +172,7 @@ def test_jpeg_labels_and_size_mismatch(tmp_path):
 
 
 def test_black_and_white_masks(tmp_path):
-    """255 as foreground: refused whether 255 is ignored (it would count nowhere) or unknown, with the line to add."""
+    """255 as foreground: refused whether 255 is ignored (it would count nowhere) or unknown, with the fix."""
     root = make_folder(tmp_path, ("train",), values=(0, 255), names=("background", "thing"))
     with refuses(r"hold only 0 and 255 \(4800 px, 50.0 %, are 255\), and 255 is ignored, .*data.label_map: \{255: 1\}"):
         check_before_training([build_dataset(config("folder", root), "train", True)])
@@ -229,7 +229,7 @@ def test_real_camvid_labels_match_their_published_shares(seg_data):
 
 
 def test_helpers_write_what_they_say(tmp_path):
-    """The factories above are trusted by every test here: one look at their output, independent of our readers."""
+    """Every test here trusts these factories: check their output without our readers."""
     mask = Image.open(io.BytesIO(write_mask(tmp_path / "m.png", (0, 3), (2, 4), mode="P").read_bytes()))
     assert mask.mode == "P" and np.asarray(mask).tolist() == [[0, 3, 0, 3]] * 2
     a, b = (hashlib.sha256(write_image(tmp_path / "i.png", seed=s).read_bytes()).digest() for s in (0, 1))

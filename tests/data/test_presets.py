@@ -41,7 +41,7 @@ def inside(mask: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def repaint_error(image: torch.Tensor, mask: torch.Tensor, reach: int = 2) -> int:
-    """Largest difference between the image and the mask painted anew, away from the regions' borders."""
+    """Largest difference between the image and the mask painted again, away from the regions' borders."""
     keep = inside(mask, reach)
     keep[[0, -1]] = False  # at the frame's edge the void that took part in the interpolation may lie outside it
     keep[:, [0, -1]] = False

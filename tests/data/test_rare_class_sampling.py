@@ -78,7 +78,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch():
 
 
 def rare_folder(root, n: int = 8):
-    """Noise pictures; the class `c` stands in image 2 alone, in one corner."""
+    """Noise pictures; the class `c` is only in image 2, in one corner."""
     make_folder(root, ("train", "val"), n=n, names=("a", "b", "c"))
     for i in range(n):
         mask = np.zeros((80, 120), np.uint8)

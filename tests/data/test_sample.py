@@ -1,4 +1,4 @@
-"""data.sample (splits of one's own) and eval.exclude (classes left out of the means), through to a run's files."""
+"""data.sample (custom splits) and eval.exclude (classes left out of the means), up to a run's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drawn city: the same seed draws the same pixels, every split has every class, the cache is never half made."""
+"""The drawn city: the same seed draws the same pixels, every split has every class, the cache is complete or absent."""
 
 import dataclasses
 import hashlib
@@ -148,7 +148,7 @@ def test_signs_and_lights_are_never_smaller_than_promised(seed):
 
 
 def test_thin_things_in_whole_frames(labels_by_split):
-    """Most runs of pole pixels are as wide as promised; thinner ones are half hidden or cut by the border."""
+    """Most runs of pole pixels have the full width; thinner ones are half hidden or cut by the border."""
     pole, runs = CITYSCAPES.class_names.index("pole"), []
     for target in labels_by_split["val"]:
         padded = np.pad((target == pole).astype(np.int8), ((0, 0), (1, 1)))

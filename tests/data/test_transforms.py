@@ -168,7 +168,7 @@ def test_blur_is_a_gaussian():
 
 
 def test_randomness_is_torch_alone(monkeypatch):
-    """The same torch seed gives the same picture, whatever state `random` and numpy are in."""
+    """The same torch seed gives the same picture, independent of the state of `random` and numpy."""
     transform = build_transform("advanced", SIZE)
     for seed in range(20):
         results = []

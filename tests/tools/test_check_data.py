@@ -1,4 +1,4 @@
-"""tools.check_data: every planted fault is found and explained, with a line that fixes it; clean data raises no alarm."""
+"""tools.check_data finds and explains every planted fault, with a line that fixes it; clean data has no findings."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def interpolated(root):
 
 
 def interpolated_within_the_classes(root):
-    """Twenty classes: what interpolation invents are classes too, so no loader objects."""
+    """Twenty classes: the values that interpolation invents are classes too, so no loader objects."""
     (root / "classes.yaml").write_text(yaml.safe_dump({"names": [f"c{i}" for i in range(20)]}))
     for path in masks(root):
         mask = Image.fromarray(9 * np.asarray(Image.open(path)))
@@ -458,7 +458,7 @@ def test_the_command_prints_tables_and_counts(tmp_path, capsys):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"check.txt", "classes.png", "palette.png"}
 
 
-def test_errors_are_exit_code_2_and_the_worst_file_stands_first(tmp_path, capsys):
+def test_errors_are_exit_code_2_and_the_worst_file_comes_first(tmp_path, capsys):
     root = city(tmp_path / "data")
     cfg = write_config(tmp_path / "c.yaml", root)
     unlisted_colour(root)
@@ -524,7 +524,7 @@ def test_the_check_before_training_claims_nothing_of_what_it_did_not_read(tmp_pa
 
 
 def test_the_check_before_training_keeps_to_its_time(tmp_path, monkeypatch):
-    """However slow the disk, one handful a split is read and no more once the time is over."""
+    """However slow the disk, one batch per split is read, and no more once the time is over."""
     root = city(tmp_path / "data", n=40)
     monkeypatch.setattr(before_training.time, "perf_counter", iter(range(0, 10**6, 100)).__next__)  # 100 s a look
     assert " 16 looked at" in check_before_training(both(root), most=40)
