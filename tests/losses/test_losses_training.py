@@ -100,7 +100,7 @@ def test_the_auxiliary_head_has_its_own_loss():
     main, aux = build_loss(hard, 5), build_loss("cross_entropy", 5)
     own, same = one_epoch(main, 1, aux_criterion=aux), one_epoch(main, 1)
     assert own["cross_entropy"] == same["cross_entropy"] and own["aux"] < same["aux"]  # easy pixels count too
-    assert own["loss"] == own["cross_entropy"]  # the main output's; aux is a column of its own
+    assert own["loss"] == own["cross_entropy"]  # the main output's; aux has its own column
     assert not torch.equal(own["model"].side.weight, same["model"].side.weight)
     assert torch.equal(own["model"].out.weight, same["model"].out.weight)
 
