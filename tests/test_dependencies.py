@@ -1,4 +1,4 @@
-"""Six packages are enough: nothing else is imported at run time, and without matplotlib only the plots are missing."""
+"""Six packages are enough at run time. Without matplotlib only the plots are missing."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ from tests.commands.test_commands import write_config
 from tests.helpers import make_folder
 
 ROOT = Path(__file__).parent.parent
-OURS = {"models", "losses", "data", "engine", "tools", "benchmarks"}
+OURS = {"common", "models", "losses", "data", "engine", "tools", "benchmarks"}
 SIX = dict(torch="torch", torchvision="torchvision", numpy="numpy", PIL="pillow", tqdm="tqdm", yaml="pyyaml")
 
 
