@@ -1,4 +1,4 @@
-"""Six packages are enough: nothing else is imported at run time, and without matplotlib only the plots are missing."""
+"""Six packages are enough at run time. Without matplotlib only the plots are missing."""
 
 import ast
 import subprocess

@@ -122,7 +122,7 @@ def _coerce_scalar(value: Any, kind: type, where: str) -> Any:
 
 
 def guess(value: Any) -> Any:
-    """Convert text without a declared type, also inside lists and dicts, to a number, boolean or None if it reads so."""
+    """Convert text without a declared type to a number, boolean or None if it reads so, also in lists and dicts."""
     if isinstance(value, dict):
         return {k: guess(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, plain data only, one clear line when they are not what they should be."""
+"""Checkpoints are written whole or not at all, hold plain data only, and give one clear line if unreadable."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Two processes through torchrun on the CPU: one run folder, one log, and the gradients of the whole batch."""
+"""Two processes through torchrun on the CPU: one run folder, one log, gradients of the whole batch."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Weights from elsewhere in a config's model: what fits is taken, what was taken is said, what is frozen stays."""
+"""model.pretrained: what fits is loaded, the report lists it, and frozen weights stay as they are."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_encoder_alone_can_be_taken_from_the_same_network():
         transfer(small, unet, list("abcde"), name="unet", options={"base_channels": 4}, take="encoder")
 
 
-def test_fewer_stages_and_an_auxiliary_head_are_no_obstacle():
+def test_fewer_stages_and_an_auxiliary_head_load():
     encoder = public(RESNET_FILE, "resnet18")
     _, report = filled(encoder, list("abc"), "pspnet_resnet18", form="smp")
     assert "encoder.layer3.0.conv1.weight" in report.ignored
@@ -186,7 +186,7 @@ def test_what_does_not_fit_says_what_it_is(title, name, target, options, words):
     assert all(word in str(e.value) for word in words), str(e.value)
 
 
-def test_sources_that_are_nothing(tmp_path):
+def test_unusable_sources(tmp_path):
     for source, words in ((tmp_path / "none.pth", "not found"), ("nvidia/mit-b7", "did you mean 'nvidia/mit-b[0-5]'"),
                           ({"x.y": torch.zeros(1)}, "no known layout")):  # fmt: skip
         with refuses(words):
@@ -196,7 +196,7 @@ def test_sources_that_are_nothing(tmp_path):
 # --- class names ----------------------------------------------------------------------------------------------------
 
 
-def test_names_are_the_files_own_or_told_by_their_number():
+def test_names_come_from_the_file_or_from_the_number_of_classes():
     for meta in (
         {"meta": {"CLASSES": ["a", "b"], "PALETTE": [[1, 2, 3], [4, 5, 6]]}},
         {"meta": {"dataset_meta": {"classes": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]]}}},
@@ -250,7 +250,7 @@ def encoder_file(tmp_path_factory):
     return path
 
 
-def test_a_frozen_encoder_takes_part_in_nothing():
+def test_a_frozen_encoder_gets_no_gradient_and_no_statistics():
     cfg = config_from({"model": {"name": "segformer_b0", "freeze": "encoder", "drop_path_rate": 0.5}})
     model = build_network(cfg, 3).train()
     assert model.training and model.head.training and not any(m.training for m in model.encoder.modules())
@@ -333,7 +333,7 @@ def test_our_own_checkpoint_goes_on_with_other_classes(tmp_path, folder):
     assert report.part == "encoder" and torch.equal(model.encoder.bn1.running_mean, best["encoder.bn1.running_mean"])
 
 
-def test_norms_over_a_swins_maps_may_be_new(tmp_path):
+def test_norms_of_swins_maps_may_be_new(tmp_path):
     state = build_model("segformer_swin_t", 3, out_norms=False).state_dict()
     cfg = to_dict(config_from({"model": {"name": "segformer_swin_t", "out_norms": "false"}}))
     ckpt.save({"model": state, "config": cfg, "class_names": list("abc")}, tmp_path / "a.pt")
@@ -345,7 +345,7 @@ def test_norms_over_a_swins_maps_may_be_new(tmp_path):
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_train_says_and_keeps_what_it_loaded(tmp_path, folder, encoder_file, monkeypatch, capsys):
+def test_train_prints_and_saves_what_it_loaded(tmp_path, folder, encoder_file, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cfg = tiny(folder, "train.epochs=1", f"model.pretrained={encoder_file}", "model.freeze=encoder")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(cfg)))

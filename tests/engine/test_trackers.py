@@ -1,4 +1,4 @@
-"""log.csv, and stand-ins for TensorBoard and Weights & Biases, which need not be installed."""
+"""log.csv, and fakes of TensorBoard and Weights & Biases, which need not be installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def call(*words: object) -> int:
 
 
 class FakeWandb:
-    """Keeps what it is told. https://docs.wandb.ai: init, Run.define_metric, Run.log, Run.finish."""
+    """Records its calls. https://docs.wandb.ai: init, Run.define_metric, Run.log, Run.finish."""
 
     def __init__(self, broken_at: int | None = None):
         self.rows, self.metrics, self.finished, self.broken_at = [], [], 0, broken_at
@@ -99,7 +99,7 @@ def test_wandb_gets_every_number_of_the_log(place, monkeypatch):
     assert fake.facts["config"]["train"]["epochs"] == 2
 
 
-def test_folds_have_places_of_their_own(place, monkeypatch):
+def test_folds_have_their_own_names(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=FakeWriter))
     FakeWriter.made.clear()
     write_config(place / "c.yaml", make_folder(place / "folds", n=24), device="cpu", train={"epochs": 1},
@@ -120,7 +120,7 @@ def test_a_tracker_that_fails_does_not_end_a_training(place, monkeypatch, capsys
     assert "log.tracker left out from here on: network is gone" in capsys.readouterr().err
 
 
-def test_what_is_missing_is_said_before_anything_is_made(place, monkeypatch, capsys):
+def test_a_missing_package_is_an_error_before_the_run_folder_exists(place, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     assert call("c.yaml", "--set", "log.tracker=wandb") == 2
     assert "wandb is not installed; pip install wandb" in capsys.readouterr().err and not (place / "runs").exists()

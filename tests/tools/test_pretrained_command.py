@@ -86,7 +86,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server of the folder `served`, on this machine; (folder, address, list of what was asked for)."""
+    """A web server of the folder `served`, on this machine; (folder, address, list of requests)."""
     folder, asked = tmp_path / "served", []
     folder.mkdir()
 
@@ -258,7 +258,7 @@ def test_our_own_checkpoint_is_recognised(tmp_path):
 
 
 def test_the_real_trunk_is_read_as_an_encoder(real_trunk):
-    """A real file in lukemelas' names, without the classifier's layers: every tensor finds its place, and it sees."""
+    """A real file in lukemelas' names without the classifier: every tensor is used, and the maps are finite."""
     model, report = load_public(real_trunk)
     assert report.architecture == "efficientnet_b0" and report.options["form"] == "lukemelas"
     assert report.loaded == 352 and not report.ignored and not report.reinitialised

@@ -73,7 +73,7 @@ def test_command(write, capsys, tmp_path, monkeypatch):
     words = [str(write(schedule={"name": "plateau", "warmup_iters": 20})), "--out", str(out)]
     assert command.run(schedule.main, schedule.build_parser(), words) == 0
     said = capsys.readouterr().out
-    assert "drawn without falls" in said and out.stat().st_size > 1000
+    assert "shown without these falls" in said and out.stat().st_size > 1000
     assert "20 of its 24 iterations are warm-up" in said
     assert "24 (6 an epoch)" in said and "1.00e-02" in said
     out.unlink()

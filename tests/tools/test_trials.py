@@ -1,4 +1,4 @@
-"""tools.overfit and tools.lr_find: what can learn does, what cannot is told why, and nothing is left behind."""
+"""tools.overfit and tools.lr_find: they take train.py's step, explain failures, and leave no files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def fails(capsys, tool, *words) -> str:
 # --- overfit ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_can_learn_learns(write, capsys, tmp_path, monkeypatch):
+def test_a_good_config_overfits(write, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write()
     assert run(overfit, path, "--iterations", 150) == 0
@@ -87,7 +87,7 @@ def test_learning_rates_that_are_far_off(write, capsys, lr, expected):
     assert any(words in err for words in expected.split("|")), err
 
 
-def test_too_low_by_ten_is_told(write, capsys):
+def test_a_rate_ten_times_too_low_is_reported(write, capsys):
     err = fails(capsys, overfit, write(optim={"lr": 5e-4}), "--iterations", 50)
     assert "with one change, optim.lr x 10, it reaches" in err
 
@@ -106,7 +106,7 @@ def test_no_rate_no_learning(write, capsys):
     assert "optim.lr is 0" in fails(capsys, overfit, write(optim={"lr": 0}))
 
 
-def test_detail_finer_than_the_head_is_told(write, capsys, tmp_path):
+def test_detail_finer_than_the_head_is_reported(write, capsys, tmp_path):
     root = make_folder(tmp_path / "fine", n=2, hw=(64, 64), names=("a", "b"), values=(0, 1))  # lines of one pixel
     for i in range(2):
         write_image(root / "images" / "train" / f"{i:02d}.png", (64, 64), seed=i)
@@ -239,7 +239,7 @@ def test_rates_are_a_constant_factor_apart():
     assert lrs == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 
 
-def test_a_loss_that_never_falls_is_told():
+def test_a_loss_that_never_falls_is_an_error():
     lrs = lr_find.rates(1e-6, 1.0, 50)
     with refuses("made the loss fall"):
         lr_find.read(lrs, [2.0 + 0.3 * (i % 2) for i in range(50)], "")
@@ -247,7 +247,7 @@ def test_a_loss_that_never_falls_is_told():
         lr_find.read(lrs, [2.0] * 4, "the loss was no number any more at 1.0e-05")
 
 
-def test_the_sweep_ends_where_the_loss_is_past_saving():
+def test_the_sweep_ends_when_the_loss_diverges():
     class Fake:
         def __init__(self, losses):
             self.losses = iter(losses)
