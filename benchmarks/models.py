@@ -5,8 +5,8 @@
 
 Time: batch 1, float32, 256x512, with the final upsampling. Each round runs every candidate once, so that a slower
 machine slows all of them; the result is the median over rounds. Peers run in both memory formats and the better one
-counts; ours gets contiguous images, the default of the peers. "ours, deployed" is the copy of models/inference/deploy.py,
-on the CPU. `train` is forward, cross-entropy and backward, without an optimizer step; with two images if the peer cannot
+counts; ours gets contiguous images, the default of the peers. "ours, deployed" is the copy that models.deploy makes, on
+the CPU. `train` is forward, cross-entropy and backward, without an optimizer step; with two images if the peer cannot
 train on one. Memory: growth of a fresh process (on CUDA: of the allocator) during two training steps with batch 2 at
 512x512. Ratios above 1 (time) and below 1 (memory) are in our favour.
 """
