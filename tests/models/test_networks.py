@@ -23,7 +23,7 @@ Weights = dict[str, Tensor]
 
 
 def perturbed(name: str, num_classes: int, **options) -> nn.Module:
-    """A model in float64 and eval mode in which every weight matters: no zero bias, no BatchNorm that is the identity."""
+    """A model in float64 and eval mode where every weight matters: no zero bias, no BatchNorm that is the identity."""
     torch.manual_seed(0)
     model = build_model(name, num_classes, **options).double().eval()
     perturb_norms(model)
@@ -365,7 +365,7 @@ def test_unet_on_an_encoder_equals_smp(name):
 
 
 def test_unet_decoder_on_other_maps():
-    """Without the stem map two blocks only enlarge; dilated maps stay as large; without `size` the last block doubles."""
+    """Without a stem map two blocks only enlarge; dilated maps stay as large; without size the last one doubles."""
     x = torch.randn(1, 3, 65, 98)
     for options in ({}, dict(stem=True, output_stride=8)):
         small = dict(encoder="resnet18", decoder_widths=(16, 16, 8, 8, 8), **options)
