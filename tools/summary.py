@@ -4,7 +4,8 @@ python -m tools.summary segformer_b2 --size 512 1024
 python -m tools.summary deeplabv3plus_resnet50 --set form=mmseg --rule fvcore --depth 2
 
 Indented rows belong to the row above them. A row without a name of its own is a function its part calls; a convolution
-that has taken a BatchNorm in (models/inference/fold.py) is named after both. Stride: pixels of the image per pixel here.
+that has taken a BatchNorm in (models/inference/fold.py) is named after both. Stride: pixels of the image per pixel
+here.
 """
 
 from __future__ import annotations
