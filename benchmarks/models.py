@@ -5,8 +5,8 @@
 
 Time: batch 1, float32, 256x512, with the final upsampling. Each round runs every candidate once, so that a slower
 machine slows all of them; the result is the median over rounds. Peers run in both memory formats and the better one
-counts; ours gets contiguous images, the default of the peers. "ours, deployed" is the copy of models/inference/deploy.py,
-on the CPU. `train` is forward, cross-entropy and backward, without an optimizer step; with two images if the peer cannot
+counts; ours gets contiguous images, the default of the peers. "ours, deployed" is the copy that models.deploy makes, on
+the CPU. `train` is forward, cross-entropy and backward, without an optimizer step; with two images if the peer cannot
 train on one. Memory: growth of a fresh process (on CUDA: of the allocator) during two training steps with batch 2 at
 512x512. Ratios above 1 (time) and below 1 (memory) are in our favour.
 """
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers import CLASSES, PEERS, TRAIN_BATCH, Peer, ours_like
 from common.memory import process_bytes
+from common.tables import format_table
 from models import deploy
 
 Step = Callable[[], None]
@@ -157,16 +158,16 @@ def ratios(kind: str, values: dict[str, float], ours: str) -> dict[str, float]:
 
 def table(name: str, result: dict) -> str:
     kinds = [kind for kind in ("inference_ms", "train_ms", "train_memory_mib") if kind in result]
-    lines = [f"\n{name:44s}" + "".join(f"{kind.replace('_', ' '):>18s}" for kind in kinds)]
+    rows = []
     for label in result["inference_ms"]:
-        cells = (f"{result[kind][label]:18.1f}" if label in result[kind] else f"{'-':>18s}" for kind in kinds)
-        lines.append(f"  {label:42s}" + "".join(cells))
+        rows.append([label, *[f"{result[kind][label]:.1f}" if label in result[kind] else "-" for kind in kinds]])
     for peer in ("best peer", "best peer as built"):
-        found = [result[kind.rsplit("_", 1)[0] + "_ratio"][peer] for kind in kinds]
-        lines.append(f"  {'ratio to the ' + peer:42s}" + "".join(f"{ratio:17.2f}x" for ratio in found))
+        ratios = [result[kind.rsplit("_", 1)[0] + "_ratio"][peer] for kind in kinds]
+        rows.append([f"ratio to the {peer}", *[f"{ratio:.2f} x" for ratio in ratios]])
         if "deployed_inference_ratio" in result:
-            lines.append(f"  {'deployed, to the ' + peer:42s}{result['deployed_inference_ratio'][peer]:17.2f}x")
-    return "\n".join(lines)
+            deployed = f"{result['deployed_inference_ratio'][peer]:.2f} x"
+            rows.append([f"deployed, to the {peer}", deployed, *["-"] * (len(kinds) - 1)])
+    return "\n" + format_table(rows, [name, *[kind.replace("_", " ") for kind in kinds]])
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class ConvBNReLU(nn.Sequential):
-    """Convolution, BatchNorm, ReLU."""
+    """Convolution, BatchNorm, ReLU: an nn.Sequential with a name, by which models/inference/blocks.py finds it."""
 
 
 class SeparableConvBNReLU(nn.Sequential):

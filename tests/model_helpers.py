@@ -1,4 +1,4 @@
-"""Shared by the tests of models: counting, comparing, and norms whose errors would show."""
+"""Helpers for the tests of models: count parameters, compare tensors, randomise BatchNorm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def perturb_norms(model: nn.Module) -> None:
-    """Fresh BatchNorm is the identity: wrong or missing statistics would not show."""
+    """Random statistics: a new BatchNorm is the identity, which would hide errors."""
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
@@ -21,6 +21,6 @@ def perturb_norms(model: nn.Module) -> None:
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor, relative: float = 1e-5) -> None:
-    """Largest difference relative to the largest value."""
+    """The largest difference is at most `relative` times the largest value."""
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() <= relative * theirs.abs().max()

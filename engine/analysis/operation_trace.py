@@ -247,7 +247,7 @@ def shadow(model: nn.Module) -> nn.Module:
 @contextmanager
 def as_printed(model: nn.Module) -> Iterator[None]:
     """The formulas as the papers print them, where a module computes something cheaper: modules with a `textbook`
-    switch, and BatchNorm apart from its convolution (as in training mode, see layers.conv_bn)."""
+    switch, and BatchNorm apart from its convolution (as in training mode, see models/inference/blocks.py)."""
     with ExitStack() as stack:
         for m in model.modules():
             name = "textbook" if hasattr(m, "textbook") else "training" if isinstance(m, nn.BatchNorm2d) else None

@@ -2,8 +2,8 @@
 
 A copy of the network gets positive weights, averages in place of maxima, and no norms. No path through it can cancel
 another one then, so the gradient of a unit is positive at exactly the pixels that the unit can read, over every path:
-kernels, strides, dilations, padding, resizing, pooling to cells, attention and its windows. For plain kernels the result
-equals the recurrences of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill
+kernels, strides, dilations, padding, resizing, pooling to cells, attention and its windows. For plain kernels the
+result equals the recurrences of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill
 2019. stage_maps.py has the effective receptive field: how much a unit of the real network depends on each of these
 pixels.
 """
@@ -27,8 +27,8 @@ from models.segmenter import SMALLEST
 def theoretical(model: nn.Module, size: tuple[int, int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{stage: (rows (H,) bool, columns (W,) bool)} of an image of `size` on which the stage's centre unit depends.
 
-    "out" is the centre pixel of the logits. Rows and columns do not depend on each other in any of our networks, so each
-    is measured on a strip that is as narrow as the networks take. The model itself does not change.
+    "out" is the centre pixel of the logits. Rows and columns do not depend on each other in any of our networks, so
+    each is measured on a strip as narrow as the networks take. The model itself does not change.
     """
     model = with_positive_weights(model)
     rows, columns = (support(model, strip) for strip in ((size[0], SMALLEST), (SMALLEST, size[1])))

@@ -147,7 +147,7 @@ def first_network(cfg: Config, dataset, seed: int) -> FirstNetwork:
 
 
 def seeded_model(job: Job) -> nn.Module:
-    """The job's network before its first step. Leaves the random generators in a state that depends on the seed alone."""
+    """The job's network before its first step. Leaves the random generators in a state that depends on its seed."""
     torch.manual_seed(derive_seed(job.seed, "model"))
     if job.built is None or job.init is not None:
         return initial_model(job.cfg, job.train, job.init)

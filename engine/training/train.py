@@ -92,7 +92,7 @@ def teach(teacher: nn.Module | None, images: torch.Tensor, amp: torch.dtype | No
 
 
 def fit(job: Job, log: Log, device: torch.device) -> Progress:
-    """Train a job to its end, from its last checkpoint if there is one. Writes last.pt, best.pt and a log row an epoch."""
+    """Train a job to its end, from its last checkpoint if there is one. Writes last.pt, best.pt and log rows."""
     parts, train = build_parts(job, device), job.cfg.train
     progress, seconds = restore(job, parts)
     while not progress.finished:

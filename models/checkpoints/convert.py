@@ -12,19 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from common.errors import UserError, unknown
 from models.build import MODELS, Pair, build_encoder, encoder_name, encoder_values, option_values
 from models.checkpoints.identify import Identity, misfit
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import Layout, State
 from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.numerics import CHOSEN_BY_HEAD, NOT_NUMERICS, plain
 from models.checkpoints.rename import to_theirs
 from models.encoders.mix_transformer import MIT, NUM_HEADS, SR_RATIOS
 from models.forms import FORMS
-
-State = dict[str, Tensor]
 
 ALIASES = {"hf": "huggingface"}
 # publisher -> kind of encoder -> the publisher whose names it took over
@@ -111,7 +108,7 @@ def _translate(state: State, layout: Layout, form: str, name: str, mine: dict[st
         lines = differences(mine, _their_options(layout, form, name, {}), layout)
         raise UserError(f"{form}'s {name} has other parameters: {'; '.join(lines)}") from None
     different = differences(mine, _their_options(layout, form, name, found), layout)
-    classes = theirs[layout.classifier].shape[0] if layout.classifier else None
+    classes = None if layout.encoder else theirs[identity.classifier].shape[0]
     fault = misfit(Identity(layout, name, classes, found), theirs)
     if fault is not None:
         raise UserError(f"{form}'s {name} has other parameters: {'; '.join(different) or fault}")
@@ -140,7 +137,7 @@ def stored_only(layout: Layout, name: str, theirs: State, notes: list[str]) -> S
     """New tensors for their names that have no counterpart here."""
     fresh: State = {}
     if layout.title == "NVlabs SegFormer":  # from the base class of their heads
-        classes = theirs[layout.classifier].shape[0]
+        classes = theirs["decode_head.linear_pred.weight"].shape[0]
         fresh = {"decode_head.conv_seg.weight": torch.zeros(classes, 128, 1, 1)}
         fresh["decode_head.conv_seg.bias"] = torch.zeros(classes)
     if layout.form == "smp" and name.startswith("pspnet_"):  # smp uses half of the encoder but keeps all of it

@@ -8,17 +8,17 @@ device) and compared key by key.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from common.errors import UserError
-from models.build import build_encoder, build_model
+from models.build import MODELS, Pair, build_encoder, build_model
 from models.checkpoints.layout import Layout, State
 from models.checkpoints.layouts import LAYOUTS
-from models.checkpoints.rename import Table, their_names
+from models.checkpoints.rename import Table, find, their_names
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Identity:
     def table(self) -> Table:
         table = self.layout.table
         return table(self.name) if callable(table) else table
+
+    @property
+    def classifier(self) -> str:
+        """Their key of the classifier's weight, whose rows are the classes; of a whole model."""
+        key = "head.classifier.weight" if isinstance(MODELS[self.name], Pair) else "classifier.weight"
+        return their_names(self.table, key)[0][0]
 
     def build(self, num_classes: int | None = None, **options) -> nn.Module:
         options = {"form": self.layout.form, **self.options, **options}
@@ -57,8 +63,9 @@ def identify(state: State, words: str = "") -> Identity:
             continue
         bare = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         for name in layout.names:
-            classes = bare[layout.classifier].shape[0] if layout.classifier else None
-            found = Identity(layout, name, classes, layout.options(bare), prefix)
+            found = Identity(layout, name, None, layout.options(bare), prefix)
+            if not layout.encoder:
+                found = replace(found, num_classes=bare[found.classifier].shape[0])
             fault = misfit(found, bare)
             if fault is None:
                 return found
@@ -73,17 +80,12 @@ def misfit(identity: Identity, state: State) -> str | None:
     """Why the state dict is not this network; None if every parameter is there with its shape."""
     with torch.device("meta"):
         ours = identity.build().state_dict()
-    table = identity.table
+    shapes, table, theirs = {key: value.to("meta") for key, value in state.items()}, identity.table, set()
     for key, value in ours.items():
-        names, operation = their_names(table, key)
-        missing = [name for name in names if name not in state]
-        if missing and not key.endswith("num_batches_tracked"):
-            return f"{missing[0]} is missing"
-        if not missing:
-            shape = operation.apply([state[name].to("meta") for name in names], value.shape).shape
-            if shape != value.shape:
-                return f"{names[0]} has shape {tuple(state[names[0]].shape)}, which gives {tuple(shape)}"
-    theirs = {name for key in ours for name in their_names(table, key)[0]}
+        names, _, fault = find(shapes, table, key, value.shape)
+        if fault:
+            return fault
+        theirs.update(names)
     rest = [key for key in state if key not in theirs and not is_unused(key, identity.layout)]
     return f"it has no place for {rest[0]}" if rest else None
 

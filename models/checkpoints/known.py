@@ -236,7 +236,8 @@ def _by_hand() -> list[Known]:
     for name in NVLABS:
         size, classes = name.split(".")[1], 150 if ".ade." in name else 19
         rows.append(_row(f"nvlabs/{name}", NVLABS_PAGE, "nvlabs", f"segformer_{size}", classes, manual=f"{name}.pth"))
-    for name in ("deeplabv3plus_resnet101_cityscapes", *_vainf_voc()):
+    voc = [f"{head}_resnet{n}_voc" for head in ("deeplabv3", "deeplabv3plus") for n in (50, 101)]
+    for name in ("deeplabv3plus_resnet101_cityscapes", *voc):
         page = f"{GITHUB}/VainF/DeepLabV3Plus-Pytorch"
         if name.endswith("cityscapes"):
             page = f"{DRIVE}1t7TC8mxQaFECt4jutdq_NMnWxdm6B-Nb"
@@ -250,10 +251,6 @@ def _by_hand() -> list[Known]:
         licence = "not stated by its authors"
         rows.append(_row(id, url, form, architecture, 19, licence=licence, manual=id.replace("/", "-") + ".pth"))
     return rows
-
-
-def _vainf_voc() -> list[str]:
-    return [f"{head}_resnet{n}_voc" for head in ("deeplabv3", "deeplabv3plus") for n in (50, 101)]
 
 
 KNOWN: dict[str, Known] = {

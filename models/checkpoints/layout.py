@@ -23,7 +23,6 @@ class Layout:
     names: tuple[str, ...]  # models (or encoders) it can be, the likeliest first
     table: Table | Callable[[str], Table]  # their names <-> ours; may depend on which of `names` it is
     encoder: bool = False  # the file holds an encoder, with or without an ImageNet classifier
-    classifier: str | None = None  # key of the classifier's weight: its rows are the classes
     options: Callable[[State], dict[str, Any]] = lambda state: {}  # what shapes show beyond the name, e.g. widths
     unused: tuple[str, ...] = ()  # regular expressions: keys of these files that our forward does not need
     doubt: str | None = None  # if the same keys can mean two networks: what was assumed, and the option that decides

@@ -82,6 +82,21 @@ def their_names(table: Table, key: str) -> tuple[list[str], Operation]:
     raise KeyError(key)
 
 
+def find(
+    state: dict[str, Tensor], table: Table, key: str, shape: torch.Size
+) -> tuple[list[str], Tensor | None, str | None]:
+    """(their names of a parameter of ours, its tensor, what is wrong). A missing num_batches_tracked is None, no fault.
+
+    Raises: KeyError if no row has the key.
+    """
+    names, operation = their_names(table, key)
+    if missing := [name for name in names if name not in state]:
+        return names, None, None if key.endswith("num_batches_tracked") else f"{', '.join(missing)} is missing"
+    value = operation.apply([state[name] for name in names], shape)
+    fault = f"{', '.join(names)} gives {tuple(value.shape)}, expected {tuple(shape)}" if value.shape != shape else None
+    return names, value, fault
+
+
 def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Their state dict -> (ours, their keys that were not needed). `wanted`: our model's state dict, for its shapes.
 
@@ -91,23 +106,14 @@ def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -
     out, used, faults = {}, set(), []
     for key, ours in wanted.items():
         try:
-            names, operation = their_names(table, key)
+            names, value, fault = find(state, table, key, ours.shape)
         except KeyError:
-            faults.append(f"{key} (in no row of the table)")
-            continue
+            names, value, fault = [], None, f"{key} (in no row of the table)"
         used.update(names)
-        missing = [name for name in names if name not in state]
-        if missing:
-            if key.endswith("num_batches_tracked"):
-                out[key] = torch.zeros(ours.shape, dtype=ours.dtype)  # not zeros_like: `wanted` may have no memory
-            else:
-                faults.append(f"{', '.join(missing)} is missing")
-            continue
-        value = operation.apply([state[name] for name in names], ours.shape)
-        if value.shape != ours.shape:
-            faults.append(f"{', '.join(names)} gives {tuple(value.shape)}, expected {tuple(ours.shape)}")
-        else:
-            out[key] = value
+        if fault:
+            faults.append(fault)
+        else:  # not zeros_like: `wanted` may have no memory
+            out[key] = torch.zeros(ours.shape, dtype=ours.dtype) if value is None else value
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise UserError(f"the file does not fit the model: {shown}")

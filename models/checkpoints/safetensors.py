@@ -78,7 +78,7 @@ def parse_header(text: bytes) -> dict[str, Any]:
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice in the header")
+            raise ValueError("a name occurs twice in the header")
         return found
 
     if not text.startswith(b"{"):

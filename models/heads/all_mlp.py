@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.inference.fold import scale_and_shift
 from models.layers import conv_bn_relu, kaiming_fan_out, truncated_normal
 from models.tensors import full_precision, map_of, resize, tokens_of
 
@@ -92,9 +93,7 @@ class AllMLPHead(nn.Module):
             return mix, mix @ biases
 
     def _fold_batchnorm(self, mix: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        bn = self.bn
-        scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)  # (D)
-        shift = bn.bias - bn.running_mean * scale
+        scale, shift = scale_and_shift(self.mix, self.bn)  # each (D)
         return scale[:, None] * mix, shift if bias is None else torch.addcmul(shift, scale, bias)
 
     def _mix(self, features: list[Tensor], mix: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Shape comments as claims: found in the source, read, and compared with the values of a real run.
+"""Shape comments as claims: found in the source, parsed, and compared with the values of a real run.
 
 Which comments. The trailing comment of an assignment, a `return` or `xs.append(..)` inside a function, if it holds a
 shape: a parenthesis with commas, `(B, C, H/4, W/4)`, or one size alone at its start, `# (n D)`. After an arrow the last
@@ -127,7 +127,7 @@ def target_of(node: ast.AST) -> list[str] | None:
 
 
 class Frame:
-    """A running function: the claim whose statement is at work, and what its names have come to mean."""
+    """A running function: the claim whose statement is running, and the values of its names."""
 
     def __init__(self) -> None:
         self.pending: Claim | None = None
@@ -174,7 +174,7 @@ class Frame:
 
 @contextmanager
 def checking(claims: list[Claim]) -> Iterator[None]:
-    """Check the claims in every function of their files that runs meanwhile."""
+    """Check the claims in every function of their files that runs in this block."""
     lines: dict[tuple[str, int], Claim] = {}
     for claim in claims:
         for line in range(claim.node.lineno, claim.node.end_lineno + 1):

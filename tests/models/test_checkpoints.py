@@ -1,4 +1,4 @@
-"""Public layouts: every table is complete and can be undone, files are recognised, misfits are said in one line."""
+"""Public layouts: every table is complete and invertible, files are recognised, misfits give one clear line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLES = [layout.title for layout in LAYOUTS]
 
 
 def example(layout: Layout, name: str | None = None) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """A random model of ours in the layout's form, and its weights as the publisher would name them."""
+    """A random model of ours in the layout's form, and its weights under the publisher's names."""
     torch.manual_seed(0)
     name = name or layout.names[0]
     if layout.encoder:

@@ -1,4 +1,4 @@
-"""Weights by URL: into torch.hub's folder once, checked, local ones left in place; and one line without a network."""
+"""Weights by URL: downloaded once into torch.hub's folder and checked; local files stay; one clear line offline."""
 
 import hashlib
 import http.server
@@ -24,7 +24,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(tmp_path):
-    """A local web server with one file of weights; it counts what is asked of it."""
+    """A local web server with one file of weights; it counts requests."""
     torch.save({"w": torch.ones(3)}, tmp_path / "served.pth")
     content = (tmp_path / "served.pth").read_bytes()
 

@@ -1,4 +1,4 @@
-"""Files of weights: publishers' containers rebuilt, hostile ones that must not run, broken ones in one clear line."""
+"""Files of weights: publishers' formats are read, hostile files do not run, broken files give one clear line."""
 
 import contextlib
 import functools
@@ -47,7 +47,7 @@ def same(state: dict, expected: dict) -> bool:
 
 
 def refusal(path, *words: str) -> str:
-    """The one line that `read` ends in; it must name the file, or its folder, and hold the words."""
+    """The one-line error of `read`, which must name the file or its folder and contain the words."""
     with pytest.raises(UserError) as error:
         read(path)
     line = str(error.value)
@@ -276,7 +276,7 @@ def fire(path, *_):
 
 
 class Grenade:
-    """Its class is importable, so that a reader that looks it up would set it off."""
+    """Its class can be imported, so a reader that looks it up would run it."""
 
     def __init__(self, path):
         self.path = path
@@ -312,7 +312,7 @@ BOMBS = {
 
 
 class Called(Call):
-    """A call whose result is called in turn: pickle asks that what is called is callable."""
+    """A call whose result is called: pickle requires a callable."""
 
     def __call__(self):
         raise AssertionError
@@ -398,7 +398,7 @@ def test_a_pickle_that_would_unfold_without_end(tmp_path):
 
 
 def test_attributes_that_hide_methods(tmp_path):
-    """A pickle may hang attributes on dicts and tensors; `state.items()` would then be the file's idea of items."""
+    """A pickle can put attributes on dicts and tensors; `state.items()` would then call what the file defines."""
 
     class Dressed:
         def __reduce__(self):
@@ -580,7 +580,7 @@ BROKEN = {
     "a leading space": (b" {}", 0, "not a JSON object"),
     "no JSON": (b'{"a": ', 0, "the header is not JSON"),
     "no UTF-8": (b'{"\xff": 1}', 0, "not UTF-8"),
-    "twice": (b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 8)).encode(),) * 2), 8, "stands twice"),
+    "twice": (b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 8)).encode(),) * 2), 8, "occurs twice"),
     "a field twice": (b'{"a": {"dtype": "U8", "dtype": "I8", "shape": [8], "data_offsets": [0, 8]}}', 8, "twice"),
     "a deep nest": (b'{"a":' + b"[" * 100_000, 0, "broken safetensors file"),
     "a long number": (b'{"a":' + b"9" * 10_000 + b"}", 0, "broken safetensors file"),
@@ -667,7 +667,7 @@ def test_hub_folders(tmp_path):
     found = read(tmp_path)
     assert list(found.state) == ["y"] and found.kind == "safetensors"
     assert found.meta == {"__metadata__": {"format": "pt"}, "config.json": {"architectures": ["A"]}}
-    assert "config.json" not in read(tmp_path / "anything.pth").meta  # whose it is, nobody knows
+    assert "config.json" not in read(tmp_path / "anything.pth").meta  # it may belong to another file
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json: not JSON"):
         read(tmp_path)

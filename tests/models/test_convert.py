@@ -1,4 +1,4 @@
-"""Our networks in other projects' files: their own code loads them, strictly, and computes what ours does."""
+"""Our networks as files of other projects: their code loads them strictly and gives the same logits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WHOLE = [layout for layout in LAYOUTS if not layout.encoder and not layout.title
 
 @pytest.mark.parametrize("layout", WHOLE, ids=[layout.title for layout in WHOLE])
 def test_every_publishers_file_comes_back_by_itself(layout):
-    """ours -> theirs -> load_public: the same network, told by nothing but the keys."""
+    """ours -> theirs -> load_public: the same network, recognised from its keys."""
     name = layout.names[0]
     model = ours(name, form=layout.form)
     found = convert(model.state_dict(), name, {"form": layout.form}, layout.form)

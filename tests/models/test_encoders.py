@@ -1,4 +1,4 @@
-"""Swin, EfficientNet and VGG with FCN's skips: equal to the peers from random weights, and to the papers' words."""
+"""Swin, EfficientNet and VGG with FCN's skips equal the peers with random weights, and the papers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_maps(ours: list[Tensor], theirs: list[Tensor], relative: float) -> Non
 
 
 def perturb_swin(model: nn.Module) -> nn.Module:
-    """At its start a transformer hardly attends: larger weights and biases, so that errors show. In eval."""
+    """Larger weights and biases, so that errors in attention show: it is nearly uniform at first. In eval mode."""
     for name, p in model.eval().named_parameters():
         if "relative_position_bias_table" in name:
             nn.init.normal_(p)
@@ -49,7 +49,7 @@ def perturb_swin(model: nn.Module) -> nn.Module:
 
 
 def loaded(peer: nn.Module, layout: str, **options) -> nn.Module:
-    """The peer's weights in our encoder, as its file would bring them; both are in float64 then."""
+    """The peer's weights in our encoder, loaded as from its file; both in float64."""
     ours, report = load_public(peer.state_dict(), **options)
     assert report.layout == layout, str(report)
     peer.double()
@@ -99,7 +99,7 @@ def test_swin_equals_timm(size):
 
 
 def test_mmsegs_merged_channels_are_ours_in_another_order():
-    """Its merging: 2x2 patches by nn.Unfold, then LayerNorm and Linear; the weights cross by MERGED and back."""
+    """mmseg merges 2x2 patches by nn.Unfold, then LayerNorm and Linear; MERGED converts the weights both ways."""
     torch.manual_seed(0)
     ours = perturb_swin(PatchMerging(6).double())
     theirs = {k: MERGED.to_theirs(v)[0][1] for k, v in ours.state_dict().items()}
@@ -248,7 +248,7 @@ def test_same_padding():
 
 @pytest.mark.parametrize("name", EFFICIENTNET)
 def test_efficientnet_parameter_counts(name):
-    """timm's whole classifier less its 1x1 convolution and classifier."""
+    """timm's whole network without its last 1x1 convolution and classifier."""
     with torch.device("meta"):
         ours, peer = build_encoder(name, stem=True), timm.create_model(name)
     head = parameters(peer.conv_head) + parameters(peer.bn2) + parameters(peer.classifier)
@@ -282,7 +282,7 @@ def test_vgg_equals_torchvision():
 
 
 def test_vggs_large_layers_are_convolutions():
-    """At one place of the map fc6 and fc7 give what VGG's fully connected layers give for that window of 7x7."""
+    """At each pixel fc6 and fc7 give what VGG's fully connected layers give for its window of 7x7."""
     torch.manual_seed(0)
     small = dict(base_channels=4, fc_channels=16)
     head = build_model("fcn32s_vgg16", 3, **small).head.eval()

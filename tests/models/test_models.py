@@ -1,4 +1,4 @@
-"""What every model promises: sizes, batches, gradients, parameter counts, layout, learning, names and options."""
+"""Tests for every model: sizes, batches, gradients, parameter counts, memory layout, learning, names and options."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def test_parameter_counts_of_public_models(name, num_classes, options, count):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_maps_stay_channels_last(name):
-    """No layer falls back to the other layout: each fall costs a copy of a map, twice. Tokens (B, H, W, C)
-    give the same memory, contiguous in their own shape."""
+    """No layer returns the other memory format, which would cost two copies of a map. Tokens (B, H, W, C) are the same
+    memory, contiguous in their own shape."""
     of_maps = nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.ReLU | nn.MaxPool2d
     model = build_model(name, 5, **FAMILIES[name]).train()
     wrong = []

@@ -1,4 +1,4 @@
-"""U-Nets, BetterSegNetwork and the basic network: equal to their publishers', written a second time from the facts.
+"""U-Nets, BetterSegNetwork and the basic network equal their publishers' networks, rewritten here from their code.
 
 The references are functions of a plain dictionary of weights under the publishers' own names; each test renames ours to
 theirs one to one, so nothing is left over on either side. smp is installed and is its own reference.
@@ -23,7 +23,7 @@ Weights = dict[str, Tensor]
 
 
 def perturbed(name: str, num_classes: int, **options) -> nn.Module:
-    """A model in float64 and eval mode whose every weight shows: no zero bias, no BatchNorm that is the identity."""
+    """A model in float64 and eval mode where every weight matters: no zero bias, no BatchNorm that is the identity."""
     torch.manual_seed(0)
     model = build_model(name, num_classes, **options).double().eval()
     perturb_norms(model)
@@ -36,7 +36,7 @@ def perturbed(name: str, num_classes: int, **options) -> nn.Module:
 
 
 def renamed(weights: Weights, names: dict[str, str]) -> Weights:
-    """Every key of ours under its publisher's name; `names` holds module -> module."""
+    """Our state dict under the publisher's names; `names` maps modules to modules."""
     out = {}
     for key, value in weights.items():
         module, leaf = key.rsplit(".", 1)
@@ -55,7 +55,7 @@ def compare(model: nn.Module, reference, names: dict[str, str], sizes: list[tupl
 
 
 class Used(dict):
-    """Remembers which weights were read: a reference that leaves one out would compare less than it seems."""
+    """Remembers which weights were read, to show that a reference uses all of them."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights)
@@ -172,7 +172,7 @@ def test_basic_seg_network_equals_its_description():
 
 
 def test_basic_seg_network_is_blind_at_two_edges():
-    """As published: no tap reaches the row and column that output_padding adds, nor what grows out of them."""
+    """As published: no tap reaches the row and column that output_padding adds, so the logits there are 0."""
     model = perturbed("basic_seg_network", 5, base_channels=4)
     with torch.no_grad():
         x = model.up(model.classifier(model.deep(model.stages(torch.randn(1, 3, 80, 96, dtype=torch.float64)))))
@@ -182,7 +182,7 @@ def test_basic_seg_network_is_blind_at_two_edges():
 
 
 def test_basic_seg_network_starts_as_bilinear_enlarging():
-    """Inside the frame each class is enlarged on its own: a ramp becomes a ramp of half the slope."""
+    """Away from the border each class is enlarged separately: a ramp becomes a ramp of half the slope."""
     up = nn.ConvTranspose2d(2, 2, 4, stride=2, padding=1, bias=False)
     bilinear_(up.weight)
     ramp = torch.arange(6.0).expand(1, 2, 6, 6) * torch.tensor([1.0, 0.0])[None, :, None, None]
@@ -206,7 +206,7 @@ def milesial_names() -> dict[str, str]:
 
 
 def milesial_reference(p: Weights, x: Tensor) -> Tensor:
-    """Transposed convolutions where the weights hold them, else bilinear with align_corners; pads to the skip."""
+    """Transposed convolutions if the weights have them, else bilinear with align_corners; pads to the skip."""
 
     def double(name: str, x: Tensor) -> Tensor:
         x = norm(p, f"{name}.double_conv.1", conv(p, f"{name}.double_conv.0", x, padding=1)).relu()
@@ -365,7 +365,7 @@ def test_unet_on_an_encoder_equals_smp(name):
 
 
 def test_unet_decoder_on_other_maps():
-    """Without the stem's map two blocks only enlarge; dilated maps need no enlarging; unless told, the last doubles."""
+    """Without a stem map two blocks only enlarge; dilated maps stay as large; without size the last one doubles."""
     x = torch.randn(1, 3, 65, 98)
     for options in ({}, dict(stem=True, output_stride=8)):
         small = dict(encoder="resnet18", decoder_widths=(16, 16, 8, 8, 8), **options)

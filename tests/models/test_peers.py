@@ -1,4 +1,4 @@
-"""Networks of the installed peers, from random weights, through load_public: recognised, and equal to 1e-9 in float64.
+"""Networks of the installed peers with random weights: load_public recognises them, equal to 1e-9 in float64.
 
 Weights go the way a file's would: the peer's own state dict, nothing told but the keys. In double precision nothing but
 another function can make a difference; all norms are perturbed, since fresh ones hide mistakes.

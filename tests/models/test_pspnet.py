@@ -1,4 +1,4 @@
-"""PSPNet: the mix below the enlarging is the textbook's, cells are adaptive pooling's, one image trains."""
+"""PSPNet: mixing before enlarging equals the textbook, cells equal adaptive pooling, one image can train."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_mix_below_equals_the_textbook_with_all_gradients(concat, training):
 
 
 def test_under_a_padded_3x3_the_plain_form_is_kept():
-    """A constant level is no bias there: along the border the padding takes its place."""
+    """A constant level is not a bias there: at the border the padding counts too."""
     torch.manual_seed(0)
     head = PSPHead([8], [8], 3, bins=(1,), psp_channels=6, dropout=0.0).double().eval()
     x = torch.randn(1, 8, 7, 7, dtype=torch.float64)

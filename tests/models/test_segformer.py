@@ -1,4 +1,4 @@
-"""SegFormer: the peers' logits in their forms, and a head that computes its formula for a third of the cost."""
+"""SegFormer: the logits of the peers in each form, and a head that computes the formula at a third of the cost."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_all_mlp_equals_the_textbook_with_all_gradients(form, training, stem):
 
 
 def test_both_ways_of_multiplying_are_taken():
-    """Few tokens: one product after the other; many: the weights first. Above, both occur."""
+    """Few tokens: two products in turn; many tokens: first the product of the weights. The tests above have both."""
     head, features = small_head("linear", stem=False)
     tokens = [f.shape[-2] * f.shape[-1] for f in features]
     assert [n > f.shape[1] for n, f in zip(tokens, features)] == [True, True, False, False]
@@ -168,7 +168,7 @@ def test_dropout_before_relu_is_dropout_after_it():
 
 
 def test_nothing_is_cached():
-    """Weights that change between two calls (an optimizer's step, averaging) must show."""
+    """Weights that change between two calls (an optimizer step, averaging) change the result."""
     head, features = small_head("linear", stem=False)
     head.eval()
     with torch.no_grad():

@@ -118,7 +118,6 @@ LAYOUTS = [
         marks=("classifier.0.convs.4.1.weight", "classifier.4.weight"),
         names=("deeplabv3_resnet50", "deeplabv3_resnet101"),
         table=DEEPLABV3_TORCHVISION,
-        classifier="classifier.4.weight",
         unused=AUXILIARY,
     ),
     Layout(
@@ -127,7 +126,6 @@ LAYOUTS = [
         marks=("classifier.0.convs.4.1.weight", "classifier.4.weight"),
         names=("deeplabv3_resnet34", "deeplabv3_resnet18"),
         table=DEEPLABV3_TORCHVISION,
-        classifier="classifier.4.weight",
     ),
     Layout(
         title="VainF DeepLabV3",
@@ -135,7 +133,6 @@ LAYOUTS = [
         marks=("classifier.classifier.0.convs.4.1.weight",),
         names=names_on("deeplabv3"),
         table=DEEPLABV3_VAINF,
-        classifier="classifier.classifier.4.weight",
         doubt=STRIDE_16,
     ),
     Layout(
@@ -144,7 +141,6 @@ LAYOUTS = [
         marks=("decoder.aspp.convs.4.1.weight", "segmentation_head.0.weight"),
         names=names_on("deeplabv3"),
         table=DEEPLABV3_SMP,
-        classifier="segmentation_head.0.weight",
         doubt=STRIDE_8,
     ),
     Layout(
@@ -153,7 +149,6 @@ LAYOUTS = [
         marks=("classifier.project.0.weight", "classifier.aspp.convs.4.1.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_VAINF,
-        classifier="classifier.classifier.3.weight",
         doubt=STRIDE_16,
     ),
     Layout(
@@ -162,7 +157,6 @@ LAYOUTS = [
         marks=("decoder.aspp.0.convs.4.1.weight", "decoder.block1.0.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_SMP,
-        classifier="segmentation_head.0.weight",
         doubt=STRIDE_16,
     ),
     Layout(
@@ -171,7 +165,6 @@ LAYOUTS = [
         marks=("decode_head.sep_bottleneck.0.depthwise_conv.conv.weight", "decode_head.c1_bottleneck.conv.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_MMSEG,
-        classifier="decode_head.conv_seg.weight",
         options=mmseg_options(
             aspp_channels="decode_head.bottleneck.conv.weight",
             decoder_channels="decode_head.sep_bottleneck.0.pointwise_conv.conv.weight",
@@ -187,7 +180,6 @@ LAYOUTS = [
             marks=("decoder.low_level_conv.0.weight", f"decoder.fusion_conv.{second}.weight"),
             names=names_on("deeplabv3plus"),
             table=_system_d_plus(second),
-            classifier="classifier.weight",
         )
         for second, title in ((3, ""), (4, ", dropout between the convolutions"))
     ],

@@ -71,7 +71,6 @@ LAYOUTS = [
         marks=("encoder._conv_stem.weight", "decoder.mlp_stage.4.linear.weight"),
         names=tuple(f"segformer_{name}" for name in NAMES),
         table=segformer_smp,
-        classifier="segmentation_head.0.weight",
         options=widths(decoder_dim="decoder.fuse_stage.0.weight"),
         unused=(r"encoder\._conv_head\..*", r"encoder\._bn1\..*"),
     ),

@@ -150,7 +150,6 @@ LAYOUTS = [
         marks=("backbone.patch_embed1.proj.weight", "decode_head.linear_pred.weight"),
         names=SIZES,
         table=SEGFORMER_NVLABS,
-        classifier="decode_head.linear_pred.weight",
         options=widths(decoder_dim="decode_head.linear_fuse.conv.weight"),
         unused=(r"decode_head\.conv_seg\..*",),  # made by the base class of their heads, never called
     ),
@@ -160,7 +159,6 @@ LAYOUTS = [
         marks=("backbone.layers.0.0.projection.weight", "decode_head.fusion_conv.conv.weight"),
         names=SIZES,
         table=SEGFORMER_MMSEG,
-        classifier="decode_head.conv_seg.weight",
         options=widths(decoder_dim="decode_head.fusion_conv.conv.weight"),
         unused=(r"auxiliary_head\..*",),
     ),
@@ -170,7 +168,6 @@ LAYOUTS = [
         marks=("encoder.patch_embed1.proj.weight", "decoder.mlp_stage.0.linear.weight"),
         names=SIZES,
         table=SEGFORMER_SMP,
-        classifier="segmentation_head.0.weight",
         options=widths(decoder_dim="decoder.fuse_stage.0.weight"),
     ),
     *[
@@ -180,7 +177,6 @@ LAYOUTS = [
             marks=(first, "decode_head.linear_fuse.weight"),
             names=SIZES,
             table=table,
-            classifier="decode_head.classifier.weight",
             options=widths(decoder_dim="decode_head.linear_fuse.weight"),
         )
         for title, first, _, table, _ in HUGGINGFACE

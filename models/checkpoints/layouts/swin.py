@@ -86,7 +86,6 @@ LAYOUTS = [
         marks=("backbone.patch_embed.projection.weight", "decode_head.fusion_conv.conv.weight"),
         names=("segformer_swin_t",),
         table=under("backbone.", "encoder.", MMSEG) + under("decode_head.", "head.", HEAD_MMSEG),
-        classifier="decode_head.conv_seg.weight",
         options=widths(decoder_dim="decode_head.fusion_conv.conv.weight"),
         unused=(r"auxiliary_head\..*", *UNUSED[:2]),
     ),

@@ -43,7 +43,6 @@ LAYOUTS = [
         marks=("conv1_1.weight", "gn1_1.weight", "segmentation_head.14.weight"),
         names=("better_seg_network",),
         table=BETTER,
-        classifier="segmentation_head.14.weight",
         options=widths(base_channels="conv1_1.weight"),
     ),
     Layout(
@@ -52,7 +51,6 @@ LAYOUTS = [
         marks=("backbone.conv1_1.weight", "decode_head.upsample_cov1.weight"),
         names=("basic_seg_network",),
         table=BASIC,
-        classifier="backbone.conv5_3.weight",
         options=widths(base_channels="backbone.conv1_1.weight"),
         unused=(r"decode_head\.conv_seg\..*",),
     ),

@@ -81,7 +81,6 @@ LAYOUTS = [
             marks=("inc.double_conv.0.weight", *marks),
             names=("unet",),
             table=MILESIAL,
-            classifier="outc.conv.weight",
             options=widths(base_channels="inc.double_conv.0.weight"),
         )
         for title, form, *marks in (
@@ -96,7 +95,6 @@ LAYOUTS = [
         marks=("encoder1.enc1conv1.weight", "bottleneck.bottleneckconv1.weight"),
         names=("unet",),
         table=MATEUSZBUDA,
-        classifier="conv.weight",
         options=widths(base_channels="encoder1.enc1conv1.weight"),
     ),
     Layout(
@@ -105,7 +103,6 @@ LAYOUTS = [
         marks=("backbone.encoder.0.0.convs.0.conv.weight", "decode_head.conv_seg.weight"),
         names=("unet",),
         table=MMSEG,
-        classifier="decode_head.conv_seg.weight",
         options=widths(base_channels="backbone.encoder.0.0.convs.0.conv.weight"),
         unused=(r"auxiliary_head\..*",),
     ),
@@ -115,7 +112,6 @@ LAYOUTS = [
         marks=("encoder.conv1.weight", "decoder.blocks.0.conv1.0.weight"),
         names=tuple(f"unet_{name}" for name in RESNET_NAMES),
         table=[*under("encoder.", "encoder.", TORCHVISION), *SMP_DECODER],
-        classifier="segmentation_head.0.weight",
         options=_smp_widths,
     ),
 ]
