@@ -39,7 +39,7 @@ from engine.report.contact_sheet import compact, fire, sheet
 from models import build_model, list_models, model_options
 from models.segmenter import SMALLEST
 
-CANVAS = 4096  # side in pixels of the image on which theoretical fields are measured; larger than all finite fields
+CANVAS = 2048  # pixels: the side of the image on which theoretical fields are measured; larger than all finite fields
 THEORETICAL, HELD = (86, 180, 233), (255, 255, 255)  # colours of the two frames
 
 

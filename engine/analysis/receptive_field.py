@@ -4,7 +4,7 @@ A copy of the network gets positive weights, averages in place of maxima, and no
 another one then, so the gradient of a unit is positive at exactly the pixels that the unit can read, over every path:
 kernels, strides, dilations, padding, resizing, pooling to cells, attention and its windows. For plain kernels the
 result equals the recurrences of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks",
-Distill 2019. stage_maps.py has the effective receptive field: how much a unit of the real network depends on each pixel.
+Distill 2019. stage_maps.py has the effective receptive field: how much a real unit depends on each pixel.
 """
 
 from __future__ import annotations
