@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     for item in args.set:
         say(f"set {item}")
     device = distributed.own_device(resolve_device(cfg.device))
-    prepared = check_before(cfg, device)
+    prepared = check_before(cfg, device, new=run is None)
     if run is None:
         pretrained = prepared.network.pretrained
         facts = {"pretrained": asdict(pretrained)} if pretrained else {}
@@ -106,7 +106,7 @@ def config_and_run(args: argparse.Namespace) -> tuple[Config, Path | None]:
     return saved, run
 
 
-def check_before(cfg: Config, device: torch.device) -> Prepared:
+def check_before(cfg: Config, device: torch.device, new: bool = True) -> Prepared:
     """Find what is wrong with data, splits, model or loss within seconds, before a run folder exists.
 
     Returns what it built on the way; training uses the same objects.
@@ -117,7 +117,7 @@ def check_before(cfg: Config, device: torch.device) -> Prepared:
     line = check_before_training([train, val])
     if distributed.is_main():
         say(line)
-    if cfg.cv.folds:
+    if cfg.cv.folds and new:  # a resumed run keeps its splits
         draw_splits(cfg, train)
     teachers: dict = {}
     for c in [cfg, start_config(cfg), *[stage_config(cfg, i) for i in range(len(cfg.cv.stages))]]:
