@@ -93,8 +93,10 @@ def find(
     if missing := [name for name in names if name not in state]:
         return names, None, None if key.endswith("num_batches_tracked") else f"{', '.join(missing)} is missing"
     value = operation.apply([state[name] for name in names], shape)
-    fault = f"{', '.join(names)} gives {tuple(value.shape)}, expected {tuple(shape)}" if value.shape != shape else None
-    return names, value, fault
+    if value.shape == shape:
+        return names, value, None
+    theirs, ours, expected = (tuple(size) for size in (state[names[0]].shape, value.shape, shape))
+    return names, value, f"{', '.join(names)} has shape {theirs}, which gives {ours}, expected {expected}"
 
 
 def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
