@@ -6,7 +6,8 @@ import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from common.errors import UserError
 
@@ -14,13 +15,22 @@ OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with the options of every command. The example ends its --help."""
+    """A parser with the options of every command. --help shows the first line of the description, and the example."""
     p = argparse.ArgumentParser(
-        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description.splitlines()[0],
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a key; repeatable")
     p.add_argument("--device", metavar="DEVICE", help="auto | cpu | cuda | cuda:N | mps (default: the config's)")
     return p
+
+
+def plain_parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """The parser of a command without --set and --device. --help shows the whole docstring of its module."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
@@ -68,3 +78,20 @@ def add_network_arguments(p: argparse.ArgumentParser) -> None:
     """Add --run and --checkpoint, which name a trained network."""
     p.add_argument("--run", metavar="RUN", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
+
+
+def check_at_least(smallest: int, **options: int | Sequence[int]) -> None:
+    """Check options by name: a number, or each number of an option like --size. Raises: UserError."""
+    for name, value in options.items():
+        numbers = [value] if isinstance(value, int) else value
+        if min(numbers) < smallest:
+            expected, got = " ".join([str(smallest)] * len(numbers)), " ".join(map(str, numbers))
+            raise UserError(f"--{name}: expected at least {expected}, got {got}")
+
+
+def check_output(option: str, path: Path) -> None:
+    """Raises: UserError unless a file can be made at `path`: its folder exists, and it is no folder itself."""
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a folder, give a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}: there is no folder {path.parent}")

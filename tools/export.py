@@ -19,8 +19,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -49,9 +48,6 @@ class Logits(nn.Module):
         return self.network(images)["out"]
 
 
-# --- the formats ------------------------------------------------------------------------------------------------------
-
-
 def to_onnx(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
     """One .onnx file, weights inside. Raises: UserError where onnx or onnxscript is not installed."""
     try:
@@ -71,10 +67,7 @@ def to_pt2(model: nn.Module, images: Tensor, facts: dict, path: Path) -> None:
         torch.export.save(program, file, extra_files={KEY: json.dumps(facts)})
 
 
-# --- open the file again -------------------------------------------------------------------------------------------
-
-
-def open_onnx(path: Path, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+def open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:
     """images -> logits, by ONNX Runtime on the CPU; None if it is not installed."""
     try:
         import onnxruntime
@@ -84,116 +77,63 @@ def open_onnx(path: Path, device: torch.device) -> Callable[[Tensor], Tensor] | 
     return lambda images: torch.from_numpy(session.run(["out"], {"images": images.cpu().numpy()})[0])
 
 
-def open_pt2(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+def open_pt2(path: Path) -> Callable[[Tensor], Tensor]:
     with open(path, "rb") as file:
         return torch.export.load(file).module()
 
 
-@dataclass(frozen=True)
-class Format:
-    suffix: str
-    write: Callable[[nn.Module, Tensor, dict, Path], None]
-    open: Callable[[Path, torch.device], Callable[[Tensor], Tensor] | None]
-
-
-FORMATS = {
-    "onnx": Format(".onnx", to_onnx, open_onnx),
-    "pt2": Format(".pt2", to_pt2, open_pt2),
-}
-
-
-# --- the comparison ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far the file's logits are from the network's, over all images compared."""
-
-    largest: float  # absolute
-    mean: float  # absolute
-    range: float  # largest absolute logit of the network
-    pixels: int
-    changed: int  # pixels that get another class
-
-    @property
-    def relative(self) -> float:
-        return self.largest / self.range if self.range else self.largest
-
-    def __str__(self) -> str:
-        gap = f"largest difference {self.largest:.2e} ({self.relative:.1e} of the largest logit), mean {self.mean:.1e}"
-        return f"{gap}; {self.changed} of {self.pixels} pixels get another class"
+FORMATS = {"onnx": (to_onnx, open_onnx), "pt2": (to_pt2, open_pt2)}  # also the suffixes
 
 
 def compare_logits(
-    network: Callable, exported: Callable, shape: tuple[int, ...], device: torch.device, n: int = 3
-) -> Difference:
-    """Run both on n batches of random images that the export has not seen: noise, stronger noise, and a smooth picture,
-    whose neighbouring pixels are alike as in photographs."""
+    network: Callable, exported: Callable, shape: tuple[int, ...], device: torch.device
+) -> tuple[float, str]:
+    """Run both on three batches of random images that the export has not seen: noise, stronger noise, and a smooth
+    picture, whose neighbouring pixels are alike as in photographs.
+
+    Returns the largest difference as a fraction of the network's largest logit, and a description.
+    """
     draw = torch.Generator().manual_seed(1)
+    noise, stronger, smooth = (torch.randn(shape, generator=draw) for _ in range(3))
     largest = total = size = 0.0
     changed = pixels = 0
-    for i in range(n):
-        images = torch.randn(shape, generator=draw) * (1, 2, 1)[i % 3]
-        if i % 3 == 2:
-            images = 8 * nn.functional.avg_pool2d(images, 17, 1, 8)
+    for images in (noise, 2 * stronger, 8 * nn.functional.avg_pool2d(smooth, 17, 1, 8)):
         with torch.no_grad():
             ours, theirs = (f(images.to(device)).float().cpu() for f in (network, exported))
         if ours.shape != theirs.shape:
             raise UserError(f"the exported file gives {tuple(theirs.shape)}, the network {tuple(ours.shape)}")
-        gap = (ours - theirs).abs().double()
-        gap[~torch.isfinite(theirs)] = float("inf")
-        largest, size = max(largest, float(gap.max())), max(size, float(ours.abs().max()))
-        total += float(gap.mean()) / n
+        difference = (ours - theirs).abs().double()
+        difference[~torch.isfinite(theirs)] = float("inf")
+        largest, size = max(largest, float(difference.max())), max(size, float(ours.abs().max()))
+        total += float(difference.mean()) / 3
         changed += int((ours.argmax(1) != theirs.argmax(1)).sum())
         pixels += ours[:, 0].numel()
-    return Difference(largest, total, size, pixels, changed)
+    relative = largest / size if size else largest
+    gap = f"largest difference {largest:.2e} ({relative:.1e} of the largest logit), mean {total:.1e}"
+    return relative, f"{gap}; {changed} of {pixels} pixels get another class"
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-def export(opened: Opened, shape: tuple[int, int, int, int], format: str, path: Path) -> Difference | None:
-    """Write the file, open it again and compare; returns None if nothing is installed that opens it.
+def export(opened: Opened, shape: tuple[int, int, int, int], format: str, path: Path) -> str:
+    """Write the file, open it again, compare and describe the result; "" if nothing is installed that opens it.
 
     The file gets its final name only after the check. Raises: UserError where its logits differ from the network's.
     """
-    how, model = FORMATS[format], Logits(opened.network).eval()
+    (write, reopen), model = FORMATS[format], Logits(opened.network).eval()
     facts = {"classes": opened.class_names, "palette": opened.palette, "mean": MEAN, "std": STD, "title": opened.title}
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(opened.device)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with quiet():
-            how.write(model, images, facts, part)
-            exported = how.open(part, opened.device)
-        difference = compare_logits(model, exported, shape, opened.device) if exported else None
-        if difference and not difference.relative <= TOLERANCE:
-            raise UserError(f"{path} was not written: the exported file computes otherwise: {difference}")
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # hide what the exporters print
+            warnings.simplefilter("ignore")
+            write(model, images, facts, part)
+            exported = reopen(part)
+        relative, text = compare_logits(model, exported, shape, opened.device) if exported else (0.0, "")
+        if not relative <= TOLERANCE:
+            raise UserError(f"{path} was not written: the exported file computes otherwise: {text}")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return difference
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hide the exporters' warnings and progress: the comparison afterwards is what counts."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def output_path(args: argparse.Namespace, opened: Opened) -> Path:
-    """--out, or the checkpoint's name with the size: in the run's folder, or here for other files."""
-    if args.out:
-        path = args.out
-    else:
-        folder = Path() if args.checkpoint else opened.path.parent
-        path = folder / f"{opened.path.stem}-{args.size[0]}x{args.size[1]}{FORMATS[args.format].suffix}"
-    if not path.parent.is_dir():
-        raise UserError(f"--out: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UserError(f"--out: {path} is a folder, give a file")
-    return path
+    return text
 
 
 def main(args: argparse.Namespace) -> None:
@@ -201,24 +141,22 @@ def main(args: argparse.Namespace) -> None:
     args.size = tuple(args.size or opened.size or ())
     if not args.size:
         raise UserError(f"{opened.path} does not say which size it was trained at: give --size H W")
-    if min(args.size) < SMALLEST:
-        raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {args.size[0]} {args.size[1]}")
-    if args.batch < 1:
-        raise UserError(f"--batch: expected at least 1, got {args.batch}")
-    path, shape = output_path(args, opened), (args.batch, 3, *args.size)
+    command.check_at_least(SMALLEST, size=args.size)
+    command.check_at_least(1, batch=args.batch)
+    folder, shape = Path() if args.checkpoint else opened.path.parent, (args.batch, 3, *args.size)
+    path = args.out or folder / f"{opened.path.stem}-{args.size[0]}x{args.size[1]}.{args.format}"
+    command.check_output("--out", path)
     say(f"network: {opened.title}, {opened.path}")
     difference = export(opened, shape, args.format, path)
     say(f"written: {path}, {path.stat().st_size / 1e6:.1f} MB")
     inputs, outputs = (" x ".join(map(str, (args.batch, n, *args.size))) for n in (3, len(opened.class_names)))
     say(f"images {inputs} -> out {outputs}")
-    if difference is None:
-        say("not compared: onnxruntime is not installed (pip install onnxruntime)")
-    else:
-        say(f"compared with the network on {3 * args.batch} random images: {difference}")
+    compared = f"compared with the network on {3 * args.batch} random images: {difference}"
+    say(compared if difference else "not compared: onnxruntime is not installed (pip install onnxruntime)")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.export --run runs/RUN --size 512 1024 --format onnx")
+    p = command.parser(__doc__, "python -m tools.export --run runs/RUN --size 512 1024 --format onnx")
     add_network_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's data.size)")
     p.add_argument("--batch", type=int, default=1, metavar="N", help="images at a time; default 1")

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from common import command
+from common.console import warn
 from common.download import download, unpack
 from common.errors import UserError, unknown
 from common.files import file_hash
@@ -66,15 +67,13 @@ def place_camvid(member: PurePosixPath) -> str | None:
 
 
 def label_hash(root: Path) -> str:
-    """sha256 over the label pixels of train and val, decoded: it does not depend on the program that wrote the PNG
-    files."""
+    """sha256 over the decoded label pixels of train and val, so other PNG compression does not change it."""
     digest = hashlib.sha256()
     for split in ("train", "val"):
         for path in sorted((root / f"{split}annot").glob("*.png"), key=lambda p: p.stem):
             with Image.open(path) as image:
-                pixels = np.asarray(image, np.uint8)
-            digest.update(f"{split}/{path.stem} {pixels.shape[0]}x{pixels.shape[1]}\n".encode())
-            digest.update(pixels.tobytes())
+                digest.update(f"{split}/{path.stem} {image.height}x{image.width}\n".encode())
+                digest.update(np.asarray(image, np.uint8).tobytes())
     return digest.hexdigest()
 
 
@@ -82,8 +81,8 @@ def check_camvid(root: Path) -> None:
     """Counts and names of the three splits, sizes of images against labels, and the label pixels of train and val."""
     for split, count in CAMVID_COUNTS.items():
         images, labels = ({p.stem: p for p in sorted((root / (split + kind)).glob("*"))} for kind in ("", "annot"))
-        if len(images) != count or images.keys() != labels.keys():
-            odd = sorted(images.keys() ^ labels.keys())
+        odd = sorted(images.keys() ^ labels.keys())
+        if len(images) != count or odd:
             hint = f", without partner: {odd[0]}" if odd else ""
             raise UserError(f"camvid {split}: {len(images)} images, {len(labels)} labels, expected {count} pairs{hint}")
         for stem, path in images.items():
@@ -155,15 +154,11 @@ CITYSCAPES = """Cityscapes cannot be downloaded without an account (free for res
   4. train with  --set data.name=cityscapes --set data.root=/path/to/cityscapes"""
 
 
-# --- the command ----------------------------------------------------------------------------------------------------
-
-
 def get(name: str, out: Path | None, sources: list[str], unverified: bool = False) -> Path:
     """Download (or take from `sources`), verify, unpack and put in place; returns the folder.
 
     sources: a local archive or URL for each of the data set's archives, in order; empty: the known addresses.
-    Files are written beside `out` until they have been checked. A broken download is kept, so that the next call goes
-    on with it. Raises: UserError.
+    Files lie beside `out` until they are checked; a broken download is kept and continued later. Raises: UserError.
     """
     data_set = DATA_SETS[name]
     out = Path(out or data_set.out)
@@ -191,7 +186,7 @@ def get(name: str, out: Path | None, sources: list[str], unverified: bool = Fals
         except UserError as e:
             if not unverified:
                 raise UserError(f"{e}; nothing was put in place (--unverified keeps it anyway)") from None
-            print(f"warning: {e}", file=sys.stderr)
+            warn(str(e))
         staging.replace(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -247,15 +242,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m tools.get_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command.plain_parser("tools.get_data", __doc__)
     p.add_argument("name", nargs="?", help=f"{' | '.join(DATA_SETS)} | cityscapes (says how to get it)")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the data set (default: see --list)")
     p.add_argument("--list", action="store_true", help="sources, licences, sizes, and what is verified")
-    p.add_argument(
-        "--from", dest="sources", nargs="+", default=[], metavar="FILE", help="local archives, or other URLs"
-    )
+    p.add_argument("--from", dest="sources", nargs="+", default=[], metavar="FILE", help="local archives or other URLs")
     p.add_argument("--unverified", action="store_true", help="keep files that fail the check, with a warning")
     return p
 

@@ -51,9 +51,6 @@ class Fit:
         return max(self.mious.values(), default=0.0)
 
 
-# --- before -----------------------------------------------------------------------------------------------------------
-
-
 def describe_batch(trial: Trial, target: Tensor) -> str:
     """One line on the labels. Raises: UserError if all pixels are ignored or of one class."""
     ignored = float((target == trial.data.ignore_index).double().mean())
@@ -61,9 +58,7 @@ def describe_batch(trial: Trial, target: Tensor) -> str:
     names = [f"{trial.data.class_names[i]} {n}" for i, n in enumerate(counts.tolist()) if n]
     if not names:
         masks = ", ".join(trial.data.names[:2])
-        raise UserError(
-            f"every pixel of the batch is ignored ({masks}): the masks' values, or data.label_map, are wrong"
-        )
+        raise UserError(f"every pixel of the batch is ignored ({masks}): the masks or data.label_map have wrong values")
     if len(names) == 1:
         raise UserError(f"the batch has one class only ({names[0].rpartition(' ')[0]}): take more images with --images")
     h, w = target.shape[-2:]
@@ -72,8 +67,8 @@ def describe_batch(trial: Trial, target: Tensor) -> str:
 
 def describe_parameters(trial: Trial) -> str:
     """One line on the trained parameters. Raises: UserError if there are none."""
-    sizes = [(p.numel(), p.requires_grad) for p in trial.parts.model.parameters()]
-    whole, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+    parameters = list(trial.parts.model.parameters())
+    whole, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
     if not trained:
         raise UserError("no parameter is trained: model.freeze leaves nothing")
     if trial.cfg.optim.lr == 0:
@@ -86,9 +81,6 @@ def without_gradient(trial: Trial) -> list[str]:
     """After a step: trainable parameters whose gradient is missing or all zero."""
     named = [(n, p) for n, p in trial.parts.model.named_parameters() if p.requires_grad]
     return [n for n, p in named if p.grad is None or not p.grad.abs().sum() > 0]
-
-
-# --- the trial --------------------------------------------------------------------------------------------------------
 
 
 def fit(trial: Trial, images: Tensor, target: Tensor, iterations: int, tell: bool = False) -> Fit:
@@ -130,9 +122,6 @@ def score(trial: Trial, images: Tensor, target: Tensor, training: bool = False) 
     return confusion
 
 
-# --- why not ----------------------------------------------------------------------------------------------------------
-
-
 def resolution_limit(model: torch.nn.Module, images: Tensor, target: Tensor, ignore_index: int) -> tuple[float, int]:
     """(the mIoU that logits at the head's resolution can reach, their stride); (1, 1) for a head at full resolution.
 
@@ -165,31 +154,19 @@ def resolution_limit(model: torch.nn.Module, images: Tensor, target: Tensor, ign
 
 def changes(cfg: Config) -> dict[str, list[str]]:
     """Changes to try when a config fails: description -> --set items. Leaves out what the config has already."""
-    lr = cfg.optim.lr
-    tries = {"optim.lr x 10": [f"optim.lr={lr * 10:g}"], "optim.lr / 10": [f"optim.lr={lr / 10:g}"]}
-    if cfg.loss.terms or cfg.loss.name != "cross_entropy" or cfg.loss.options:
-        tries["plain cross-entropy"] = ["loss.name=cross_entropy"]
-    if cfg.optim.name == "sgd":
-        tries["AdamW at 1e-3"] = ["optim.name=adamw", "optim.lr=1e-3"]
-    if cfg.optim.clip_norm:
-        tries["no clipping"] = ["optim.clip_norm=0"]
-    if cfg.optim.weight_decay > 0.01:
-        tries["no weight decay"] = ["optim.weight_decay=0"]
-    if cfg.model.freeze != "none":
-        tries["nothing frozen"] = ["model.freeze=none"]
-    if cfg.model.options.get("dropout"):
-        tries["no dropout"] = ["model.dropout=0"]
-    return tries
-
-
-def try_changes(trial: Trial, images: Tensor, target: Tensor, iterations: int) -> dict[str, Fit]:
-    """Fit the same batch from the same first weights with each change alone."""
-    found = {}
-    for words, items in changes(trial.cfg).items():
-        other = open_trial(config_from(to_dict(trial.cfg), items), trial.data, trial.max_iters, whole=True)
-        found[words] = fit(other, images, target, iterations)
-        say(f"  {words:22s} mIoU {100 * found[words].miou:6.2f} %  {found[words].broke}".rstrip())
-    return found
+    loss, optim, model = cfg.loss, cfg.optim, cfg.model
+    other_loss = loss.terms or loss.options or loss.name != "cross_entropy"
+    tries = (
+        ("optim.lr x 10", True, [f"optim.lr={optim.lr * 10:g}"]),
+        ("optim.lr / 10", True, [f"optim.lr={optim.lr / 10:g}"]),
+        ("plain cross-entropy", other_loss, ["loss.name=cross_entropy"]),
+        ("AdamW at 1e-3", optim.name == "sgd", ["optim.name=adamw", "optim.lr=1e-3"]),
+        ("no clipping", optim.clip_norm, ["optim.clip_norm=0"]),
+        ("no weight decay", optim.weight_decay > 0.01, ["optim.weight_decay=0"]),
+        ("nothing frozen", model.freeze != "none", ["model.freeze=none"]),
+        ("no dropout", model.options.get("dropout"), ["model.dropout=0"]),
+    )
+    return {words: items for words, applies, items in tries if applies}
 
 
 def explain(found: Fit, tried: dict[str, Fit], limit: tuple[float, int], fitted: Fit) -> str:
@@ -198,9 +175,7 @@ def explain(found: Fit, tried: dict[str, Fit], limit: tuple[float, int], fitted:
     first, last = found.losses[0] if found.losses else math.nan, min(found.losses, default=math.nan)
     best = max(tried, key=lambda name: tried[name].miou, default=None)
     if limit[0] <= ENOUGH and found.miou > 0.9 * limit[0]:
-        return (
-            f"the head's logits have stride {limit[1]} and no such logits exceed {100 * limit[0]:.1f} % on this batch"
-        )
+        return f"the head's logits have stride {limit[1]}; no such logits exceed {100 * limit[0]:.1f} % on this batch"
     if found.trained_miou > ENOUGH:
         return (
             f"it is learnt ({100 * found.trained_miou:.1f} % with the batch's own statistics) but BatchNorm's running "
@@ -222,18 +197,6 @@ def explain(found: Fit, tried: dict[str, Fit], limit: tuple[float, int], fitted:
     return f"the loss fell from {first:.4f} to {last:.4f} and stays there"
 
 
-def weakest(trial: Trial, found: Fit, target: Tensor) -> str:
-    """The five classes of the batch with the lowest IoU, and their pixels."""
-    rows = [(iou, i) for i, iou in enumerate(found.ious) if iou == iou and (target == i).any()]
-    words = [
-        f"{trial.data.class_names[i]} {100 * iou:.0f} % of {int((target == i).sum())} pixels" for iou, i in sorted(rows)
-    ]
-    return ", ".join(words[:5])
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
 def check(cfg: Config, count: int, iterations: int) -> Fit:
     """Overfit `count` images and report progress. Raises: UserError with the reason if it fails."""
     data = training_images(cfg, augment="none")
@@ -245,7 +208,9 @@ def check(cfg: Config, count: int, iterations: int) -> Fit:
     found = fit(trial, images, target, iterations, tell=True)
     if found.miou > ENOUGH:
         return found
-    say(f"not reached; weakest: {weakest(trial, found, target)}")
+    sizes = [int((target == i).sum()) for i in range(len(found.ious))]
+    weakest = sorted((iou, n, name) for iou, n, name in zip(found.ious, sizes, data.class_names) if n)[:5]
+    say("not reached; weakest: " + ", ".join(f"{name} {100 * iou:.0f} % of {n} pixels" for iou, n, name in weakest))
     device = trial.parts.device
     limit = resolution_limit(trial.parts.model, images.to(device), target.to(device), data.ignore_index)
     half = max(20, iterations // 2)
@@ -253,14 +218,16 @@ def check(cfg: Config, count: int, iterations: int) -> Fit:
     tried: dict[str, Fit] = {}
     if limit[0] >= ENOUGH + ROOM or found.miou <= 0.9 * limit[0]:
         say(f"what would help? {half} iterations each (as it is: mIoU {100 * fitted.miou:.2f} %)")
-        tried = try_changes(trial, images, target, half)
+        for words, items in changes(cfg).items():  # each change alone, from the same first weights
+            other = open_trial(config_from(to_dict(cfg), items), data, iterations, whole=True)
+            tried[words] = fit(other, images, target, half)
+            say(f"  {words:22s} mIoU {100 * tried[words].miou:6.2f} %  {tried[words].broke}".rstrip())
     reason = explain(found, tried, limit, fitted)
     raise UserError(f"mIoU {100 * found.miou:.2f} % after {len(found.losses)} iterations on one batch: {reason}")
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.images < 1 or args.iterations < 1:
-        raise UserError("--images and --iterations must be at least 1")
+    command.check_at_least(1, images=args.images, iterations=args.iterations)
     cfg, name = first_training(load_config(args.config, command.overrides(args)))
     if name != "run":
         say(f"cross-validation: with the keys of its first training ({name})")
@@ -269,7 +236,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.overfit configs/unet_streets.yaml --images 4")
+    p = command.parser(__doc__, "python -m tools.overfit configs/unet_streets.yaml --images 4")
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
     p.add_argument("--images", type=int, default=2, metavar="N", help="images in the batch; default 2")
     p.add_argument("--iterations", type=int, default=400, metavar="N", help="steps at most; default 400")

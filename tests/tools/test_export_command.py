@@ -61,7 +61,7 @@ def test_pt2_gives_the_networks_logits(name, tmp_path, capsys):
     model = build_model(name, len(CLASSES), **FAMILIES[name]).eval()
     model.load_state_dict(ckpt.load_ours(path)["model"])
     with torch.no_grad():
-        theirs = export.FORMATS["pt2"].open(out, torch.device("cpu"))(images)
+        theirs = export.open_pt2(out)(images)
         assert_close(theirs, model(images)["out"], 1e-5)
 
 
@@ -95,7 +95,7 @@ def test_a_file_with_other_logits_is_not_written(tmp_path, capsys, monkeypatch):
         export.to_pt2(model, images, facts, file)
         model.network.classifier.bias.data[0] -= 0.05
 
-    monkeypatch.setitem(export.FORMATS, "pt2", export.Format(".pt2", spoiled, export.open_pt2))
+    monkeypatch.setitem(export.FORMATS, "pt2", (spoiled, export.open_pt2))
     assert "computes otherwise: largest difference 5.00e-02" in fails(
         capsys, "--checkpoint", path, "--format", "pt2", "--out", out
     )
