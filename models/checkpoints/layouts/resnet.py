@@ -26,7 +26,6 @@ def _deep_stem(theirs: str) -> Table:
 DEEP_STEM_HSZHAO: Table = [*_deep_stem("layer0"), *BODY]
 MMSEG: Table = [*TORCHVISION, *_deep_stem("stem")]  # its ResNet has torchvision's stem, its ResNetV1c the deep one
 
-
 # --- for the layouts of networks on a ResNet --------------------------------------------------------------------------
 
 

@@ -32,13 +32,12 @@ def _block(stage: str, attn: str, fc1: str, fc2: str) -> Table:
     return [(f"{stage}.{theirs}", f"stages.{{s}}.blocks.{{j}}.{ours}") for ours, theirs in names.items()]
 
 
-PATCHES: Table = [("proj", "proj"), ("norm", "norm")]
 MERGING: Table = [("norm", "norm"), ("reduction", "reduction")]
 
 
 def _stages(merging: str) -> Table:
     return [
-        *under("patch_embed.", "stages.0.embed.", PATCHES),
+        *under("patch_embed.", "stages.0.embed.", [("proj", "proj"), ("norm", "norm")]),
         *_block("layers.{s}.blocks.{j}", "attn", "mlp.fc1", "mlp.fc2"),
         *under(f"{merging}.", "stages.{s}.embed.", MERGING),
     ]
