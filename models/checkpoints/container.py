@@ -1,9 +1,8 @@
 """Read any file of weights into names and tensors: which format it has, and where in it the weights are.
 
-Formats: torch.save's zip and its older format, safetensors, either of them in several files with an index, and folders
-of the Hugging Face hub. Wrappers: the dict that training scripts put around the weights ({"epoch": 3, "state_dict":
-{...}}). Prefixes: what DataParallel ("module.") and torch.compile ("_orig_mod.") put before every name. identify.py
-finds out whose file it is.
+Formats: torch.save's zip and its older format, safetensors, either in several files with an index, and hub folders.
+Wrappers: the dict around the weights ({"epoch": 3, "state_dict": {...}}). Prefixes: what DataParallel ("module.") and
+torch.compile ("_orig_mod.") put before every name. identify.py finds out whose file it is.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 DEEPEST = 3  # wrappers within wrappers; the dict of a hostile file may contain itself
 
 # files of a hub folder, preferred first
-HUB_FILES = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
+HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 # first bytes of files that are often mistaken for a checkpoint
@@ -49,21 +46,15 @@ CONTROL = {*range(9), *range(14, 32), 127}  # bytes that do not occur in text
 
 @dataclass(frozen=True)
 class Container:
-    """A file of weights, unpacked. The tensors are plain, on the CPU, without gradient, in the file's types and order.
-
-    kind: "zip", "legacy", "safetensors" or, in several files, "sharded".
-    wrapper: the key of the weights, such as "state_dict" or "model/state_dict"; "" if there was none; "ours" for
-    checkpoints that train.py writes.
-    meta: plain data beside the weights (numbers, strings, lists, dicts): a publisher's class names, the "__metadata__"
-    of safetensors, the "config.json" of a hub folder.
-    notes: one line for each decision made while reading.
-    """
+    """A file of weights, unpacked. The tensors are plain, on the CPU, without gradient, in the file's order."""
 
     state: dict[str, Tensor]
-    kind: str
-    wrapper: str
-    meta: dict[str, Any]
-    notes: list[str]
+    kind: str  # "zip", "legacy", "safetensors" or, in several files, "sharded"
+    wrapper: str  # key of the weights, such as "model/state_dict"; "": none; "ours": a checkpoint of train.py
+    meta: dict[
+        str, Any
+    ]  # plain data beside them: class names, safetensors' "__metadata__", a hub folder's "config.json"
+    notes: list[str]  # one line for each decision made while reading
 
 
 def read(path: str | Path, wrapper: str | None = None) -> Container:
@@ -204,12 +195,10 @@ def unwrap(path: Path, content: Any, wanted: str | None, notes: list[str]) -> tu
     names, beside = [], {}
     while len(names) < DEEPEST:
         inside = [k for k, v in found.items() if isinstance(k, str) and (has_tensors(v) or wrapped(v))]
-        if wanted is not None and not names:
-            if wanted not in inside:
-                raise file_error(path, f"no weights under {wanted!r}; there are some under: {', '.join(inside) or '-'}")
-            name = wanted
-        else:
-            name = choose(path, inside, has_tensors(found), notes)
+        first = wanted if not names else None
+        if first is not None and first not in inside:
+            raise file_error(path, f"no weights under {first!r}; there are some under: {', '.join(inside) or '-'}")
+        name = choose(path, inside, has_tensors(found), notes) if first is None else first
         if name is None:
             break
         names.append(name)
@@ -227,10 +216,9 @@ def wrapped(value: Any) -> bool:
 
 def choose(path: Path, inside: list[str], bare: bool, notes: list[str]) -> str | None:
     """Which of several dicts with tensors is the weights; None: the dict that contains them is."""
-    known = [name for name in WRAPPERS if name in inside]
-    if len(known) > 1:
-        notes.append(f"weights under {' and '.join(known)}: took {known[0]}; wrapper={known[1]!r} takes the other")
-    if known:
+    if known := [name for name in WRAPPERS if name in inside]:
+        if len(known) > 1:
+            notes.append(f"weights under {' and '.join(known)}: took {known[0]}; wrapper={known[1]!r} takes the other")
         return known[0]
     inside = [name for name in inside if not name.startswith("optim")]
     if bare or not inside:
@@ -245,13 +233,12 @@ def choose(path: Path, inside: list[str], bare: bool, notes: list[str]) -> str |
 
 def split(path: Path, weights: Any) -> tuple[dict[str, Tensor], dict]:
     """(tensors, the rest) of a dict. Parameters become plain tensors; two names of one tensor still share it."""
-    state = {
-        k: torch.Tensor.detach(v) for k, v in entries(weights).items() if isinstance(k, str) and isinstance(v, Tensor)
-    }
+    found = entries(weights)
+    state = {k: Tensor.detach(v) for k, v in found.items() if isinstance(k, str) and isinstance(v, Tensor)}
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise file_error(path, f"{name!r} is not a dense tensor with data (sparse, quantised or meta)")
-    return state, {k: v for k, v in entries(weights).items() if k not in state}
+    return state, {k: v for k, v in found.items() if k not in state}
 
 
 def strip_prefixes(state: dict[str, Tensor], notes: list[str]) -> tuple[dict[str, Tensor], dict[str, int]]:

@@ -7,7 +7,7 @@ other options than the publisher's would compute another function there, so it i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,8 @@ def convert(
         found, mine, kept = name, values, {k: v for k, v in state.items() if not k.startswith("aux_head.")}
         notes += ["the auxiliary head, which only training needs, is left out"] if len(kept) < len(state) else []
     elif inner is not None and (layout := _layout(form, inner, True)) is not None:
-        found, mine, kept = inner, encoder_values(inner, **values), _encoder_of(state)
+        found, mine = inner, encoder_values(inner, **values)
+        kept = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
         notes += [] if encoder else [f"{form} publishes no {name} here: this is the encoder alone"]
     else:
         known = sorted({layout.form for layout in LAYOUTS if {name, inner} & set(layout.names)})
@@ -74,10 +75,6 @@ def convert(
     notes += [f"differs there: {line}" for line in different]
     theirs |= stored_only(layout, found, theirs, notes)
     return Converted(theirs, layout, form, found, notes)
-
-
-def _encoder_of(state: State) -> State:
-    return {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
 
 
 def canonical(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -100,25 +97,19 @@ def _layout(form: str, name: str, encoder: bool = False) -> Layout | None:
 
 def _translate(state: State, layout: Layout, form: str, name: str, mine: dict[str, Any]) -> tuple[State, list[str]]:
     """(weights under their names, options in which their network differs)."""
+    values_of = encoder_values if layout.encoder else option_values
     try:
         identity = Identity(layout, name, None, mine)
         theirs = to_theirs(state, identity.table)
         found = layout.options(theirs)  # widths and the like, which their code takes from its own config
     except (UserError, KeyError):
-        lines = differences(mine, _their_options(layout, form, name, {}), layout)
+        lines = differences(mine, values_of(name, form=form), layout)
         raise UserError(f"{form}'s {name} has other parameters: {'; '.join(lines)}") from None
-    different = differences(mine, _their_options(layout, form, name, found), layout)
+    different = differences(mine, values_of(name, **{"form": form, **found}), layout)
     classes = None if layout.encoder else theirs[identity.classifier].shape[0]
-    fault = misfit(Identity(layout, name, classes, found), theirs)
-    if fault is not None:
+    if (fault := misfit(Identity(layout, name, classes, found), theirs)) is not None:
         raise UserError(f"{form}'s {name} has other parameters: {'; '.join(different) or fault}")
     return theirs, different
-
-
-def _their_options(layout: Layout, form: str, name: str, found: dict[str, Any]) -> dict[str, Any]:
-    if layout.encoder:
-        return encoder_values(name, **{"form": form, **found})
-    return option_values(name, **{"form": form, **found})
 
 
 def differences(mine: dict[str, Any], theirs: dict[str, Any], layout: Layout) -> list[str]:
@@ -138,13 +129,15 @@ def stored_only(layout: Layout, name: str, theirs: State, notes: list[str]) -> S
     fresh: State = {}
     if layout.title == "NVlabs SegFormer":  # from the base class of their heads
         classes = theirs["decode_head.linear_pred.weight"].shape[0]
-        fresh = {"decode_head.conv_seg.weight": torch.zeros(classes, 128, 1, 1)}
-        fresh["decode_head.conv_seg.bias"] = torch.zeros(classes)
+        shapes = {"weight": (classes, 128, 1, 1), "bias": (classes,)}
+        fresh = {f"decode_head.conv_seg.{leaf}": torch.zeros(shape) for leaf, shape in shapes.items()}
     if layout.form == "smp" and name.startswith("pspnet_"):  # smp uses half of the encoder but keeps all of it
         encoder = build_encoder(encoder_name(name), form="smp", stages=4, output_stride=32)
         fresh = {f"encoder.{k}": v for k, v in encoder.state_dict().items() if k.startswith(("layer3.", "layer4."))}
     if layout.form == "smp" and "encoder._bn0.weight" in theirs:  # the ImageNet classifier's last convolution
-        width, inside = _conv_head(theirs)
+        last = max(int(k.split(".")[2]) for k in theirs if k.startswith("encoder._blocks."))
+        inside = theirs[f"encoder._blocks.{last}._project_conv.weight"].shape[0]  # channels of the last block
+        width = 4 * inside
         fresh = {"encoder._conv_head.weight": torch.zeros(width, inside, 1, 1)}
         for leaf, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
             fresh[f"encoder._bn1.{leaf}"] = torch.full((width,), value)
@@ -154,13 +147,6 @@ def stored_only(layout: Layout, name: str, theirs: State, notes: list[str]) -> S
     return fresh
 
 
-def _conv_head(theirs: State) -> tuple[int, int]:
-    """Channels out of and into EfficientNet's last convolution; out of it are four times those of the last block."""
-    last = max(int(k.split(".")[2]) for k in theirs if k.startswith("encoder._blocks."))
-    inside = theirs[f"encoder._blocks.{last}._project_conv.weight"].shape[0]
-    return 4 * inside, inside
-
-
 # --- files as publishers write them ---------------------------------------------------------------------------------
 
 
@@ -168,19 +154,17 @@ def container(found: Converted, names: Sequence[str], palette: Sequence[Sequence
     """What torch.save writes: the weights as the publisher wraps them."""
     if found.layout.encoder:
         return {"model": found.state} if found.layout.form == "microsoft" else found.state
-    wrap: dict[str, Callable[[], dict[str, Any]]] = {
-        "nvlabs": lambda: _mmcv(found.state, names, palette),
-        "mmseg": lambda: _mmcv(found.state, names, palette),
-        "vainf": lambda: {"cur_itrs": 0, "model_state": found.state, "best_score": 0.0},
-        "hszhao": lambda: {"epoch": 0, "state_dict": {f"module.{k}": v for k, v in found.state.items()}},
-        "milesial": lambda: {**found.state, "mask_values": list(range(len(names)))},
-    }
-    form = "milesial" if found.form == "milesial_bilinear" else found.form
-    return wrap[form]() if form in wrap else found.state
-
-
-def _mmcv(state: State, names: Sequence[str], palette: Sequence[Sequence[int]]) -> dict[str, Any]:
-    return {"meta": {"CLASSES": list(names), "PALETTE": [list(map(int, c)) for c in palette]}, "state_dict": state}
+    form, state = found.form, found.state
+    if form in ("nvlabs", "mmseg"):
+        meta = {"CLASSES": list(names), "PALETTE": [list(map(int, c)) for c in palette]}
+        return {"meta": meta, "state_dict": state}
+    if form == "vainf":
+        return {"cur_itrs": 0, "model_state": state, "best_score": 0.0}
+    if form == "hszhao":
+        return {"epoch": 0, "state_dict": {f"module.{k}": v for k, v in state.items()}}
+    if form in ("milesial", "milesial_bilinear"):
+        return {**state, "mask_values": list(range(len(names)))}
+    return state
 
 
 def hub_config(found: Converted, names: Sequence[str]) -> dict[str, Any]:

@@ -131,29 +131,24 @@ def _mmseg() -> list[Known]:
 
 # --- torchvision: the file's own name is the id ---------------------------------------------------------------------
 
-TORCHVISION = {
-    "fcn_resnet50_coco-1167a1af": ("fcn_resnet50", 21),
-    "fcn_resnet101_coco-7ecb50ca": ("fcn_resnet101", 21),
-    "deeplabv3_resnet50_coco-cd0a2569": ("deeplabv3_resnet50", 21),
-    "deeplabv3_resnet101_coco-586e9e4e": ("deeplabv3_resnet101", 21),
-    "resnet18-f37072fd": ("resnet18", None),
-    "resnet34-b627a593": ("resnet34", None),
-    "resnet50-0676ba61": ("resnet50", None),
-    "resnet50-11ad3fa6": ("resnet50", None),
-    "resnet101-63fe2227": ("resnet101", None),
-    "resnet101-cd907fc2": ("resnet101", None),
-    "swin_t-704ceda3": ("swin_t", None),
-    "efficientnet_b0_rwightman-7f5810bc": ("efficientnet_b0", None),
-    "efficientnet_b1_rwightman-bac287d4": ("efficientnet_b1", None),
-    "efficientnet_b2_rwightman-c35c1473": ("efficientnet_b2", None),
-    "efficientnet_b3_rwightman-b3899882": ("efficientnet_b3", None),
-    "vgg16-397923af": ("vgg16", None),
-}
+TORCHVISION = (
+    "fcn_resnet50_coco-1167a1af", "fcn_resnet101_coco-7ecb50ca", "deeplabv3_resnet50_coco-cd0a2569",
+    "deeplabv3_resnet101_coco-586e9e4e", "resnet18-f37072fd", "resnet34-b627a593", "resnet50-0676ba61",
+    "resnet50-11ad3fa6", "resnet101-63fe2227", "resnet101-cd907fc2", "swin_t-704ceda3",
+    "efficientnet_b0_rwightman-7f5810bc", "efficientnet_b1_rwightman-bac287d4", "efficientnet_b2_rwightman-c35c1473",
+    "efficientnet_b3_rwightman-b3899882", "vgg16-397923af",
+)  # fmt: skip
 
 
 def _torchvision() -> list[Known]:
-    base = "https://download.pytorch.org/models"
-    return [_row(f"torchvision/{file}", f"{base}/{file}.pth", "torchvision", *row) for file, row in TORCHVISION.items()]
+    rows = []
+    for file in TORCHVISION:
+        url, architecture = (
+            f"https://download.pytorch.org/models/{file}.pth",
+            re.sub("(_coco|_rwightman)?-.*", "", file),
+        )
+        rows.append(_row(f"torchvision/{file}", url, "torchvision", architecture, 21 if "_coco-" in file else None))
+    return rows
 
 
 # --- smp-hub and timm: folders of the Hugging Face hub --------------------------------------------------------------
@@ -164,12 +159,8 @@ def _smp() -> list[Known]:
     rows = [_hub("smp-hub/segformer-b2-1024x1024-city-160k", "smp", "segformer_b2", 19, licence=NVIDIA)]
     rows += [_hub(f"smp-hub/mit_b{i}.imagenet", "nvlabs", f"mit_b{i}") for i in range(6)]
     rows += [_hub(f"smp-hub/resnet{n}.imagenet", "torchvision", f"resnet{n}", licence=other) for n in (18, 34, 50, 101)]
-    for kind in ("imagenet", "advprop"):
-        rows += [
-            _hub(f"smp-hub/efficientnet-b{i}.{kind}", "lukemelas", f"efficientnet_b{i}", licence=other)
-            for i in range(4)
-        ]
-    return rows
+    names = [(f"efficientnet-b{i}.{kind}", f"efficientnet_b{i}") for kind in ("imagenet", "advprop") for i in range(4)]
+    return rows + [_hub(f"smp-hub/{id}", "lukemelas", name, licence=other) for id, name in names]
 
 
 def _timm() -> list[Known]:
@@ -188,17 +179,12 @@ def _timm() -> list[Known]:
 
 GITHUB = "https://github.com"
 RELEASES = [  # id, repository/tag/file, form, architecture, classes
-    ("milesial/unet_carvana_scale0.5", "milesial/Pytorch-UNet/releases/download/v3.0/unet_carvana_scale0.5_epoch2.pth",
-     "milesial", "unet", 2),
-    ("milesial/unet_carvana_scale1.0", "milesial/Pytorch-UNet/releases/download/v3.0/unet_carvana_scale1.0_epoch2.pth",
-     "milesial", "unet", 2),
+    *[(f"milesial/{file}", f"milesial/Pytorch-UNet/releases/download/v3.0/{file}_epoch2.pth", "milesial", "unet", 2)
+      for file in ("unet_carvana_scale0.5", "unet_carvana_scale1.0")],
     ("mateuszbuda/unet", "mateuszbuda/brain-segmentation-pytorch/releases/download/v1.0/unet-e012d006.pt",
      "mateuszbuda", "unet", 1),
-    ("microsoft/swin_tiny_patch4_window7_224",
-     "SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth", "microsoft", "swin_t", None),
-    ("microsoft/swin_tiny_patch4_window7_224_22k",
-     "SwinTransformer/storage/releases/download/v1.0.8/swin_tiny_patch4_window7_224_22k.pth",
-     "microsoft", "swin_t", None),
+    *[(f"microsoft/{file}", f"SwinTransformer/storage/releases/download/{tag}/{file}.pth", "microsoft", "swin_t", None)
+      for tag, file in (("v1.0.0", "swin_tiny_patch4_window7_224"), ("v1.0.8", "swin_tiny_patch4_window7_224_22k"))],
     *[(f"lukemelas/{file[:-9]}", f"lukemelas/EfficientNet-PyTorch/releases/download/1.0/{file}.pth",
        "lukemelas", f"efficientnet_{file[-11:-9]}", None)
       for file in ("efficientnet-b0-355c32eb", "efficientnet-b1-f1951068", "efficientnet-b2-8bb594d6",
@@ -230,38 +216,25 @@ ORIGINALS = [  # systems B, D and E of docs/differences.md: id, link, form, arch
 
 
 def _by_hand() -> list[Known]:
-    rows = []
-    for i in range(6):
-        rows.append(_row(f"nvlabs/mit_b{i}", NVLABS_PAGE, "nvlabs", f"mit_b{i}", manual=f"mit_b{i}.pth"))
+    mit = [f"mit_b{i}" for i in range(6)]
+    rows = [_row(f"nvlabs/{name}", NVLABS_PAGE, "nvlabs", name, manual=f"{name}.pth") for name in mit]
     for name in NVLABS:
         size, classes = name.split(".")[1], 150 if ".ade." in name else 19
         rows.append(_row(f"nvlabs/{name}", NVLABS_PAGE, "nvlabs", f"segformer_{size}", classes, manual=f"{name}.pth"))
-    voc = [f"{head}_resnet{n}_voc" for head in ("deeplabv3", "deeplabv3plus") for n in (50, 101)]
-    for name in ("deeplabv3plus_resnet101_cityscapes", *voc):
-        page = f"{GITHUB}/VainF/DeepLabV3Plus-Pytorch"
-        if name.endswith("cityscapes"):
-            page = f"{DRIVE}1t7TC8mxQaFECt4jutdq_NMnWxdm6B-Nb"
-        architecture, _, data = name.rpartition("_")
-        file, classes = f"best_{name}_os16.pth", 19 if data == "cityscapes" else 21
-        rows.append(_row(f"vainf/{name}", page, "vainf", architecture, classes, manual=file))
+    page = f"{GITHUB}/VainF/DeepLabV3Plus-Pytorch"
+    vainf = [("deeplabv3plus_resnet101", "cityscapes", f"{DRIVE}1t7TC8mxQaFECt4jutdq_NMnWxdm6B-Nb", 19)]
+    vainf += [(f"{head}_resnet{n}", "voc", page, 21) for head in ("deeplabv3", "deeplabv3plus") for n in (50, 101)]
+    for name, data, url, classes in vainf:
+        rows.append(_row(f"vainf/{name}_{data}", url, "vainf", name, classes, manual=f"best_{name}_{data}_os16.pth"))
     page = f"{GITHUB}/hszhao/semseg (its README links the folder on Google Drive)"
     rows.append(_row("hszhao/resnet50_v2", page, "hszhao", "resnet50", manual="resnet50_v2.pth"))
     rows.append(_row("hszhao/pspnet50_cityscapes", page, "hszhao", "pspnet_resnet50", 19, manual="train_epoch_200.pth"))
     for id, url, form, architecture in ORIGINALS:
-        licence = "not stated by its authors"
-        rows.append(_row(id, url, form, architecture, 19, licence=licence, manual=id.replace("/", "-") + ".pth"))
+        file, licence = id.replace("/", "-") + ".pth", "not stated by its authors"
+        rows.append(_row(id, url, form, architecture, 19, licence=licence, manual=file))
     return rows
 
 
-KNOWN: dict[str, Known] = {
-    row.id: row
-    for row in [
-        *_nvidia(),
-        *_mmseg(),
-        *_torchvision(),
-        *_smp(),
-        *_timm(),
-        *[_row(id, f"{GITHUB}/{path}", *rest) for id, path, *rest in RELEASES],
-        *_by_hand(),
-    ]
-}
+RELEASED = [_row(id, f"{GITHUB}/{path}", *rest) for id, path, *rest in RELEASES]
+ROWS = [*_nvidia(), *_mmseg(), *_torchvision(), *_smp(), *_timm(), *RELEASED, *_by_hand()]
+KNOWN: dict[str, Known] = {row.id: row for row in ROWS}

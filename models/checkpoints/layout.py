@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.checkpoints.rename import Table
+from models.checkpoints.rename import Table, under
 
 State = dict[str, Tensor]
 
@@ -32,3 +32,12 @@ class Layout:
 def widths(**keys: str) -> Callable[[State], dict[str, int]]:
     """Layout.options for options that are the number of rows of a weight: widths(decoder_dim="linear_fuse.weight")."""
     return lambda state: {option: state[key].shape[0] for option, key in keys.items()}
+
+
+# --- what several layouts share ---------------------------------------------------------------------------------------
+
+SMP = {"form": "smp", "classifier": "segmentation_head.0.weight"}
+MMSEG = {"form": "mmseg", "classifier": "decode_head.conv_seg.weight"}
+CONV_BN: Table = [("conv", "conv"), ("bn", "bn")]
+CONV_MODULE: Table = [("conv", "0"), ("bn", "1")]  # mmseg's ConvModule is a Sequential here
+SEPARABLE: Table = under("depthwise_conv.", "0.", CONV_MODULE) + under("pointwise_conv.", "1.", CONV_MODULE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Report:
     renamed: int  # how many of these have another name in the file
     ignored: tuple[str, ...] = ()  # keys of the file that no forward needs
     reinitialised: tuple[str, ...] = ()  # keys of ours that the file did not fill
-    notes: tuple[str, ...] = field(default_factory=tuple)  # wrappers removed, assumptions made
+    notes: tuple[str, ...] = ()  # wrappers removed, assumptions made
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value}" for key, value in self.options.items())
@@ -66,8 +66,7 @@ def load_public(
     classes; if the file has another, the classifier is new. options: of build_model; they override what was recognised
     and settle a doubt. Raises: UserError for a file that cannot be read, has no known layout, or does not fit.
     """
-    container, words = open_container(source)
-    return load_container(container, words, source, num_classes, **options)
+    return load_container(*open_container(source), source, num_classes, **options)
 
 
 def open_container(source: str | Path | dict[str, Tensor]) -> tuple[Container, str]:
@@ -88,7 +87,7 @@ def load_container(
     try:
         found = identify(container.state, words)
         model = found.build(num_classes, **options)
-        report = fill(model, container.state, found, num_classes, options, list(container.notes))
+        report = fill(model, container, found, num_classes, options)
     except UserError as e:
         raise UserError(f"{where}{e}") from None
     return model.eval(), report
@@ -105,30 +104,19 @@ def class_dims(build: Callable[[int], nn.Module]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def fill(
-    model: nn.Module,
-    state: dict[str, Tensor],
-    found: Identity,
-    num_classes: int | None,
-    options: dict,
-    notes: list[str],
-) -> Report:
-    """Load the state dict strictly into the model that was built for it."""
-    layout, own = found.layout, model.state_dict()
+def fill(model: nn.Module, container: Container, found: Identity, num_classes: int | None, options: dict) -> Report:
+    """Load the weights strictly into the model that was built for them."""
+    layout, own, state = found.layout, model.state_dict(), container.state
     bare = {key.removeprefix(found.prefix): value for key, value in state.items() if key.startswith(found.prefix)}
     foreign = [key for key in state if not key.startswith(found.prefix)]
-    new: list[str] = []
-    if num_classes not in (None, found.num_classes):
-        new = list(class_dims(lambda n: found.build(n, **options)))
+    other_classes = num_classes not in (None, found.num_classes)
+    new = list(class_dims(lambda n: found.build(n, **options))) if other_classes else []
     ours, surplus = to_ours(bare, found.table, {key: value for key, value in own.items() if key not in new})
     left = {name for key in new for name in their_names(found.table, key)[0]}  # the file's classifier
     surplus = [key for key in surplus if key not in left]
-    unknown = [key for key in surplus if not is_unused(key, layout)] + foreign
-    if unknown:
+    if unknown := [key for key in surplus if not is_unused(key, layout)] + foreign:
         raise UserError(f"keys of the file that have no place in {found.name}: {', '.join(unknown[:8])}")
     model.load_state_dict({**{key: own[key] for key in new}, **ours}, strict=True)
-    if layout.doubt and not options:
-        notes = [*notes, layout.doubt]
     return Report(
         layout=layout.title,
         architecture=found.name,
@@ -138,5 +126,5 @@ def fill(
         renamed=sum(found.prefix + key not in state for key in ours),
         ignored=tuple(surplus),
         reinitialised=tuple(new),
-        notes=tuple(notes),
+        notes=(*container.notes, *([layout.doubt] if layout.doubt and not options else [])),
     )

@@ -36,7 +36,7 @@ from models.checkpoints.safetensors import MAP_FROM
 
 
 class StandIn:
-    """Replaces a foreign class, function or value: accepts any arguments and state, and keeps nothing."""
+    """For a foreign class, function or value: accepts any arguments and state, and keeps nothing."""
 
     __slots__ = ()
 
@@ -48,15 +48,14 @@ class StandIn:
 
 
 class MappingStandIn:
-    """Replaces a foreign class that the pickle fills like a dict, such as yacs' CfgNode, by a real dict, as the reader
-    fills no other. The entries are kept, the class is not."""
+    """A real dict, for a foreign class that is filled like one (yacs' CfgNode): the reader fills no other."""
 
     def __new__(cls, *args) -> OrderedDict:
         return OrderedDict()
 
 
 class SequenceStandIn:
-    """The same for a class that the pickle appends to."""
+    """A real list, for a class that the pickle appends to."""
 
     def __new__(cls, *args) -> list:
         return []
@@ -76,15 +75,15 @@ KNOWN_TO_TORCH = re.compile(
     r"torch\.\w+|torch\.(\w+\.)*\w+(Storage|Tensor)|torch\.(_utils|_tensor)\._rebuild_\w+|torch\.serialization\._get_layout"
 )
 
-RESULT_OF_FIRST = {"REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS"}
+FILLS = {"SETITEM": MappingStandIn, "SETITEMS": MappingStandIn, "APPEND": SequenceStandIn, "APPENDS": SequenceStandIn}
+RESULT_OF_FIRST = {"REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "ADDITEMS", *FILLS}
 
 
 def survey(pickle: BinaryIO) -> dict[str, type]:
     """Every global that a pickle names -> the stand-in it needs. Nothing is run.
 
-    This follows the pickle machine with labels instead of values: a string is itself, the result of a global (or of
-    calling it) is the global's name, everything else is None. This shows which globals are filled as a dict or a list.
-    Raises: ValueError, IndexError, KeyError for what is not a pickle.
+    Follows the pickle machine with labels for values: a string is itself, a global and what a call of it returns are
+    the global's name, all else is None. Raises: ValueError, IndexError, KeyError for what is not a pickle.
     """
     found: dict[str, type] = {}
     memo: dict[int, str | None] = {}
@@ -111,10 +110,8 @@ def survey(pickle: BinaryIO) -> dict[str, type]:
                 found.setdefault(label, StandIn)
             elif name in RESULT_OF_FIRST:
                 label = taken[0]
-            if name in ("SETITEM", "SETITEMS") and label in found:
-                found[label] = MappingStandIn
-            elif name in ("APPEND", "APPENDS") and label in found:
-                found[label] = SequenceStandIn
+            if name in FILLS and label in found:
+                found[label] = FILLS[name]
             stacks[-1] += [label] * len(opcode.stack_after)
     return found
 
@@ -133,12 +130,12 @@ def survey_zip(path: Path) -> tuple[dict[str, type], bool]:
         pickles = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/data\.pkl", entry.filename)]
         if not pickles:
             raise file_error(path, "a zip archive, but not a checkpoint; if one is in it, unpack it first")
+        packed = {entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED}
         found: dict[str, type] = {}
         for entry in pickles:
-            stored = entry.compress_type == zipfile.ZIP_STORED
-            with stored_record(path, entry) if stored else archive.open(entry) as file:
+            with archive.open(entry) if entry in packed else stored_record(path, entry) as file:
                 found |= survey(file)
-        return found, all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        return found, not packed
 
 
 def stored_record(path: Path, entry: zipfile.ZipInfo) -> BinaryIO:
@@ -161,8 +158,7 @@ def survey_legacy(path: Path) -> dict[str, type]:
 
 @contextmanager
 def only(stand_ins: dict[str, type]) -> Iterator[None]:
-    """Let torch's reader accept these names and no others, not even what another library has declared safe: that would
-    be called."""
+    """Let torch's reader accept only these names, not what other libraries declared safe: that would be called."""
     others = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()])
@@ -197,8 +193,7 @@ def load_pickle(path: Path) -> tuple[Any, str, list[str]]:
 
 def explain(error: str, foreign: list[str]) -> str:
     """One line for torch's long message."""
-    named = re.search(r"GLOBAL (\S+)", error)
-    if named:
+    if named := re.search(r"GLOBAL (\S+)", error):
         return f"refused: it would run code when loaded: {named[1]}"
     if "weights only load failed" not in error.lower():
         return "cut off or damaged"

@@ -135,8 +135,8 @@ def to_theirs(state: dict[str, Tensor], table: Table) -> dict[str, Tensor]:
     out = {}
     for name, parts in pieces.items():
         parts = [tensor for _, tensor in sorted(parts, key=lambda part: part[0])]
-        out[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return {name: tensor.contiguous() for name, tensor in out.items()}
+        out[name] = (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
+    return out
 
 
 def _match(pattern: str, name: str) -> dict[str, int] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layout import Layout
+from models.checkpoints.layout import CONV_BN, CONV_MODULE, SEPARABLE, SMP, Layout
 from models.checkpoints.layouts.resnet import (
     AUXILIARY,
     MMSEG,
+    MMSEG_NETWORK,
     STRIDE_8,
     STRIDE_16,
     TORCHVISION,
@@ -24,16 +25,10 @@ ASPP: Table = [  # torchvision's names, which VainF, smp and system D took over
 ]
 
 ASPP_MMSEG: Table = [
-    ("image_pool.1.conv", "pooling.conv"),
-    ("image_pool.1.bn", "pooling.bn"),
-    ("aspp_modules.0.conv", "branches.0.0"),
-    ("aspp_modules.0.bn", "branches.0.1"),
-    ("aspp_modules.{i}.depthwise_conv.conv", "branches.{i}.0.0"),
-    ("aspp_modules.{i}.depthwise_conv.bn", "branches.{i}.0.1"),
-    ("aspp_modules.{i}.pointwise_conv.conv", "branches.{i}.1.0"),
-    ("aspp_modules.{i}.pointwise_conv.bn", "branches.{i}.1.1"),
-    ("bottleneck.conv", "project.0"),
-    ("bottleneck.bn", "project.1"),
+    *under("image_pool.1.", "pooling.", CONV_BN),
+    *under("aspp_modules.0.", "branches.0.", CONV_MODULE),
+    *under("aspp_modules.{i}.", "branches.{i}.", SEPARABLE),
+    *under("bottleneck.", "project.", CONV_MODULE),
 ]
 
 # --- DeepLabV3 --------------------------------------------------------------------------------------------------------
@@ -43,8 +38,7 @@ def _deeplabv3(head: str) -> Table:
     """Sequential(ASPP, conv, BatchNorm, ReLU, conv) under the name `head`."""
     return [
         *under(f"{head}.0.", "head.aspp.", ASPP),
-        (f"{head}.1", "head.conv.0"),
-        (f"{head}.2", "head.conv.1"),
+        (f"{head}.{{k+1}}", "head.conv.{k}"),
         (f"{head}.4", "head.classifier"),
     ]
 
@@ -71,28 +65,21 @@ DEEPLABV3PLUS_VAINF = [
 DEEPLABV3PLUS_SMP = [
     *under("encoder.", "encoder.", TORCHVISION),
     ("decoder.aspp.0.convs.0.{k}", "head.aspp.branches.0.{k}"),
-    ("decoder.aspp.0.convs.{i}.0.0", "head.aspp.branches.{i}.0"),
-    ("decoder.aspp.0.convs.{i}.0.1", "head.aspp.branches.{i}.1"),
     ("decoder.aspp.0.convs.{i}.1", "head.aspp.branches.{i}.2"),
+    ("decoder.aspp.0.convs.{i}.0.{k}", "head.aspp.branches.{i}.{k}"),
     *under("decoder.aspp.0.", "head.aspp.", ASPP[1:]),
-    ("decoder.aspp.1.0", "head.aspp_conv.0"),
-    ("decoder.aspp.1.1", "head.aspp_conv.1"),
     ("decoder.aspp.2", "head.aspp_conv.2"),
+    ("decoder.aspp.1.{k}", "head.aspp_conv.{k}"),
     ("decoder.block1.{k}", "head.low_level.{k}"),
-    ("decoder.block2.0.0", "head.decoder.0.0"),
-    ("decoder.block2.0.1", "head.decoder.0.1"),
     ("decoder.block2.1", "head.decoder.0.2"),
+    ("decoder.block2.0.{k}", "head.decoder.0.{k}"),
     ("segmentation_head.0", "head.classifier"),
 ]
 DEEPLABV3PLUS_MMSEG = [
     *under("backbone.", "encoder.", MMSEG),
     *under("decode_head.", "head.aspp.", ASPP_MMSEG),
-    ("decode_head.c1_bottleneck.conv", "head.low_level.0"),
-    ("decode_head.c1_bottleneck.bn", "head.low_level.1"),
-    ("decode_head.sep_bottleneck.{i}.depthwise_conv.conv", "head.decoder.{i}.0.0"),
-    ("decode_head.sep_bottleneck.{i}.depthwise_conv.bn", "head.decoder.{i}.0.1"),
-    ("decode_head.sep_bottleneck.{i}.pointwise_conv.conv", "head.decoder.{i}.1.0"),
-    ("decode_head.sep_bottleneck.{i}.pointwise_conv.bn", "head.decoder.{i}.1.1"),
+    *under("decode_head.c1_bottleneck.", "head.low_level.", CONV_MODULE),
+    *under("decode_head.sep_bottleneck.{i}.", "head.decoder.{i}.", SEPARABLE),
     ("decode_head.conv_seg", "head.classifier"),
 ]
 
@@ -112,21 +99,20 @@ def _system_d_plus(second: int) -> Table:
 # --- how to tell them -------------------------------------------------------------------------------------------------
 
 LAYOUTS = [
-    Layout(
-        title="torchvision DeepLabV3",
-        form="torchvision",
-        marks=("classifier.0.convs.4.1.weight", "classifier.4.weight"),
-        names=("deeplabv3_resnet50", "deeplabv3_resnet101"),
-        table=DEEPLABV3_TORCHVISION,
-        unused=AUXILIARY,
-    ),
-    Layout(
-        title="system D DeepLabV3",
-        form="system_d",
-        marks=("classifier.0.convs.4.1.weight", "classifier.4.weight"),
-        names=("deeplabv3_resnet34", "deeplabv3_resnet18"),
-        table=DEEPLABV3_TORCHVISION,
-    ),
+    *[
+        Layout(
+            title=f"{title} DeepLabV3",
+            form=form,
+            marks=("classifier.0.convs.4.1.weight", "classifier.4.weight"),
+            names=(f"deeplabv3_resnet{likeliest}", f"deeplabv3_resnet{other}"),
+            table=DEEPLABV3_TORCHVISION,
+            unused=unused,
+        )
+        for title, form, likeliest, other, unused in (
+            ("torchvision", "torchvision", 50, 101, AUXILIARY),
+            ("system D", "system_d", 34, 18, ()),
+        )
+    ],
     Layout(
         title="VainF DeepLabV3",
         form="vainf",
@@ -137,7 +123,7 @@ LAYOUTS = [
     ),
     Layout(
         title="segmentation_models_pytorch DeepLabV3",
-        form="smp",
+        **SMP,
         marks=("decoder.aspp.convs.4.1.weight", "segmentation_head.0.weight"),
         names=names_on("deeplabv3"),
         table=DEEPLABV3_SMP,
@@ -153,7 +139,7 @@ LAYOUTS = [
     ),
     Layout(
         title="segmentation_models_pytorch DeepLabV3+",
-        form="smp",
+        **SMP,
         marks=("decoder.aspp.0.convs.4.1.weight", "decoder.block1.0.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_SMP,
@@ -161,7 +147,7 @@ LAYOUTS = [
     ),
     Layout(
         title="MMSegmentation DeepLabV3+",
-        form="mmseg",
+        **MMSEG_NETWORK,
         marks=("decode_head.sep_bottleneck.0.depthwise_conv.conv.weight", "decode_head.c1_bottleneck.conv.weight"),
         names=names_on("deeplabv3plus"),
         table=DEEPLABV3PLUS_MMSEG,
@@ -170,8 +156,6 @@ LAYOUTS = [
             decoder_channels="decode_head.sep_bottleneck.0.pointwise_conv.conv.weight",
             low_level_channels="decode_head.c1_bottleneck.conv.weight",
         ),
-        unused=AUXILIARY,
-        doubt=STRIDE_8,
     ),
     *[
         Layout(

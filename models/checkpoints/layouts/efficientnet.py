@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 
-from models.checkpoints.layout import Layout, widths
+from models.checkpoints.layout import SMP, Layout, widths
 from models.checkpoints.layouts.segformer import head_smp
 from models.checkpoints.rename import Table, under
 from models.encoders.efficientnet import B0, EFFICIENTNET
 
 NAMES = tuple(EFFICIENTNET)
+ENCODER = {"names": NAMES, "encoder": True}
 
 
 def _part(theirs: str, conv: str, bn: str, ours: str) -> Table:
@@ -34,8 +35,7 @@ def lukemelas(name: str) -> Table:
     for g, row in enumerate(B0):
         for j in range(math.ceil(row[-1] * EFFICIENTNET[name][1])):
             expand = ("_expand_conv", "_bn0") if g else None
-            se = ("_se_reduce", "_se_expand")
-            parts = (expand, ("_depthwise_conv", "_bn1"), se, ("_project_conv", "_bn2"))
+            parts = (expand, ("_depthwise_conv", "_bn1"), ("_se_reduce", "_se_expand"), ("_project_conv", "_bn2"))
             table += _block(f"_blocks.{k}.", f"stages.{g}.{j}", *parts)
             k += 1
     return table
@@ -67,7 +67,7 @@ TIMM_DOUBT = "timm's own training assumed: keys do not tell it from its tf_ mode
 LAYOUTS = [
     Layout(
         title="segmentation_models_pytorch Segformer on EfficientNet",
-        form="smp",
+        **SMP,
         marks=("encoder._conv_stem.weight", "decoder.mlp_stage.4.linear.weight"),
         names=tuple(f"segformer_{name}" for name in NAMES),
         table=segformer_smp,
@@ -78,9 +78,8 @@ LAYOUTS = [
         title="lukemelas EfficientNet (or smp's encoder, of the same names)",
         form="lukemelas",
         marks=("_conv_stem.weight", "_blocks.0._depthwise_conv.weight"),
-        names=NAMES,
+        **ENCODER,
         table=lukemelas,
-        encoder=True,
         unused=(r"_conv_head\..*", r"_bn1\..*", r"_fc\..*"),
     ),
     *[
@@ -88,9 +87,8 @@ LAYOUTS = [
             title=title,
             form=form,
             marks=("conv_stem.weight", "blocks.1.0.conv_pwl.weight"),
-            names=NAMES,
+            **ENCODER,
             table=TIMM,
-            encoder=True,
             unused=(r"conv_head\..*", r"bn2\..*", r"classifier\..*"),
             **rest,
         )
@@ -103,9 +101,8 @@ LAYOUTS = [
         title="torchvision EfficientNet",
         form="torchvision",
         marks=("features.0.0.weight", "features.1.0.block.1.fc1.weight"),
-        names=NAMES,
+        **ENCODER,
         table=TORCHVISION,
-        encoder=True,
         unused=(r"features\.8\..*", r"classifier\..*"),
     ),
 ]

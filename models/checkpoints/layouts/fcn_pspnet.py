@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layout import Layout, widths
+from models.checkpoints.layout import CONV_BN, CONV_MODULE, SMP, Layout, widths
 from models.checkpoints.layouts.resnet import (
     AUXILIARY,
     DEEP_STEM_HSZHAO,
     MMSEG,
-    STRIDE_8,
+    MMSEG_NETWORK,
     TORCHVISION,
     mmseg_options,
     names_on,
@@ -23,10 +23,8 @@ FCN_TORCHVISION = [
 ]
 FCN_MMSEG = [
     *under("backbone.", "encoder.", MMSEG),
-    ("decode_head.convs.{i}.conv", "head.convs.{i}.0"),
-    ("decode_head.convs.{i}.bn", "head.convs.{i}.1"),
-    ("decode_head.conv_cat.conv", "head.mix.0"),
-    ("decode_head.conv_cat.bn", "head.mix.1"),
+    *under("decode_head.convs.{i}.", "head.convs.{i}.", CONV_MODULE),
+    *under("decode_head.conv_cat.", "head.mix.", CONV_MODULE),
     ("decode_head.conv_seg", "head.classifier"),
 ]
 
@@ -34,12 +32,9 @@ FCN_MMSEG = [
 
 PSPNET_MMSEG = [
     *under("backbone.", "encoder.", MMSEG),
-    ("decode_head.psp_modules.0.1.conv", "head.levels.0.conv"),
-    ("decode_head.psp_modules.0.1.bn", "head.levels.0.bn"),
-    ("decode_head.psp_modules.{i}.1.conv", "head.levels.{i}.0"),
-    ("decode_head.psp_modules.{i}.1.bn", "head.levels.{i}.1"),
-    ("decode_head.bottleneck.conv", "head.mix.0"),
-    ("decode_head.bottleneck.bn", "head.mix.1"),
+    *under("decode_head.psp_modules.0.1.", "head.levels.0.", CONV_BN),
+    *under("decode_head.psp_modules.{i}.1.", "head.levels.{i}.", CONV_MODULE),
+    *under("decode_head.bottleneck.", "head.mix.", CONV_MODULE),
     ("decode_head.conv_seg", "head.classifier"),
 ]
 PSPNET_HSZHAO = [
@@ -71,23 +66,19 @@ LAYOUTS = [
     ),
     Layout(
         title="MMSegmentation FCN",
-        form="mmseg",
+        **MMSEG_NETWORK,
         marks=("decode_head.conv_cat.conv.weight", "backbone.layer4.0.conv2.weight"),
         names=names_on("fcn"),
         table=FCN_MMSEG,
         options=mmseg_options(fcn_channels="decode_head.conv_cat.conv.weight"),
-        unused=AUXILIARY,
-        doubt=STRIDE_8,
     ),
     Layout(
         title="MMSegmentation PSPNet",
-        form="mmseg",
+        **MMSEG_NETWORK,
         marks=("decode_head.psp_modules.0.1.conv.weight", "decode_head.bottleneck.conv.weight"),
         names=names_on("pspnet"),
         table=PSPNET_MMSEG,
         options=mmseg_options(psp_channels="decode_head.bottleneck.conv.weight"),
-        unused=AUXILIARY,
-        doubt=STRIDE_8,
     ),
     Layout(
         title="hszhao PSPNet",
@@ -100,7 +91,7 @@ LAYOUTS = [
     ),
     Layout(
         title="segmentation_models_pytorch PSPNet",
-        form="smp",
+        **SMP,
         marks=("decoder.psp.blocks.0.pool.1.0.weight",),
         names=names_on("pspnet"),
         table=PSPNET_SMP,

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from models.build import MODELS
+from models.checkpoints import layout
 from models.checkpoints.layout import Layout, State, widths
 from models.checkpoints.rename import Table
 from models.encoders.resnet import RESNET
 
 RESNET_NAMES = tuple(RESNET)
 
-BODY: Table = [
-    ("layer{s}.{j}.conv{k}", "layer{s}.{j}.conv{k}"),
-    ("layer{s}.{j}.bn{k}", "layer{s}.{j}.bn{k}"),
-    ("layer{s}.{j}.downsample.{k}", "layer{s}.{j}.downsample.{k}"),
-]
+BODY: Table = [(name, name) for name in ("layer{s}.{j}.conv{k}", "layer{s}.{j}.bn{k}", "layer{s}.{j}.downsample.{k}")]
 
 TORCHVISION: Table = [("conv1", "conv1"), ("bn1", "bn1"), *BODY]
 
@@ -29,12 +26,6 @@ def _deep_stem(theirs: str) -> Table:
 DEEP_STEM_HSZHAO: Table = [*_deep_stem("layer0"), *BODY]
 MMSEG: Table = [*TORCHVISION, *_deep_stem("stem")]  # its ResNet has torchvision's stem, its ResNetV1c the deep one
 
-
-def either_stem(prefix: str, state: State) -> dict[str, str]:
-    """Which stem a ResNet of mmseg has; it publishes both under one layout."""
-    return {"stem_form": "v1c" if f"{prefix}stem.0.weight" in state else "conv7x7"}
-
-
 # --- for the layouts of networks on a ResNet --------------------------------------------------------------------------
 
 
@@ -44,13 +35,18 @@ def names_on(head: str) -> tuple[str, ...]:
 
 
 def mmseg_options(**keys: str) -> Callable[[State], dict]:
-    return lambda state: widths(**keys)(state) | either_stem("backbone.", state)
+    """Widths, and which stem the ResNet has: mmseg publishes both under one layout."""
+    return lambda state: {
+        **widths(**keys)(state),
+        "stem_form": "v1c" if "backbone.stem.0.weight" in state else "conv7x7",
+    }
 
 
 AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # for training only
 
 STRIDE_8 = "output stride 8 assumed, as published: keys do not tell it; output_stride=16 settles it"
 STRIDE_16 = "output stride 16 assumed, as published: keys do not tell it; output_stride=8 settles it"
+MMSEG_NETWORK = {**layout.MMSEG, "unused": AUXILIARY, "doubt": STRIDE_8}
 
 # --- ResNet encoders --------------------------------------------------------------------------------------------------
 

@@ -2,82 +2,60 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layout import Layout, widths
-from models.checkpoints.rename import CONV_TO_LINEAR, STACKED, Table, rows, under
+from models.checkpoints.layout import CONV_MODULE, MMSEG, SMP, Layout, widths
+from models.checkpoints.rename import CONV_TO_LINEAR, SAME, STACKED, Table, rows, under
 
 # --- Mix Transformer: stage i, block j --------------------------------------------------------------------------------
 
-MIT_NVLABS: Table = [  # smp keeps these names
-    ("patch_embed{i+1}.proj", "stages.{i}.embed.proj"),
-    ("patch_embed{i+1}.norm", "stages.{i}.embed.norm"),
-    ("block{i+1}.{j}.norm1", "stages.{i}.blocks.{j}.norm1"),
-    ("block{i+1}.{j}.attn.q", "stages.{i}.blocks.{j}.attn.q"),
-    ("block{i+1}.{j}.attn.kv", "stages.{i}.blocks.{j}.attn.kv"),
-    ("block{i+1}.{j}.attn.proj", "stages.{i}.blocks.{j}.attn.proj"),
-    ("block{i+1}.{j}.attn.sr", "stages.{i}.blocks.{j}.attn.sr"),
-    ("block{i+1}.{j}.attn.norm", "stages.{i}.blocks.{j}.attn.norm"),
-    ("block{i+1}.{j}.norm2", "stages.{i}.blocks.{j}.norm2"),
-    ("block{i+1}.{j}.mlp.fc1", "stages.{i}.blocks.{j}.mlp.fc1"),
-    ("block{i+1}.{j}.mlp.dwconv.dwconv", "stages.{i}.blocks.{j}.mlp.dwconv"),
-    ("block{i+1}.{j}.mlp.fc2", "stages.{i}.blocks.{j}.mlp.fc2"),
-    ("norm{i+1}", "stages.{i}.norm"),
-]
+OURS = ("norm1", "attn.q", "attn.kv", "attn.proj", "attn.sr", "attn.norm", "norm2", "mlp.fc1", "mlp.dwconv", "mlp.fc2")
+
+
+def _mit(embed: str, embed_norm: str, block: str, names: list[str | list[str]], norm: str) -> Table:
+    """`names`: theirs of OURS within a block; where they have two, for k and v, ours is both stacked."""
+    blocks = [(name, ours, SAME if isinstance(name, str) else STACKED) for name, ours in zip(names, OURS, strict=True)]
+    return [
+        (embed, "stages.{i}.embed.proj"),
+        (embed_norm, "stages.{i}.embed.norm"),
+        *under(block, "stages.{i}.blocks.{j}.", blocks),
+        (norm, "stages.{i}.norm"),
+    ]
+
+
+MIT_NVLABS = _mit(  # smp keeps these names
+    "patch_embed{i+1}.proj", "patch_embed{i+1}.norm", "block{i+1}.{j}.",
+    [*OURS[:8], "mlp.dwconv.dwconv", "mlp.fc2"],
+    "norm{i+1}",
+)  # fmt: skip
+
+MIT_HUGGINGFACE = _mit(  # files on the hub: names of transformers 4
+    "patch_embeddings.{i}.proj", "patch_embeddings.{i}.layer_norm", "block.{i}.{j}.",
+    ["layer_norm_1", "attention.self.query", ["attention.self.key", "attention.self.value"], "attention.output.dense",
+     "attention.self.sr", "attention.self.layer_norm", "layer_norm_2", "mlp.dense1", "mlp.dwconv.dwconv", "mlp.dense2"],
+    "layer_norm.{i}",
+)  # fmt: skip
+
+MIT_HUGGINGFACE_5 = _mit(  # state_dict() of a model in transformers 5; its files keep the names above
+    "stages.{i}.patch_embeddings.proj", "stages.{i}.patch_embeddings.layer_norm", "stages.{i}.blocks.{j}.",
+    ["layernorm_before", "attention.q_proj", ["attention.k_proj", "attention.v_proj"], "attention.o_proj",
+     "attention.sequence_reduction.sequence_reduction", "attention.sequence_reduction.layer_norm",
+     "layernorm_after", "mlp.fc1", "mlp.dwconv.dwconv", "mlp.fc2"],
+    "stages.{i}.layer_norm",
+)  # fmt: skip
 
 MIT_MMSEG: Table = [  # q, k, v in one matrix; Linear layers of the FFN as 1x1 convolutions
     ("layers.{i}.0.projection", "stages.{i}.embed.proj"),
     ("layers.{i}.0.norm", "stages.{i}.embed.norm"),
-    ("layers.{i}.1.{j}.norm1", "stages.{i}.blocks.{j}.norm1"),
-    ("layers.{i}.1.{j}.attn.attn.in_proj_{leaf}", "stages.{i}.blocks.{j}.attn.q", rows(0, 1, of=3)),
-    ("layers.{i}.1.{j}.attn.attn.in_proj_{leaf}", "stages.{i}.blocks.{j}.attn.kv", rows(1, 3, of=3)),
-    ("layers.{i}.1.{j}.attn.attn.out_proj", "stages.{i}.blocks.{j}.attn.proj"),
-    ("layers.{i}.1.{j}.attn.sr", "stages.{i}.blocks.{j}.attn.sr"),
-    ("layers.{i}.1.{j}.attn.norm", "stages.{i}.blocks.{j}.attn.norm"),
-    ("layers.{i}.1.{j}.norm2", "stages.{i}.blocks.{j}.norm2"),
-    ("layers.{i}.1.{j}.ffn.layers.0", "stages.{i}.blocks.{j}.mlp.fc1", CONV_TO_LINEAR),
-    ("layers.{i}.1.{j}.ffn.layers.1", "stages.{i}.blocks.{j}.mlp.dwconv"),
-    ("layers.{i}.1.{j}.ffn.layers.4", "stages.{i}.blocks.{j}.mlp.fc2", CONV_TO_LINEAR),
+    *under("layers.{i}.1.{j}.", "stages.{i}.blocks.{j}.", [
+        ("attn.attn.in_proj_{leaf}", "attn.q", rows(0, 1, of=3)),
+        ("attn.attn.in_proj_{leaf}", "attn.kv", rows(1, 3, of=3)),
+        ("attn.attn.out_proj", "attn.proj"),
+        *[(name, name) for name in ("norm1", "attn.sr", "attn.norm", "norm2")],
+        ("ffn.layers.0", "mlp.fc1", CONV_TO_LINEAR),
+        ("ffn.layers.1", "mlp.dwconv"),
+        ("ffn.layers.4", "mlp.fc2", CONV_TO_LINEAR),
+    ]),
     ("layers.{i}.2", "stages.{i}.norm"),
-]
-
-MIT_HUGGINGFACE: Table = [  # files on the hub: names of transformers 4
-    ("patch_embeddings.{i}.proj", "stages.{i}.embed.proj"),
-    ("patch_embeddings.{i}.layer_norm", "stages.{i}.embed.norm"),
-    ("block.{i}.{j}.layer_norm_1", "stages.{i}.blocks.{j}.norm1"),
-    ("block.{i}.{j}.attention.self.query", "stages.{i}.blocks.{j}.attn.q"),
-    (
-        ["block.{i}.{j}.attention.self.key", "block.{i}.{j}.attention.self.value"],
-        "stages.{i}.blocks.{j}.attn.kv",
-        STACKED,
-    ),
-    ("block.{i}.{j}.attention.output.dense", "stages.{i}.blocks.{j}.attn.proj"),
-    ("block.{i}.{j}.attention.self.sr", "stages.{i}.blocks.{j}.attn.sr"),
-    ("block.{i}.{j}.attention.self.layer_norm", "stages.{i}.blocks.{j}.attn.norm"),
-    ("block.{i}.{j}.layer_norm_2", "stages.{i}.blocks.{j}.norm2"),
-    ("block.{i}.{j}.mlp.dense1", "stages.{i}.blocks.{j}.mlp.fc1"),
-    ("block.{i}.{j}.mlp.dwconv.dwconv", "stages.{i}.blocks.{j}.mlp.dwconv"),
-    ("block.{i}.{j}.mlp.dense2", "stages.{i}.blocks.{j}.mlp.fc2"),
-    ("layer_norm.{i}", "stages.{i}.norm"),
-]
-
-MIT_HUGGINGFACE_5: Table = [  # state_dict() of a model in transformers 5; its files keep the names above
-    ("stages.{i}.patch_embeddings.proj", "stages.{i}.embed.proj"),
-    ("stages.{i}.patch_embeddings.layer_norm", "stages.{i}.embed.norm"),
-    ("stages.{i}.blocks.{j}.layernorm_before", "stages.{i}.blocks.{j}.norm1"),
-    ("stages.{i}.blocks.{j}.attention.q_proj", "stages.{i}.blocks.{j}.attn.q"),
-    (
-        ["stages.{i}.blocks.{j}.attention.k_proj", "stages.{i}.blocks.{j}.attention.v_proj"],
-        "stages.{i}.blocks.{j}.attn.kv",
-        STACKED,
-    ),
-    ("stages.{i}.blocks.{j}.attention.o_proj", "stages.{i}.blocks.{j}.attn.proj"),
-    ("stages.{i}.blocks.{j}.attention.sequence_reduction.sequence_reduction", "stages.{i}.blocks.{j}.attn.sr"),
-    ("stages.{i}.blocks.{j}.attention.sequence_reduction.layer_norm", "stages.{i}.blocks.{j}.attn.norm"),
-    ("stages.{i}.blocks.{j}.layernorm_after", "stages.{i}.blocks.{j}.norm2"),
-    ("stages.{i}.blocks.{j}.mlp.fc1", "stages.{i}.blocks.{j}.mlp.fc1"),
-    ("stages.{i}.blocks.{j}.mlp.dwconv.dwconv", "stages.{i}.blocks.{j}.mlp.dwconv"),
-    ("stages.{i}.blocks.{j}.mlp.fc2", "stages.{i}.blocks.{j}.mlp.fc2"),
-    ("stages.{i}.layer_norm", "stages.{i}.norm"),
-]
+]  # fmt: skip
 
 # --- All-MLP head -----------------------------------------------------------------------------------------------------
 
@@ -98,8 +76,7 @@ HEAD_HUGGINGFACE: Table = [
 HEAD_HUGGINGFACE_5: Table = [("linear_projections.{i}.proj", "project.{i}"), *HEAD_HUGGINGFACE[1:]]
 
 HEAD_MMSEG: Table = [
-    ("convs.{i}.conv", "project.{i}.0"),
-    ("convs.{i}.bn", "project.{i}.1"),
+    *under("convs.{i}.", "project.{i}.", CONV_MODULE),
     ("fusion_conv.conv", "mix"),
     ("fusion_conv.bn", "bn"),
     ("conv_seg", "classifier"),
@@ -119,16 +96,17 @@ def head_smp(maps: int) -> Table:
 
 # --- whole models -----------------------------------------------------------------------------------------------------
 
-SEGFORMER_NVLABS = under("backbone.", "encoder.", MIT_NVLABS) + under("decode_head.", "head.", HEAD_NVLABS)
-SEGFORMER_MMSEG = under("backbone.", "encoder.", MIT_MMSEG) + under("decode_head.", "head.", HEAD_MMSEG)
-SEGFORMER_SMP = under("encoder.", "encoder.", MIT_NVLABS) + under("", "head.", head_smp(4))
-SEGFORMER_HUGGINGFACE = (
-    under("segformer.encoder.", "encoder.", MIT_HUGGINGFACE) + under("decode_head.", "head.", HEAD_HUGGINGFACE)
-)  # fmt: skip
-SEGFORMER_HUGGINGFACE_5 = (
-    under("segformer.", "encoder.", MIT_HUGGINGFACE_5) + under("decode_head.", "head.", HEAD_HUGGINGFACE_5)
-)  # fmt: skip
 
+def _both(encoder: str, mit: Table, head: str, table: Table) -> Table:
+    """Mix Transformer and head, each with the prefix that the publisher gives it."""
+    return under(encoder, "encoder.", mit) + under(head, "head.", table)
+
+
+SEGFORMER_NVLABS = _both("backbone.", MIT_NVLABS, "decode_head.", HEAD_NVLABS)
+SEGFORMER_MMSEG = _both("backbone.", MIT_MMSEG, "decode_head.", HEAD_MMSEG)
+SEGFORMER_SMP = _both("encoder.", MIT_NVLABS, "", head_smp(4))
+SEGFORMER_HUGGINGFACE = _both("segformer.encoder.", MIT_HUGGINGFACE, "decode_head.", HEAD_HUGGINGFACE)
+SEGFORMER_HUGGINGFACE_5 = _both("segformer.", MIT_HUGGINGFACE_5, "decode_head.", HEAD_HUGGINGFACE_5)
 
 # --- how to tell them -------------------------------------------------------------------------------------------------
 
@@ -155,7 +133,7 @@ LAYOUTS = [
     ),
     Layout(
         title="MMSegmentation SegFormer",
-        form="mmseg",
+        **MMSEG,
         marks=("backbone.layers.0.0.projection.weight", "decode_head.fusion_conv.conv.weight"),
         names=SIZES,
         table=SEGFORMER_MMSEG,
@@ -164,7 +142,7 @@ LAYOUTS = [
     ),
     Layout(
         title="segmentation_models_pytorch Segformer",
-        form="smp",
+        **SMP,
         marks=("encoder.patch_embed1.proj.weight", "decoder.mlp_stage.0.linear.weight"),
         names=SIZES,
         table=SEGFORMER_SMP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from models.checkpoints import layout
 from models.checkpoints.layout import Layout, widths
 from models.checkpoints.layouts.segformer import HEAD_MMSEG
 from models.checkpoints.rename import Operation, Table, under
@@ -26,34 +27,24 @@ MERGED = Operation(_ours, _theirs)
 
 
 def _block(stage: str, attn: str, fc1: str, fc2: str) -> Table:
-    ours = "stages.{s}.blocks.{j}"
+    names = {f"attn.{part}": f"{attn}.{part}" for part in ("qkv", "proj", "relative_position_bias_table")}
+    names |= {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": fc1, "mlp.fc2": fc2}
+    return [(f"{stage}.{theirs}", f"stages.{{s}}.blocks.{{j}}.{ours}") for ours, theirs in names.items()]
+
+
+MERGING: Table = [("norm", "norm"), ("reduction", "reduction")]
+
+
+def _stages(merging: str) -> Table:
     return [
-        (f"{stage}.norm1", f"{ours}.norm1"),
-        (f"{stage}.{attn}.qkv", f"{ours}.attn.qkv"),
-        (f"{stage}.{attn}.proj", f"{ours}.attn.proj"),
-        (f"{stage}.{attn}.relative_position_bias_table", f"{ours}.attn.relative_position_bias_table"),
-        (f"{stage}.norm2", f"{ours}.norm2"),
-        (f"{stage}.{fc1}", f"{ours}.mlp.fc1"),
-        (f"{stage}.{fc2}", f"{ours}.mlp.fc2"),
+        *under("patch_embed.", "stages.0.embed.", [("proj", "proj"), ("norm", "norm")]),
+        *_block("layers.{s}.blocks.{j}", "attn", "mlp.fc1", "mlp.fc2"),
+        *under(f"{merging}.", "stages.{s}.embed.", MERGING),
     ]
 
 
-EMBED: Table = [("patch_embed.proj", "stages.0.embed.proj"), ("patch_embed.norm", "stages.0.embed.norm")]
-BLOCKS = _block("layers.{s}.blocks.{j}", "attn", "mlp.fc1", "mlp.fc2")
-
-MICROSOFT: Table = [  # merging ends a stage there and begins the next one here
-    *EMBED,
-    *BLOCKS,
-    ("layers.{s-1}.downsample.norm", "stages.{s}.embed.norm"),
-    ("layers.{s-1}.downsample.reduction", "stages.{s}.embed.reduction"),
-]
-
-TIMM: Table = [  # since 0.9; before, it named them as Microsoft does
-    *EMBED,
-    *BLOCKS,
-    ("layers.{s}.downsample.norm", "stages.{s}.embed.norm"),
-    ("layers.{s}.downsample.reduction", "stages.{s}.embed.reduction"),
-]
+MICROSOFT = _stages("layers.{s-1}.downsample")  # merging ends a stage there and begins the next one here
+TIMM = _stages("layers.{s}.downsample")  # since 0.9; before, it named them as Microsoft does
 
 MMSEG: Table = [
     ("patch_embed.projection", "stages.0.embed.proj"),
@@ -71,18 +62,18 @@ def _torchvision() -> Table:
     for s in range(4):
         blocks = _block(f"features.{2 * s + 1}.{{j}}", "attn", "mlp.0", "mlp.3")
         table += [(theirs, ours.replace("{s}", str(s))) for theirs, ours in blocks]
-        table.append((f"features.{2 * s}.norm", f"stages.{s}.embed.norm"))
-        table.append((f"features.{2 * s}.reduction", f"stages.{s}.embed.reduction"))
+        table += under(f"features.{2 * s}.", f"stages.{s}.embed.", MERGING)
     return table
 
 
 # buffers that are computed here, and a classifier with the norm before it
 UNUSED = (r".*\.relative_position_index", r".*\.attn_mask", r"norm\..*", r"head\..*")
+ENCODER = {"names": ("swin_t",), "encoder": True, "unused": UNUSED}
 
 LAYOUTS = [
     Layout(
         title="MMSegmentation All-MLP on Swin",
-        form="mmseg",
+        **layout.MMSEG,
         marks=("backbone.patch_embed.projection.weight", "decode_head.fusion_conv.conv.weight"),
         names=("segformer_swin_t",),
         table=under("backbone.", "encoder.", MMSEG) + under("decode_head.", "head.", HEAD_MMSEG),
@@ -93,20 +84,16 @@ LAYOUTS = [
         title="MMSegmentation Swin",
         form="mmseg",
         marks=("patch_embed.projection.weight", "stages.0.blocks.0.attn.w_msa.qkv.weight"),
-        names=("swin_t",),
+        **ENCODER,
         table=MMSEG,
-        encoder=True,
         options=lambda state: {} if "norm0.weight" in state or not state else {"out_norms": False},
-        unused=UNUSED,
     ),
     Layout(
         title="Microsoft Swin",
         form="microsoft",
         marks=("patch_embed.proj.weight", "layers.0.downsample.reduction.weight"),
-        names=("swin_t",),
+        **ENCODER,
         table=MICROSOFT,
-        encoder=True,
-        unused=UNUSED,
         doubt="their code takes one image size; at others windows shift where the map is larger than one: shift=always"
         " (as in detection and segmentation code) or form=timm settles it",
     ),
@@ -114,18 +101,14 @@ LAYOUTS = [
         title="timm Swin",
         form="timm",
         marks=("patch_embed.proj.weight", "layers.3.downsample.reduction.weight"),
-        names=("swin_t",),
+        **ENCODER,
         table=TIMM,
-        encoder=True,
-        unused=UNUSED,
     ),
     Layout(
         title="torchvision Swin",
         form="torchvision",
         marks=("features.0.2.weight", "features.1.0.attn.relative_position_bias_table"),
-        names=("swin_t",),
+        **ENCODER,
         table=_torchvision(),
-        encoder=True,
-        unused=UNUSED,
     ),
 ]

@@ -15,14 +15,7 @@ BETTER: Table = [
     ("center_gn{i+1}", "center.{i}.0.1"),
     ("dec{5-u}.conv{i+1}", "up.{u}.conv.{i}.0"),
     ("dec{5-u}.gn{i+1}", "up.{u}.conv.{i}.1"),
-    ("segmentation_head.0", "last.0.0.0"),
-    ("segmentation_head.1", "last.0.0.1"),
-    ("segmentation_head.3", "last.1.0.0"),
-    ("segmentation_head.4", "last.1.0.1"),
-    ("segmentation_head.7", "last.2.0.0"),
-    ("segmentation_head.8", "last.2.0.1"),
-    ("segmentation_head.10", "last.3.0.0"),
-    ("segmentation_head.11", "last.3.0.1"),
+    *[(f"segmentation_head.{at + k}", f"last.{i}.0.{k}") for i, at in enumerate((0, 3, 7, 10)) for k in range(2)],
     ("segmentation_head.14", "classifier"),
 ]
 

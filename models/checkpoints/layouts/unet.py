@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layout import Layout, State, widths
+from models.checkpoints import layout
+from models.checkpoints.layout import CONV_MODULE, SMP, Layout, State, widths
 from models.checkpoints.layouts.resnet import RESNET_NAMES, TORCHVISION
 from models.checkpoints.rename import Table, under
 
@@ -10,12 +11,7 @@ from models.checkpoints.rename import Table, under
 
 
 def _double_conv(theirs: str, ours: str) -> Table:
-    return [
-        (f"{theirs}.double_conv.0", f"{ours}.0.0"),
-        (f"{theirs}.double_conv.1", f"{ours}.0.1"),
-        (f"{theirs}.double_conv.3", f"{ours}.1.0"),
-        (f"{theirs}.double_conv.4", f"{ours}.1.1"),
-    ]
+    return [(f"{theirs}.double_conv.{3 * j + k}", f"{ours}.{j}.{k}") for j in range(2) for k in range(2)]
 
 
 MILESIAL: Table = [
@@ -28,40 +24,35 @@ MILESIAL: Table = [
 
 # --- mateuszbuda: levels and layers by name; the decoder counts from the finest level ---------------------------------
 
+
+def _named(theirs: str, ours: str) -> Table:
+    return [(theirs + "conv{j+1}", f"{ours}.0"), (theirs + "norm{j+1}", f"{ours}.1")]
+
+
 MATEUSZBUDA: Table = [
-    ("encoder1.enc1conv{j+1}", "stem.{j}.0"),
-    ("encoder1.enc1norm{j+1}", "stem.{j}.1"),
-    ("bottleneck.bottleneckconv{j+1}", "down.3.1.{j}.0"),
-    ("bottleneck.bottlenecknorm{j+1}", "down.3.1.{j}.1"),
-    ("encoder{i+2}.enc{i+2}conv{j+1}", "down.{i}.1.{j}.0"),
-    ("encoder{i+2}.enc{i+2}norm{j+1}", "down.{i}.1.{j}.1"),
+    *_named("encoder1.enc1", "stem.{j}"),
+    *_named("bottleneck.bottleneck", "down.3.1.{j}"),
+    *_named("encoder{i+2}.enc{i+2}", "down.{i}.1.{j}"),
     ("upconv{4-i}", "up.{i}.up"),
-    ("decoder{4-i}.dec{4-i}conv{j+1}", "up.{i}.conv.{j}.0"),
-    ("decoder{4-i}.dec{4-i}norm{j+1}", "up.{i}.conv.{j}.1"),
+    *_named("decoder{4-i}.dec{4-i}", "up.{i}.conv.{j}"),
     ("conv", "classifier"),
 ]
 
 # --- mmseg: encoder.0.0 is the first level, encoder.{i}.0 a pooling; the decoder counts from the finest level ---------
 
 MMSEG: Table = [
-    ("backbone.encoder.0.0.convs.{j}.conv", "stem.{j}.0"),
-    ("backbone.encoder.0.0.convs.{j}.bn", "stem.{j}.1"),
-    ("backbone.encoder.{i+1}.1.convs.{j}.conv", "down.{i}.1.{j}.0"),
-    ("backbone.encoder.{i+1}.1.convs.{j}.bn", "down.{i}.1.{j}.1"),
-    ("backbone.decoder.{3-i}.upsample.interp_upsample.1.conv", "up.{i}.reduce.0"),
-    ("backbone.decoder.{3-i}.upsample.interp_upsample.1.bn", "up.{i}.reduce.1"),
-    ("backbone.decoder.{3-i}.conv_block.convs.{j}.conv", "up.{i}.conv.{j}.0"),
-    ("backbone.decoder.{3-i}.conv_block.convs.{j}.bn", "up.{i}.conv.{j}.1"),
-    ("decode_head.convs.0.conv", "last.0"),
-    ("decode_head.convs.0.bn", "last.1"),
+    *under("backbone.encoder.0.0.convs.{j}.", "stem.{j}.", CONV_MODULE),
+    *under("backbone.encoder.{i+1}.1.convs.{j}.", "down.{i}.1.{j}.", CONV_MODULE),
+    *under("backbone.decoder.{3-i}.upsample.interp_upsample.1.", "up.{i}.reduce.", CONV_MODULE),
+    *under("backbone.decoder.{3-i}.conv_block.convs.{j}.", "up.{i}.conv.{j}.", CONV_MODULE),
+    *under("decode_head.convs.0.", "last.", CONV_MODULE),
     ("decode_head.conv_seg", "classifier"),
 ]
 
 # --- smp: an encoder and a decoder ------------------------------------------------------------------------------------
 
 SMP_DECODER: Table = [
-    ("decoder.blocks.{i}.conv1.{j}", "head.blocks.{i}.conv.0.{j}"),
-    ("decoder.blocks.{i}.conv2.{j}", "head.blocks.{i}.conv.1.{j}"),
+    ("decoder.blocks.{i}.conv{k+1}.{j}", "head.blocks.{i}.conv.{k}.{j}"),
     ("segmentation_head.0", "head.classifier"),
 ]
 
@@ -99,7 +90,7 @@ LAYOUTS = [
     ),
     Layout(
         title="MMSegmentation U-Net with FCN head",
-        form="mmseg",
+        **layout.MMSEG,
         marks=("backbone.encoder.0.0.convs.0.conv.weight", "decode_head.conv_seg.weight"),
         names=("unet",),
         table=MMSEG,
@@ -108,7 +99,7 @@ LAYOUTS = [
     ),
     Layout(
         title="segmentation_models_pytorch Unet",
-        form="smp",
+        **SMP,
         marks=("encoder.conv1.weight", "decoder.blocks.0.conv1.0.weight"),
         names=tuple(f"unet_{name}" for name in RESNET_NAMES),
         table=[*under("encoder.", "encoder.", TORCHVISION), *SMP_DECODER],
