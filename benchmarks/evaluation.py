@@ -18,7 +18,6 @@ import sys
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from common.memory import process_bytes
@@ -26,6 +25,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.evaluation.views import Views
 from engine.metrics import ConfusionMatrix
 from models import build_model
+from models.tensors import resize
 
 CLASSES, SIZE = 19, (1024, 2048)
 HALF = tuple(n // 2 for n in SIZE)
@@ -44,13 +44,9 @@ CASES = {  # name: network input, views
 }
 
 
-class Pointwise(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, CLASSES, 1)
-
+class Pointwise(nn.Conv2d):
     def forward(self, images):
-        return {"out": self.conv(images)}
+        return {"out": super().forward(images)}
 
 
 @torch.inference_mode()
@@ -58,17 +54,14 @@ def plain(model: nn.Module, images: torch.Tensor, target: torch.Tensor, flip: bo
     scores = model(images)["out"]
     if flip:
         scores = (scores.softmax(1) + model(images.flip(-1))["out"].softmax(1).flip(-1)) / 2
-    scores = (
-        F.interpolate(scores, size=SIZE, mode="bilinear", align_corners=False) if scores.shape[2:] != SIZE else scores
-    )
-    ConfusionMatrix(CLASSES).update(scores.argmax(1), target)
+    ConfusionMatrix(CLASSES).update(resize(scores, SIZE).argmax(1), target)
 
 
 def measure(case: str, name: str) -> dict:
     """Peak bytes and seconds of one case, in this process."""
     torch.manual_seed(0)
     size, views = CASES[case]
-    model = (Pointwise() if name == "pointwise" else build_model(name, CLASSES)).eval()
+    model = (Pointwise(3, CLASSES, 1) if name == "pointwise" else build_model(name, CLASSES)).eval()
     images, target = torch.randn(1, 3, *size), torch.randint(CLASSES, (1, *SIZE))
     started = time.perf_counter()
     if "plain" in case:
@@ -77,10 +70,8 @@ def measure(case: str, name: str) -> dict:
         with torch.inference_mode():
             model(images)
     else:
-        names = ["0"]
-        evaluate(
-            model, [(images, target)], CLASSES, torch.device("cpu"), views=views, groups=names, extra=case == "extra"
-        )
+        cpu = torch.device("cpu")
+        evaluate(model, [(images, target)], CLASSES, cpu, views=views, groups=["0"], extra=case == "extra")
     return {"seconds": time.perf_counter() - started, "peak": process_bytes("VmHWM")}
 
 

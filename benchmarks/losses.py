@@ -11,17 +11,14 @@ rounds counts. Values and gradients are compared first. Ratios above 1 are in ou
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.models import medians
+from benchmarks.models import medians, report, shared_parser
 from benchmarks.peers import CLASSES, smp_lovasz
 from common.tables import format_table
 from losses import build_loss
@@ -88,40 +85,14 @@ def table(name: str, result: dict) -> str:
     return "\n" + format_table(rows, [name, "ms", "ratio"])
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.losses", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("losses", nargs="*", metavar="LOSS", help=f"default: all of {', '.join(OTHERS)}")
-    parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("H", "W"))
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9, help="rounds")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", type=Path, metavar="F", help="write all numbers to this file")
-    return parser
-
-
 def main() -> None:
-    args = build_parser().parse_args()
+    parser = shared_parser("losses", "LOSS", __doc__, OTHERS, size=(512, 512), repeats=9)
+    parser.add_argument("--batch", type=int, default=2)
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    for name in args.losses:
-        if name not in OTHERS:
-            raise SystemExit(f"nothing to compare '{name}' with; there are: {', '.join(OTHERS)}")
-    protocol = {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu",
-        "threads": args.threads,
-        "time": f"forward and backward, {CLASSES} classes, {args.batch}x{args.size[0]}x{args.size[1]}, float32, "
-        f"median of {args.repeats} interleaved rounds",
-    }
-    print(json.dumps(protocol, indent=2), flush=True)
-    results = {}
-    for name in args.losses or OTHERS:
-        results[name] = compare(name, args)
-        print(table(name, results[name]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps({"protocol": protocol, "losses": results}, indent=2) + "\n")
+    time = f"forward and backward, {CLASSES} classes, {args.batch}x{args.size[0]}x{args.size[1]}, float32, "
+    time += f"median of {args.repeats} interleaved rounds"
+    report("losses", args, OTHERS, {"time": time}, compare, table)
 
 
 if __name__ == "__main__":

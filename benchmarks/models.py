@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -170,44 +170,50 @@ def table(name: str, result: dict) -> str:
     return "\n" + format_table(rows, [name, *[kind.replace("_", " ") for kind in kinds]])
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.models", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all of {', '.join(PEERS)}")
-    parser.add_argument("--size", nargs=2, type=int, default=(256, 512), metavar=("H", "W"))
-    parser.add_argument("--repeats", type=int, default=15, help="rounds of inference; half as many of training")
+def shared_parser(kind: str, metavar: str, doc: str, names: Iterable[str], **defaults) -> argparse.ArgumentParser:
+    """The options that benchmarks.models and benchmarks.losses share."""
+    prog, form = f"python -m benchmarks.{kind}", argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=doc, formatter_class=form)
+    parser.add_argument("names", nargs="*", metavar=metavar, help=f"default: all of {', '.join(names)}")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"))
+    parser.add_argument("--repeats", type=int, help="rounds (models: half as many of training)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the fresh processes that measure memory")
     parser.add_argument("--json", type=Path, metavar="F", help="write all numbers to this file")
-    parser.add_argument("--memory-of", metavar="LABEL", help=argparse.SUPPRESS)
+    parser.set_defaults(**defaults)
     return parser
 
 
-def main() -> None:
-    args = build_parser().parse_args()
-    torch.set_num_threads(args.threads)
-    for name in args.models:
-        if name not in PEERS:
-            raise SystemExit(f"no peer of '{name}' is known; there are: {', '.join(PEERS)}")
-    if args.memory_of:
-        print(memory_of(args.models[0], args.memory_of, args.device))
-        return
-    protocol = {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu",
-        "threads": args.threads,
-        "time": f"batch 1, float32, {args.size[0]}x{args.size[1]}, median of {args.repeats} interleaved rounds",
-        "memory": "growth over two training steps, batch 2, 512x512, a fresh process each",
-    }
+def report(kind: str, args: argparse.Namespace, known: Iterable[str], how: dict, compare, table) -> None:
+    """Compare each of args.names; print the protocol and the tables, write them to args.json."""
+    for name in args.names:
+        if name not in known:
+            raise SystemExit(f"nothing to compare '{name}' with; there are: {', '.join(known)}")
+    device = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu"
+    protocol = {"torch": torch.__version__, "device": device, "threads": args.threads} | how
     print(json.dumps(protocol, indent=2), flush=True)
     results = {}
-    for name in args.models or PEERS:
+    for name in args.names or known:
         results[name] = compare(name, args)
         print(table(name, results[name]), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"protocol": protocol, "models": results}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"protocol": protocol, kind: results}, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = shared_parser("models", "MODEL", __doc__, PEERS, size=(256, 512), repeats=15)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the fresh processes that measure memory")
+    parser.add_argument("--memory-of", metavar="LABEL", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        print(memory_of(args.names[0], args.memory_of, args.device))
+        return
+    how = {
+        "time": f"batch 1, float32, {args.size[0]}x{args.size[1]}, median of {args.repeats} interleaved rounds",
+        "memory": "growth over two training steps, batch 2, 512x512, a fresh process each",
+    }
+    report("models", args, PEERS, how, compare, table)
 
 
 if __name__ == "__main__":

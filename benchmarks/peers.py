@@ -33,23 +33,21 @@ def ours_like(name: str, theirs: nn.Module) -> nn.Module:
     return ours
 
 
-def _smp_segformer(encoder: str, width: int) -> nn.Module:
-    import segmentation_models_pytorch as smp
+def _smp(name: str, encoder: str, **options) -> Peer:
+    def make() -> nn.Module:
+        import segmentation_models_pytorch as smp
 
-    return smp.Segformer(encoder, encoder_weights=None, decoder_segmentation_channels=width, classes=CLASSES)
+        return getattr(smp, name)(encoder, encoder_weights=None, classes=CLASSES, **options)
+
+    return Peer("segmentation_models_pytorch", make, lambda model, images: model(images))
 
 
 def _hf_segformer(encoder: str, width: int) -> nn.Module:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     embed_dims, depths = MIT[encoder]
-    config = SegformerConfig(
-        hidden_sizes=list(embed_dims),
-        depths=list(depths),
-        num_attention_heads=list(NUM_HEADS),
-        decoder_hidden_size=width,
-        num_labels=CLASSES,
-    )
+    sizes = {"hidden_sizes": list(embed_dims), "depths": list(depths), "num_attention_heads": list(NUM_HEADS)}
+    config = SegformerConfig(**sizes, decoder_hidden_size=width, num_labels=CLASSES)
     return SegformerForSemanticSegmentation(config)
 
 
@@ -57,33 +55,21 @@ def _hf_logits(model: nn.Module, images: Tensor) -> Tensor:
     return F.interpolate(model(images).logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _torchvision(name: str) -> nn.Module:
-    import torchvision
-
-    return getattr(torchvision.models.segmentation, name)(
-        weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=False
-    )
-
-
-def _plain(model: nn.Module, images: Tensor) -> Tensor:
-    return model(images)
-
-
 def _segformer_peers(encoder: str, width: int) -> list[Peer]:
     return [
-        Peer("segmentation_models_pytorch", lambda: _smp_segformer(encoder, width), _plain),
+        _smp("Segformer", encoder, decoder_segmentation_channels=width),
         Peer("transformers", lambda: _hf_segformer(encoder, width), _hf_logits),
     ]
 
 
 def _torchvision_peer(name: str) -> Peer:
-    return Peer("torchvision", lambda: _torchvision(name), lambda model, images: model(images)["out"])
+    def make() -> nn.Module:
+        import torchvision
 
+        options = {"weights": None, "weights_backbone": None, "num_classes": CLASSES, "aux_loss": False}
+        return getattr(torchvision.models.segmentation, name)(**options)
 
-def _smp_deeplabv3plus() -> nn.Module:
-    import segmentation_models_pytorch as smp
-
-    return smp.DeepLabV3Plus("resnet50", encoder_weights=None, classes=CLASSES)
+    return Peer("torchvision", make, lambda model, images: model(images)["out"])
 
 
 def smp_lovasz() -> nn.Module:
@@ -96,7 +82,7 @@ def smp_lovasz() -> nn.Module:
 PEERS: dict[str, list[Peer]] = {
     "segformer_b0": _segformer_peers("mit_b0", 256),
     "segformer_b2": _segformer_peers("mit_b2", 768),
-    "deeplabv3plus_resnet50": [Peer("segmentation_models_pytorch", _smp_deeplabv3plus, _plain)],
+    "deeplabv3plus_resnet50": [_smp("DeepLabV3Plus", "resnet50")],
     "deeplabv3_resnet50": [_torchvision_peer("deeplabv3_resnet50")],
     "fcn_resnet50": [_torchvision_peer("fcn_resnet50")],
 }
