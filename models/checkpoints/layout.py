@@ -36,8 +36,8 @@ def widths(**keys: str) -> Callable[[State], dict[str, int]]:
 
 # --- what several layouts share ---------------------------------------------------------------------------------------
 
-SMP = {"form": "smp", "classifier": "segmentation_head.0.weight"}
-MMSEG = {"form": "mmseg", "classifier": "decode_head.conv_seg.weight"}
+SMP = {"form": "smp"}
+MMSEG = {"form": "mmseg"}
 CONV_BN: Table = [("conv", "conv"), ("bn", "bn")]
 CONV_MODULE: Table = [("conv", "0"), ("bn", "1")]  # mmseg's ConvModule is a Sequential here
 SEPARABLE: Table = under("depthwise_conv.", "0.", CONV_MODULE) + under("pointwise_conv.", "1.", CONV_MODULE)
