@@ -54,6 +54,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         ranked["notes"].append("no mIoU on the images that rank is defined: the first candidate is taken")
     mean = sum(select_mious) / len(select_mious)
     sd = math.sqrt(sum((m - mean) ** 2 for m in select_mious) / (len(select_mious) - 1))
+    used = sorted({i for role in study.roles.values() for i in role})  # training images that have a role
     shown = ranked["name"] if detail == "all" else detail
     rows = [r if r["name"] == shown else {k: v for k, v in r.items() if k not in LONG} for r in rows]
     return {
@@ -70,7 +71,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "winner": ranked["name"],
         "pairwise_distance": pairwise_distances(study, states),
         "line": line_between(study, states, select_mious),
-        "class_frequency": class_shares(used_images(study)),
+        "class_frequency": class_shares(study.train.subset(used)),
         "images": len(study.report),
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(study.device),
@@ -169,9 +170,7 @@ def save_candidate(study: Study, stage: int, candidate, members: list[dict], row
     """Write aggregate/<candidate>.pt: the network, or all networks of an ensemble, and the members it was made of."""
     content = {
         "model": candidate.states[0],
-        "config": members[0]["config"],
-        "class_names": members[0]["class_names"],
-        "palette": members[0]["palette"],
+        **{key: members[0][key] for key in ("config", "class_names", "palette", "init_hash")},
         "candidate": candidate.name,
         "stage": stage,
         "members": candidate.members,
@@ -190,25 +189,13 @@ def fold_rows(study: Study, stage: int, members: list[dict], select_mious, repor
     """The folds' rows of results.json."""
     rows = []
     for fold, member in enumerate(members):
-        last = ckpt.load_ours(study.fold_folder(stage, fold) / "last.pt")
-        rows.append(
-            {
-                "fold": fold,
-                "best_epoch": last["progress"]["best_epoch"],
-                "val_miou": member["val_miou"],
-                "select_miou": none_if_nan(select_mious[fold]),
-                "miou": none_if_nan(study.miou(report_scores[fold])),
-                "distance_from_start": start_distance(study, stage, member),
-                "seconds": last["info"]["seconds"],
-                "member": str((study.fold_folder(stage, fold) / f"{study.cfg.cv.member}.pt").relative_to(study.run)),
-            }
-        )
+        folder = study.fold_folder(stage, fold)
+        last = ckpt.load_ours(folder / "last.pt")
+        row = {"fold": fold, "best_epoch": last["progress"]["best_epoch"], "val_miou": member["val_miou"]}
+        row |= {"select_miou": none_if_nan(select_mious[fold]), "miou": none_if_nan(study.miou(report_scores[fold]))}
+        row |= {"distance_from_start": start_distance(study, stage, member), "seconds": last["info"]["seconds"]}
+        rows.append(row | {"member": str((folder / f"{study.cfg.cv.member}.pt").relative_to(study.run))})
     return rows
-
-
-def used_images(study: Study):
-    """The training images that have a role in this run."""
-    return study.train.subset(sorted({i for role in study.roles.values() for i in role}))
 
 
 def study_protocol(study: Study, stage: int) -> dict:

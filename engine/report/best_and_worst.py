@@ -52,8 +52,8 @@ def shown_parts(
 
     image (H, W, 3) uint8; target, pred (H, W) class indices.
     """
-    parts = {"image": image, "target": target_map(target, palette, ignore_index), "prediction": colourise(pred, palette),
-             "error": error_map(image, target, pred, ignore_index)}  # fmt: skip
+    shown, errors = target_map(target, palette, ignore_index), error_map(image, target, pred, ignore_index)
+    parts = {"image": image, "target": shown, "prediction": colourise(pred, palette), "error": errors}
     size = (min(width, image.shape[1]), round(min(width, image.shape[1]) * image.shape[0] / image.shape[1]))
     smooth, hard = Image.Resampling.BILINEAR, Image.Resampling.NEAREST  # classes do not mix
     return {kind: Image.fromarray(part).resize(size, smooth if kind == "image" else hard)

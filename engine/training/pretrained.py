@@ -77,15 +77,9 @@ class TransferReport:
 
 
 def transfer(
-    model: nn.Module,
-    source: str | Path | State,
-    classes: Sequence[str],
-    reuse_classes: bool = False,
-    *,
-    name: str,
-    options: dict[str, Any],
-    take: str = "all",
-) -> TransferReport:
+    model: nn.Module, source: str | Path | State, classes: Sequence[str], reuse_classes: bool = False, *,
+    name: str, options: dict[str, Any], take: str = "all",
+) -> TransferReport:  # fmt: skip
     """Load a file into `model`, which build_model(name, len(classes), **options) made. Returns what was loaded.
 
     source: a path, a URL, a known id (models/checkpoints/known.py), or a state dict. reuse_classes: copy the
@@ -136,10 +130,8 @@ def _ours(container: Container) -> Weights:
     model = dict(container.meta["config"]["model"])
     options = {k: v for k, v in model.items() if k not in ("name", "pretrained", "take", "freeze", "reuse_classes")}
     names = tuple(container.meta["class_names"])
-    title = "a checkpoint of this project"
-    return Weights(
-        title, model["name"], options, False, container.state, len(names), names, notes=tuple(container.notes)
-    )
+    title, notes = "a checkpoint of this project", tuple(container.notes)
+    return Weights(title, model["name"], options, False, container.state, len(names), names, notes=notes)
 
 
 def _fill(
@@ -154,20 +146,15 @@ def _fill(
     if not whole:
         if not encoder or misfit(encoder, found.state, {}) is not None:
             fault = misfit(encoder or core, found.state, {}) or fault or "it has no encoder apart from its head"
-            raise UserError(
-                f"the file is {found.describe()}; the config builds {name}: {fault}{_advice(found, name, options)}"
-            )
+            fault += _advice(found, name, options)
+            raise UserError(f"the file is {found.describe()}; the config builds {name}: {fault}")
         if reuse:
             raise UserError(f"model.reuse_classes: the file is {found.describe()}; it gives no classifier for {name}")
     taken = {k: found.state[k] for k in (own if whole else encoder) if k in found.state and k not in by_class}
-    if whole:
-        rows, said = _classifier(found, own, by_class, classes, reuse)
-        taken |= rows
-    else:
-        said = "new, as is the whole head"
+    rows, said = _classifier(found, own, by_class, classes, reuse) if whole else ({}, "new, as is the whole head")
+    taken |= rows
     model.load_state_dict({**own, **taken}, strict=True)
     unused = () if whole else tuple(k for k in found.state if k not in taken)
-    notes = (*found.notes, *_differences(found, name, options, whole))
     return TransferReport(
         source=source,
         found=found.describe(),
@@ -177,7 +164,7 @@ def _fill(
         classes=said,
         initialised=tuple(k for k in own if k not in taken),
         ignored=(*found.ignored, *unused),
-        notes=notes,
+        notes=(*found.notes, *_differences(found, name, options, whole)),
     )
 
 
@@ -201,9 +188,8 @@ def _classifier(
     known = None if found.class_names is None else list(found.class_names)
     keys = [k for k in by_class if k in found.state]
     if known == classes or (known is None and found.num_classes == len(classes)):
-        return {k: found.state[k] for k in keys}, "loaded, the classes are the same" + (
-            "" if known else " in number; the file does not name them"
-        )
+        said = "loaded, the classes are the same" + ("" if known else " in number; the file does not name them")
+        return {k: found.state[k] for k in keys}, said
     if not reuse:
         return {}, f"new: other classes; model.reuse_classes=true copies those of the same name ({found.num_classes})"
     if known is None:
@@ -214,9 +200,8 @@ def _classifier(
     for key in keys:
         rows[key] = own[key].clone()
         value, dims = found.state[key], by_class[key]
-        to, where = (
-            np.ix_(*[chosen if d in dims else range(n) for d, n in enumerate(value.shape)]) for chosen in (mine, theirs)
-        )
+        to, where = (np.ix_(*[side if d in dims else range(n) for d, n in enumerate(value.shape)])
+                     for side in (mine, theirs))  # fmt: skip
         rows[key][to] = value[where].to(rows[key].dtype)
     shared = ", ".join(classes[i] for i in mine) or "none"
     done = f"rows of {len(pairs)} of {len(classes)} classes by name: {shared}; the others are new"
