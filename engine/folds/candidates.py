@@ -117,20 +117,14 @@ def score_candidates(
             fold = candidate.members[0]
             on_select, on_report = select_scores[fold], report_scores[fold]
         else:
-            on_select, on_report = score_both(study, candidate.states, study.cfg.eval.extra)
+            on_report = study.score(candidate.states, study.report, study.cfg.eval.extra)
+            on_select = on_report if one_split(study) else study.score(candidate.states, study.select)
         raw = on_report if candidate.raw is None else study.score([candidate.raw], study.report)
         baseline = baseline or on_report
         rows.append(candidate_row(study, candidate, on_select, on_report, raw, baseline, labels))
         if keep or not study.candidate_path(stage, candidate.name).exists():
             save_candidate(study, stage, candidate, members, rows[-1])
     return rows
-
-
-def score_both(study: Study, states: Sequence[aggregate.State], extra: bool) -> tuple[Score, Score]:
-    """Score a candidate on the selection images and on the reported split (there with the extras); one pass if both are
-    the same images."""
-    on_report = study.score(states, study.report, extra)
-    return (on_report if one_split(study) else study.score(states, study.select)), on_report
 
 
 def one_split(study: Study) -> bool:

@@ -210,21 +210,20 @@ def _classifier(
 
 def _differences(found: Weights, name: str, options: dict[str, Any], whole: bool) -> list[str]:
     """Options in which the config's network and the file's compute differently, with both values."""
-    mine, theirs = _values(found, name, options, whole)
-    different = [k for k in mine if k in theirs and mine[k] != theirs[k]]
+    different = _different(found, name, options, whole)
     if not different:
         return []
-    line = ", ".join(f"{k} {plain(mine[k])} (there {plain(theirs[k])})" for k in different)
+    line = ", ".join(f"{key} {mine} (there {theirs})" for key, mine, theirs in different)
     form, notes = found.options.get("form"), [f"numerics are the config's where the file's differ: {line}"]
     if form and whole:
         notes.append(f"model.form={form} would follow the file")
     return notes
 
 
-def _values(found: Weights, name: str, options: dict[str, Any], whole: bool) -> tuple[dict, dict]:
-    """The options that affect the logits, (the config's, the file's): of the whole network or of the encoder."""
+def _different(found: Weights, name: str, options: dict[str, Any], whole: bool) -> list[tuple[str, str, str]]:
+    """(option, the config's value, the file's) where these differ and affect the logits, of the network or encoder."""
     if whole:
-        pair = option_values(name, **options), option_values(found.name, **found.options)
+        mine, theirs = option_values(name, **options), option_values(found.name, **found.options)
         left_out = NOT_NUMERICS
     else:
         mine = encoder_values(encoder_name(name, **options), **option_values(name, **options))
@@ -233,8 +232,9 @@ def _values(found: Weights, name: str, options: dict[str, Any], whole: bool) -> 
         else:
             inner = encoder_name(found.name, **found.options)
             theirs = encoder_values(inner, **option_values(found.name, **found.options)) if inner else {}
-        pair, left_out = (mine, theirs), NOT_NUMERICS | CHOSEN_BY_HEAD
-    return tuple({k: v for k, v in side.items() if k not in left_out and "dropout" not in k} for side in pair)
+        left_out = NOT_NUMERICS | CHOSEN_BY_HEAD
+    keys = [k for k in mine if k in theirs and k not in left_out and "dropout" not in k and mine[k] != theirs[k]]
+    return [(k, plain(mine[k]), plain(theirs[k])) for k in keys]
 
 
 def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
@@ -242,8 +242,7 @@ def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
     inner = found.name if found.encoder_only else encoder_name(found.name, **found.options)
     if inner is None or inner != encoder_name(name, **options):
         return ""
-    mine, theirs = _values(found, name, options, whole=False)
-    different = [f"{k}={plain(theirs[k])}" for k in mine if k in theirs and mine[k] != theirs[k]]
+    different = [f"{key}={theirs}" for key, _, theirs in _different(found, name, options, whole=False)]
     return f" (the file's encoder has {', '.join(different)})" if different else ""
 
 
