@@ -170,7 +170,6 @@ def save_candidate(study: Study, stage: int, candidate, members: list[dict], row
         "members": candidate.members,
         "weights": candidate.weights,
         "member_hashes": [ckpt.state_hash(members[i]["model"]) for i in candidate.members],
-        "init_hash": members[0]["init_hash"],
         "select_miou": row["select_miou"],
         "labels": row["labels"],
     }
