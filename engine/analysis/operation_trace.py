@@ -83,8 +83,8 @@ def _resize(kind: str) -> Callable:
     return lambda args, out: (kind, out.numel(), f"{kind} to {out.shape[-2]}x{out.shape[-1]}")
 
 
-def _norm(kind: str, text: str, axis: int) -> Callable:
-    return lambda args, out: (kind, args[0].numel(), f"{text} {args[0].shape[axis]}")
+def _norm(kind: str, axis: int) -> Callable:
+    return lambda args, out: (kind, args[0].numel(), f"{kind} {args[0].shape[axis]}")
 
 
 def _mean(args: tuple, out: Tensor) -> Cost | None:
@@ -96,15 +96,11 @@ def _pool_to(args: tuple, out: Tensor) -> Cost:
     return "pooling", args[0].numel(), f"mean in {out.shape[-2]}x{out.shape[-1]} bins"
 
 
-def _free(text: Callable[[tuple, Tensor], str]) -> Callable:
-    return lambda args, out: ("free", 0, text(args, out))
+def _max_pool(args: tuple, out: Tensor) -> Cost:
+    return "free", 0, f"max pooling {args[1][0]}x{args[1][1]} /{(args[2] or args[1])[0]}"
 
 
-def _max_pool_text(args: tuple, out: Tensor) -> str:
-    return f"max pooling {args[1][0]}x{args[1][1]} /{(args[2] or args[1])[0]}"
-
-
-aten = torch.ops.aten
+aten, BATCHNORM = torch.ops.aten, _norm("BatchNorm", 1)
 # every other operation works elementwise or moves elements
 COSTS: dict[object, Callable[[tuple, Tensor], Cost | None]] = {
     aten.convolution: _convolution,
@@ -116,14 +112,14 @@ COSTS: dict[object, Callable[[tuple, Tensor], Cost | None]] = {
     aten.baddbmm: _product(1, 2),
     aten.upsample_bilinear2d: _resize("bilinear"),
     aten.upsample_nearest2d: _resize("nearest"),
-    aten.native_layer_norm: _norm("LayerNorm", "LayerNorm", -1),
-    aten.native_batch_norm: _norm("BatchNorm", "BatchNorm", 1),
-    aten._native_batch_norm_legit: _norm("BatchNorm", "BatchNorm", 1),
-    aten._native_batch_norm_legit_no_training: _norm("BatchNorm", "BatchNorm", 1),
+    aten.native_layer_norm: _norm("LayerNorm", -1),
+    aten.native_batch_norm: BATCHNORM,
+    aten._native_batch_norm_legit: BATCHNORM,
+    aten._native_batch_norm_legit_no_training: BATCHNORM,
     aten.mean: _mean,
     aten._adaptive_avg_pool2d: _pool_to,
-    aten.max_pool2d_with_indices: _free(_max_pool_text),
-    aten.cat: _free(lambda args, out: f"concatenate {len(args[0])}"),
+    aten.max_pool2d_with_indices: _max_pool,
+    aten.cat: lambda args, out: ("free", 0, f"concatenate {len(args[0])}"),
 }
 
 

@@ -26,10 +26,8 @@ def stages_of(model: nn.Module) -> list[Stage]:
     encoder = getattr(model, "encoder", None)
     if encoder is not None:
         pick = lambda i: lambda out: out[i]  # noqa: E731
-        return [
-            *[(f"stage {i + 1}", encoder, pick(i)) for i in range(len(encoder.strides))],
-            ("head", model.head, _same),
-        ]
+        maps = [(f"stage {i + 1}", encoder, pick(i)) for i in range(len(encoder.strides))]
+        return [*maps, ("head", model.head, _same)]
     found: list[Stage] = []
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList) or (isinstance(child, nn.Sequential) and name in ("stages", "up")):

@@ -93,24 +93,22 @@ class BinnedScores:
     def reliability(self) -> dict[str, list]:
         """The reliability diagram (same paper): each bin's upper edge, pixels, accuracy and mean confidence."""
         n = self.confident.double()
-        accuracy, confidence = self.right / n, self.confidence.double() / UNIT / n
         return {
             "upper": [(m + 1) / ECE_BINS for m in range(ECE_BINS)],
             "pixels": self.confident.tolist(),
-            "accuracy": _plain(accuracy),
-            "confidence": _plain(confidence),
+            "accuracy": _plain(self.right / n),
+            "confidence": _plain(self.confidence.double() / UNIT / n),
         }
 
     def to_json(self, class_names: Sequence[str], absent: str = "nan", exclude: Collection[int] = ()) -> dict:
         """mean_auc, auc (by class), ece, reliability, and roc (by class, thinned) as plain values."""
         fpr, tpr = self.roc()
-        curves = {n: thinned(x, y) for n, x, y in zip(class_names, fpr.tolist(), tpr.tolist())}
         return {
             "mean_auc": none_if_nan(self.mean_auc(absent, exclude)),
             "auc": dict(zip(class_names, _plain(self.auc()))),
             "ece": none_if_nan(self.ece()),
             "reliability": self.reliability(),
-            "roc": curves,
+            "roc": {n: thinned(x, y) for n, x, y in zip(class_names, fpr.tolist(), tpr.tolist())},
         }
 
 

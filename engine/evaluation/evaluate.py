@@ -20,20 +20,11 @@ from models.tensors import resize
 
 @torch.inference_mode()
 def evaluate(
-    models: nn.Module | Sequence[nn.Module],
-    loader: DataLoader,
-    num_classes: int,
-    device: torch.device,
-    *,
-    ignore_index: int = 255,
-    void: str = "ignore",
-    amp: torch.dtype | None = None,
-    views: Views = WHOLE,
-    criterion: nn.Module | None = None,
-    groups: Sequence[str] | None = None,
-    names: Sequence[str] | None = None,
+    models: nn.Module | Sequence[nn.Module], loader: DataLoader, num_classes: int, device: torch.device, *,
+    ignore_index: int = 255, void: str = "ignore", amp: torch.dtype | None = None, views: Views = WHOLE,
+    criterion: nn.Module | None = None, groups: Sequence[str] | None = None, names: Sequence[str] | None = None,
     extra: bool = False,
-) -> Score:
+) -> Score:  # fmt: skip
     """Score one model, or the ensemble of several, on a loader of (images (B,3,H,W), target (B,h,w)).
 
     Where the target has another size than the images (native scoring), scores are resized to it before the argmax.
@@ -48,16 +39,14 @@ def evaluate(
     for model in models:
         model.eval()
     for images, target in loader:
-        images = images.to(device, non_blocking=True)
-        target = target.to(device, non_blocking=True)
+        images, target = (x.to(device, non_blocking=True) for x in (images, target))
         with autocast(device, amp):
             scores = predict_scores(models, images, views)
         if criterion is not None:
             loss_sum += criterion(resize(scores.float(), target.shape[-2:]), target).item() * len(images)
         pred = classes(scores, target.shape[-2:])
         if extra:
-            logits = len(models) == 1 and views.single(images.shape[-2:])
-            score.add_extra(scores, logits, pred, target)
+            score.add_extra(scores, len(models) == 1 and views.single(images.shape[-2:]), pred, target)
         del scores  # before the next forward
         if groups is None:
             score.confusion.update(pred, target)

@@ -116,10 +116,8 @@ class Opened:
         if self.report is None:
             ckpt.require_classes({"class_names": self.class_names}, dataset.class_names, self.path)
         elif self.num_classes != dataset.num_classes:
-            what = f"{self.report.architecture} for {self.num_classes} classes"
-            raise UserError(
-                f"{source or f'checkpoint {self.path}'}: {what}, the data ({dataset.name}) has {dataset.num_classes}"
-            )
+            what = f"{source or f'checkpoint {self.path}'}: {self.report.architecture} for {self.num_classes} classes"
+            raise UserError(f"{what}, the data ({dataset.name}) has {dataset.num_classes}")
 
 
 def open_networks(

@@ -123,9 +123,8 @@ def require_same_images(a: dict, b: dict, names: tuple[str, str]) -> None:
     images_a, images_b = (set(r["per_image"]["names"]) for r in (a, b))
     if images_a != images_b or len(images_a) != len(a["per_image"]["names"]):
         unpaired = sorted(images_a ^ images_b)
-        raise UserError(
-            f"{names[0]} and {names[1]}: not the same images ({len(unpaired)} in only one of them: {unpaired[:1]})"
-        )
+        why = f"not the same images ({len(unpaired)} in only one of them: {unpaired[:1]})"
+        raise UserError(f"{names[0]} and {names[1]}: {why}")
 
 
 def group_matrices(result: dict, by: str) -> dict[str, ConfusionMatrix]:

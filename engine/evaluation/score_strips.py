@@ -34,15 +34,9 @@ def axis_weights(source: int, size: int, align_corners: bool = False) -> tuple[T
 
 
 def rows(
-    scores: Tensor,
-    size: Sequence[int],
-    top: int,
-    bottom: int,
-    *,
-    align_corners: bool = False,
-    softmax: bool = False,
-    mirrored: bool = False,
-) -> Tensor:
+    scores: Tensor, size: Sequence[int], top: int, bottom: int, *,
+    align_corners: bool = False, softmax: bool = False, mirrored: bool = False,
+) -> Tensor:  # fmt: skip
     """Rows top..bottom of (B, C, h, w) resized to `size` (H, W): (B, C, bottom - top, W) float32.
 
     softmax: convert to probabilities over C first; mirrored: flip the map left to right first.

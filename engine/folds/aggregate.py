@@ -129,7 +129,8 @@ def make_candidates(
     def soup(name: str, members: list[int], weights: list[float] | None = None) -> Candidate:
         if len(members) == 1:  # nothing is averaged: the fold's own statistics are right
             return single(name, members[0])
-        members, weights = _sorted_pairs(members, weights)
+        pairs = zip(members, weights or [1 / len(members)] * len(members))
+        members, weights = map(list, zip(*sorted(pairs)))  # in fold order: the same set gives the same sum, bit by bit
         raw = average([states[i] for i in members], weights)
         return Candidate(name, members, weights, [refit(raw, members)], raw)
 
@@ -156,10 +157,3 @@ def greedy_soup(order: list[int], select_mious: Sequence[float], soup, score_sel
         if worst_if_nan(miou) >= worst_if_nan(best) and miou == miou:  # an undefined score proves nothing
             members, candidate, best = [*members, fold], trial, miou
     return candidate
-
-
-def _sorted_pairs(members: list[int], weights: list[float] | None) -> tuple[list[int], list[float]]:
-    """Members in fold order: the same set then always gives the same sum, to the last bit."""
-    weights = weights or [1 / len(members)] * len(members)
-    pairs = sorted(zip(members, weights))
-    return [m for m, _ in pairs], [w for _, w in pairs]

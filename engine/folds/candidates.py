@@ -54,6 +54,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         ranked["notes"].append("no mIoU on the images that rank is defined: the first candidate is taken")
     mean = sum(select_mious) / len(select_mious)
     sd = math.sqrt(sum((m - mean) ** 2 for m in select_mious) / (len(select_mious) - 1))
+    used = sorted({i for role in study.roles.values() for i in role})  # training images that have a role
     shown = ranked["name"] if detail == "all" else detail
     rows = [r if r["name"] == shown else {k: v for k, v in r.items() if k not in LONG} for r in rows]
     return {
@@ -70,7 +71,7 @@ def aggregate_stage(study: Study, stage: int, top: str = "top3", keep: bool = Tr
         "winner": ranked["name"],
         "pairwise_distance": pairwise_distances(study, states),
         "line": line_between(study, states, select_mious),
-        "class_frequency": class_shares(used_images(study)),
+        "class_frequency": class_shares(study.train.subset(used)),
         "images": len(study.report),
         "seconds": time.perf_counter() - started,
         "peak_memory": peak_memory(study.device),
@@ -116,20 +117,14 @@ def score_candidates(
             fold = candidate.members[0]
             on_select, on_report = select_scores[fold], report_scores[fold]
         else:
-            on_select, on_report = score_both(study, candidate.states, study.cfg.eval.extra)
+            on_report = study.score(candidate.states, study.report, study.cfg.eval.extra)
+            on_select = on_report if one_split(study) else study.score(candidate.states, study.select)
         raw = on_report if candidate.raw is None else study.score([candidate.raw], study.report)
         baseline = baseline or on_report
         rows.append(candidate_row(study, candidate, on_select, on_report, raw, baseline, labels))
         if keep or not study.candidate_path(stage, candidate.name).exists():
             save_candidate(study, stage, candidate, members, rows[-1])
     return rows
-
-
-def score_both(study: Study, states: Sequence[aggregate.State], extra: bool) -> tuple[Score, Score]:
-    """Score a candidate on the selection images and on the reported split (there with the extras); one pass if both are
-    the same images."""
-    on_report = study.score(states, study.report, extra)
-    return (on_report if one_split(study) else study.score(states, study.select)), on_report
 
 
 def one_split(study: Study) -> bool:
@@ -169,15 +164,12 @@ def save_candidate(study: Study, stage: int, candidate, members: list[dict], row
     """Write aggregate/<candidate>.pt: the network, or all networks of an ensemble, and the members it was made of."""
     content = {
         "model": candidate.states[0],
-        "config": members[0]["config"],
-        "class_names": members[0]["class_names"],
-        "palette": members[0]["palette"],
+        **{key: members[0][key] for key in ("config", "class_names", "palette", "init_hash")},
         "candidate": candidate.name,
         "stage": stage,
         "members": candidate.members,
         "weights": candidate.weights,
         "member_hashes": [ckpt.state_hash(members[i]["model"]) for i in candidate.members],
-        "init_hash": members[0]["init_hash"],
         "select_miou": row["select_miou"],
         "labels": row["labels"],
     }
@@ -190,25 +182,13 @@ def fold_rows(study: Study, stage: int, members: list[dict], select_mious, repor
     """The folds' rows of results.json."""
     rows = []
     for fold, member in enumerate(members):
-        last = ckpt.load_ours(study.fold_folder(stage, fold) / "last.pt")
-        rows.append(
-            {
-                "fold": fold,
-                "best_epoch": last["progress"]["best_epoch"],
-                "val_miou": member["val_miou"],
-                "select_miou": none_if_nan(select_mious[fold]),
-                "miou": none_if_nan(study.miou(report_scores[fold])),
-                "distance_from_start": start_distance(study, stage, member),
-                "seconds": last["info"]["seconds"],
-                "member": str((study.fold_folder(stage, fold) / f"{study.cfg.cv.member}.pt").relative_to(study.run)),
-            }
-        )
+        folder = study.fold_folder(stage, fold)
+        last = ckpt.load_ours(folder / "last.pt")
+        row = {"fold": fold, "best_epoch": last["progress"]["best_epoch"], "val_miou": member["val_miou"]}
+        row |= {"select_miou": none_if_nan(select_mious[fold]), "miou": none_if_nan(study.miou(report_scores[fold]))}
+        row |= {"distance_from_start": start_distance(study, stage, member), "seconds": last["info"]["seconds"]}
+        rows.append(row | {"member": str((folder / f"{study.cfg.cv.member}.pt").relative_to(study.run))})
     return rows
-
-
-def used_images(study: Study):
-    """The training images that have a role in this run."""
-    return study.train.subset(sorted({i for role in study.roles.values() for i in role}))
 
 
 def study_protocol(study: Study, stage: int) -> dict:

@@ -130,7 +130,5 @@ def cut_log(study: Study, log: Log) -> None:
 
 def describe_roles(study: Study) -> None:
     groups = study.train.groups
-    counts = []
-    for role, indices in study.roles.items():
-        counts.append(f"{role} {len(indices)} in {len({groups[i] for i in indices})} groups")
+    counts = [f"{r} {len(part)} in {len({groups[i] for i in part})} groups" for r, part in study.roles.items()]
     say(f"images: {', '.join(counts)}; {study.report.split} {len(study.report)}; {study.cfg.cv.folds} folds")

@@ -78,12 +78,9 @@ def require_honest_roles(cfg: Config) -> None:
 
 def score_labels(cfg: Config, stage: int) -> list[str]:
     """Warnings for every row of a stage. `unconnected` ends with the second stage, where all folds share a start."""
-    labels = []
-    if cfg.cv.start == "train" or cfg.cv.select == "val":
-        labels.append("contaminated")
-    if cfg.cv.start == "none" and stage == 0:
-        labels.append("unconnected")
-    return labels
+    contaminated = cfg.cv.start == "train" or cfg.cv.select == "val"
+    unconnected = cfg.cv.start == "none" and stage == 0
+    return ["contaminated"] * contaminated + ["unconnected"] * unconnected
 
 
 def ranking_split(cfg: Config) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.drawing import colourise
 from common.files import write_json
-from engine.report.picture_pages import IGNORED, error_map
+from engine.report.picture_pages import error_map, target_map
 
 WIDTH = 640  # pixels of a picture, at most
 
@@ -36,17 +36,13 @@ def write_cases(
     cases: (best | median | worst, index, mIoU); samples: index -> (image, target, prediction); images: how many had
     an mIoU to choose from.
     """
-    for k, (_, i, _) in enumerate(cases):
-        _save(run / "cases", k, dataset, samples[i])
-    rows = [{"where": where, "name": dataset.names[i], "miou": miou} for where, i, miou in cases]
-    write_json(run / "cases" / "cases.json", {"images": images, "cases": rows})
-
-
-def _save(folder: Path, k: int, dataset, sample: tuple) -> None:
+    folder = run / "cases"
     folder.mkdir(parents=True, exist_ok=True)
-    parts = shown_parts(*sample, dataset.palette, dataset.ignore_index)
-    for kind, part in parts.items():
-        part.save(folder / f"{k}_{kind}.{'jpg' if kind == 'image' else 'png'}", quality=85)
+    for k, (_, i, _) in enumerate(cases):
+        for kind, part in shown_parts(*samples[i], dataset.palette, dataset.ignore_index).items():
+            part.save(folder / f"{k}_{kind}.{'jpg' if kind == 'image' else 'png'}", quality=85)
+    rows = [{"where": where, "name": dataset.names[i], "miou": miou} for where, i, miou in cases]
+    write_json(folder / "cases.json", {"images": images, "cases": rows})
 
 
 def shown_parts(
@@ -56,10 +52,8 @@ def shown_parts(
 
     image (H, W, 3) uint8; target, pred (H, W) class indices.
     """
-    shown = colourise(target, palette)
-    shown[target == ignore_index] = IGNORED
-    parts = {"image": image, "target": shown, "prediction": colourise(pred, palette),
-             "error": error_map(image, target, pred, ignore_index)}  # fmt: skip
+    shown, errors = target_map(target, palette, ignore_index), error_map(image, target, pred, ignore_index)
+    parts = {"image": image, "target": shown, "prediction": colourise(pred, palette), "error": errors}
     size = (min(width, image.shape[1]), round(min(width, image.shape[1]) * image.shape[0] / image.shape[1]))
     smooth, hard = Image.Resampling.BILINEAR, Image.Resampling.NEAREST  # classes do not mix
     return {kind: Image.fromarray(part).resize(size, smooth if kind == "image" else hard)

@@ -53,9 +53,8 @@ def stages(rows: Sequence[dict], path: Path, note: str = "", split: str = "val")
                 label="winner, select")  # fmt: skip
         means = percent([r["fold_mean"] for r in rows])
         spreads = [100 * (r["fold_sd"] or 0) for r in rows]
-        ax.errorbar(
-            xs, means, spreads, color=GREY, marker="s", capsize=4, linewidth=1, label="folds, select: mean ± sd"
-        )
+        label = "folds, select: mean ± sd"
+        ax.errorbar(xs, means, spreads, color=GREY, marker="s", capsize=4, linewidth=1, label=label)
         for r in rows:
             ax.annotate(r["winner"], (r["stage"], 1), (0, -12), xycoords=("data", "axes fraction"),
                         textcoords="offset points", ha="center", fontsize=9)  # fmt: skip

@@ -7,7 +7,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UserError
+from common.files import write_atomically
 from engine.report.score_tables import pct
 
 HERE = Path(__file__).parent
@@ -24,10 +24,7 @@ def write_page(path: Path, title: str, body: str, styles: str = "", script: str 
         f"<title>{html.escape(title)}</title>\n<style>\n{(HERE / 'html_page.css').read_text()}{styles}</style>\n"
         f"</head>\n<body>\n{body}\n<script>\n{(HERE / 'html_page.js').read_text()}{script}</script>\n</body>\n</html>\n"
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror}") from None
+    write_atomically(path, lambda file: file.write(page.encode()))
     return path
 
 
@@ -42,9 +39,8 @@ def html_table(rows: Sequence[Sequence], headers: Sequence[str], kind: str = "")
         cells = [c if isinstance(c, tuple) else (None, c) for c in row]
         body.append("".join(f"<td>{c}</td>" if v is None else f'<td data-value="{v}">{c}</td>' for v, c in cells))
     inner = "".join(f"<tr>{cells}</tr>" for cells in body)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table></div>'
-    )
+    table = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def score_cell(value: float | None, markup: str = "") -> tuple:
@@ -69,10 +65,7 @@ def legend(class_names: Sequence[str], palette: Sequence[Sequence[int]]) -> str:
 
 def buttons(kinds: Sequence[str], pressed: str) -> str:
     """One button for each kind of picture; a click shows the pictures of that kind (html_page.js)."""
-    words = (
-        f'<button data-kind="{kind}" aria-pressed="{"true" if kind == pressed else "false"}">{kind}</button>'
-        for kind in kinds
-    )
+    words = (f'<button data-kind="{k}" aria-pressed="{str(k == pressed).lower()}">{k}</button>' for k in kinds)
     return f'<div class="buttons">{"".join(words)}</div>'
 
 

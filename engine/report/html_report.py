@@ -125,10 +125,8 @@ def plots(run: Path, facts: dict) -> str:
     figures, skipped = [], skipped_plots(facts)
     for name, caption in shown_plots(run).items():
         text, data = name.replace("_", " "), data_uri((run / "plots" / f"{name}.png").read_bytes(), "image/png")
-        figures.append(
-            f'<figure><img alt="{text}" src="{data}"><figcaption><b>{text}.</b> {html.escape(caption)}</figcaption>'
-            "</figure>"
-        )
+        below = f"<figcaption><b>{text}.</b> {html.escape(caption)}</figcaption>"
+        figures.append(f'<figure><img alt="{text}" src="{data}">{below}</figure>')
     if not figures and not skipped:
         return ""
     return f'<h2>Plots</h2>{note(skipped + ".") if skipped else ""}<div class="plots">{"".join(figures)}</div>'

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.errors import UserError
+from common.files import write_atomically
 from common.tables import markdown_table
 from engine.evaluation.protocol import protocol_line
 from engine.report.run_plots import draw_plots, shown_plots, skipped_plots
-from engine.report.run_results import all_labels, latest, read_run, section, winners
+from engine.report.run_results import all_labels, best_row, latest, read_run, section, winners
 from engine.report.score_tables import (
     candidate_cells,
     candidate_notes,
     class_columns,
-    class_label,
     class_legend,
+    class_rows,
     fold_cells,
     mean_cells,
     pct,
@@ -44,10 +44,8 @@ def write_report(run_dir: Path) -> Path:
     draw_plots(run, facts)
     parts = [headline(run, facts), scores(facts), training(facts), plots(run, facts), provenance(run, facts)]
     path = run / "report.md"
-    try:
-        path.write_text("\n\n".join(p for part in parts for p in part) + "\n", encoding="utf-8")
-    except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror}") from None
+    text = "\n\n".join(p for part in parts for p in part) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 
@@ -67,15 +65,14 @@ def headline(run: Path, facts: dict) -> list[str]:
     out = [f"# {title(run, facts)}", *(f"> {line}" for line in unfinished(facts))]
     if results is None:
         return out
-    protocol = results["protocol"]
+    protocol, best = results["protocol"], best_row(results)
     if "candidates" in results:
-        winner = next(c for c in results["candidates"] if c["name"] == results["winner"])
-        score, where = winner["miou"], f"`{winner['name']}`, ranked first on {_ranked_on(protocol)}"
+        where = f"`{best['name']}`, ranked first on {_ranked_on(protocol)}"
     else:
         chosen = section(facts["config"], "train").get("keep", "best") == "best"
         how = "chosen on these same images, so a little too good" if chosen else "the last one, not chosen by its score"
-        score, where = results["miou"], f"epoch {results['best_epoch']}, {how}"
-    out.append(f"**{protocol['split']} mIoU {pct(score)} %** ({where}).")
+        where = f"epoch {results['best_epoch']}, {how}"
+    out.append(f"**{protocol['split']} mIoU {pct(best['miou'])} %** ({where}).")
     out.append(f"Protocol: {protocol_line(protocol)}. Data hash `{str(protocol.get('data_hash', '?'))[:12]}`.")
     if "candidates" in results:
         out.append(_roles(facts, protocol))
@@ -99,9 +96,8 @@ def unfinished(facts: dict) -> list[str]:
 
 
 def _ranked_on(protocol: dict) -> str:
-    return (
-        f"the {protocol['split']} images themselves" if protocol.get("select") == "val" else "images of role `select`"
-    )
+    itself = protocol.get("select") == "val"
+    return f"the {protocol['split']} images themselves" if itself else "images of role `select`"
 
 
 def _roles(facts: dict, protocol: dict) -> str:
@@ -169,10 +165,8 @@ def distances(results: dict) -> list[str]:
     matrix = results.get("pairwise_distance")
     if matrix:
         away = [f.get("distance_from_start") for f in rows]
-        cells = [
-            [f["fold"], "-" if d is None else f"{d:.2f}", *(f"{v:.2f}" for v in row)]
-            for f, d, row in zip(rows, away, matrix)
-        ]
+        lines = [["-" if d is None else f"{d:.2f}" for d in (first, *row)] for first, row in zip(away, matrix)]
+        cells = [[f["fold"], *line] for f, line in zip(rows, lines)]
         headers = ["fold", "from the start", *(f"to fold {f['fold']}" for f in rows)]
         text = (
             "Euclidean distance over all trained parameters. Members about 1.4 times as far from each other as from "
@@ -180,22 +174,17 @@ def distances(results: dict) -> list[str]:
         )
         out += ["## Distances", markdown_table(cells, headers), text]
     if results.get("line"):
-        data = results["line"]
-        a, b = data["folds"]
-        where = f"{data['images']} images of {data['split']}"
+        data, (a, b) = results["line"], results["line"]["folds"]
         cells = [[f"{t:.2f}", pct(m)] for t, m in zip(data["t"], data["miou"])]
-        out.append(f"## Along the line from fold {a} to fold {b} ({where})")
+        out.append(f"## Along the line from fold {a} to fold {b} ({data['images']} images of {data['split']})")
         out.append(markdown_table(cells, [f"share of fold {b}", "mIoU"]))
     return out
 
 
 def classes(results: dict) -> list[str]:
     columns, left_out = class_columns(results), results["protocol"].get("exclude") or ()
-    rows = [
-        [class_label(name, left_out), *(pct(values.get(name)) for values in columns.values())]
-        for name in results["class_names"]
-    ]
-    return ["## Classes", markdown_table(rows, ["class", *columns]), class_legend(results)]
+    table = markdown_table(class_rows(columns, results["class_names"], left_out), ["class", *columns])
+    return ["## Classes", table, class_legend(results)]
 
 
 def training(facts: dict) -> list[str]:

@@ -25,9 +25,8 @@ def roc(
         for name in sorted(shown, key=lambda n: -auc[n]):
             c = colours[name]
             dark = c if sum(c) < 2.4 else (0.5, 0.5, 0.5)  # white and pale yellow are invisible
-            ax.plot(
-                curves[name]["fpr"], curves[name]["tpr"], color=dark, label=f"{name}  {auc[name]:.3f}", linewidth=1.6
-            )
+            rates = curves[name]["fpr"], curves[name]["tpr"]
+            ax.plot(*rates, color=dark, label=f"{name}  {auc[name]:.3f}", linewidth=1.6)
         ax.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
         ax.set_aspect("equal")
         if shown:

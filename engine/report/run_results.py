@@ -63,7 +63,7 @@ def latest(facts: dict) -> dict | None:
 
 def winners(facts: dict) -> list[tuple[dict, dict]]:
     """(stage, its winning candidate) for every finished stage."""
-    return [(s, next(c for c in s["candidates"] if c["name"] == s["winner"])) for s in facts["stages"]]
+    return [(s, best_row(s)) for s in facts["stages"]]
 
 
 def best_row(results: dict) -> dict:
@@ -76,12 +76,8 @@ def shown_candidates(results: dict) -> dict[str, dict]:
     if "candidates" not in results:
         return {"this run": results["per_class"]}
     by_name = {c["name"]: c["per_class"] for c in results["candidates"]}
-    winner = results["winner"]
-    return {
-        name: by_name[name]
-        for name in dict.fromkeys([winner, "best" if winner != "best" else "mean"])
-        if name in by_name
-    }
+    shown = results["winner"], "best" if results["winner"] != "best" else "mean"
+    return {name: by_name[name] for name in shown if name in by_name}
 
 
 def all_labels(results: dict) -> list[str]:

@@ -17,6 +17,7 @@ from engine.evaluation.views import Views
 from engine.prediction.segmenter import predict_tensor
 from engine.report.best_and_worst import best_and_worst, write_cases
 from engine.report.picture_pages import samples_page
+from engine.report.run_results import best_row
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # image (H, W, 3), target (H, W), prediction (H, W), all uint8
 
@@ -31,8 +32,8 @@ def write_pictures(
     """
     if not cfg.log.samples:
         return
-    winner = next((row for row in results.get("candidates", ()) if row["name"] == results["winner"]), results)
-    mious = dict(zip(winner["per_image"]["names"], winner["per_image"]["miou"]))
+    per_image = best_row(results)["per_image"]
+    mious = dict(zip(per_image["names"], per_image["miou"]))
     cases = best_and_worst([mious.get(name) for name in dataset.names])
     shown = evenly_spaced(len(dataset), cfg.log.samples)
     samples = predict_samples(models, cfg, dataset, device, {*shown, *(i for _, i in cases)})

@@ -17,7 +17,8 @@ def class_iou(
     scores: {candidate: {class: IoU or None}}; the first candidate gives the order and the large numbers.
     """
     names, first = list(scores)[:3], next(iter(scores))
-    order = sorted(range(len(class_names)), key=lambda c: _sortable(scores[first].get(class_names[c])), reverse=True)
+    ious = [-1.0 if (v := scores[first].get(name)) is None else v for name in class_names]  # absent classes last
+    order = sorted(range(len(class_names)), key=ious.__getitem__, reverse=True)
     shades, hatches = (1.0, 0.55, 0.25), ("", "////", "....")
     thick = 0.78 / len(names)
 
@@ -43,10 +44,6 @@ def class_iou(
 
     height = 1.7 + len(order) * (0.24 + 0.1 * len(names))
     return figure("IoU of each class", note, path, 8.5, height, draw)
-
-
-def _sortable(value: float | None) -> float:
-    return -1.0 if value is None else value
 
 
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str], path: Path, note: str = "") -> Path:
@@ -161,10 +158,8 @@ def per_image(row: Mapping, path: Path, note: str = "") -> Path:
         ax = fig.subplots()
         for low, high, n in bins:
             ax.bar(50 * (low + high), n, 95 * (high - low), color=BLUE, alpha=0.85)
-        for key, style, label in (
-            ("miou_per_image", "-", "mean of the images"),
-            ("miou", ":", "mIoU of the whole set"),
-        ):
+        means = ("miou_per_image", "-", "mean of the images"), ("miou", ":", "mIoU of the whole set")
+        for key, style, label in means:
             if row.get(key) is not None:
                 ax.axvline(100 * row[key], color=INK, linestyle=style, label=f"{label} {100 * row[key]:.1f}")
         for word, (miou, name) in (("worst", named[0]), ("best", named[-1])):

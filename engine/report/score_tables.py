@@ -5,7 +5,7 @@ A function named `.._cells` returns (rows, headers), which common.tables prints 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from common.tables import format_table
 from engine.evaluation.protocol import protocol_line
@@ -89,15 +89,12 @@ def fold_cells(results: dict) -> Cells:
     elif protocol.get("member") == "best":
         held_out += " (slightly optimistic)"
     headers = ["fold", "best epoch", held_out, "select mIoU", f"{protocol.get('split', 'val')} mIoU", "minutes"]
-    return [
-        [
-            str(f["fold"]),
-            str(f["best_epoch"]),
-            *(pct(f.get(key)) for key in ("val_miou", "select_miou", "miou")),
-            "-" if f.get("seconds") is None else f"{f['seconds'] / 60:.1f}",
-        ]
-        for f in results["folds"]
-    ], headers
+    cells = []
+    for f in results["folds"]:
+        minutes = "-" if f.get("seconds") is None else f"{f['seconds'] / 60:.1f}"
+        scores = (pct(f.get(key)) for key in ("val_miou", "select_miou", "miou"))
+        cells.append([str(f["fold"]), str(f["best_epoch"]), *scores, minutes])
+    return cells, headers
 
 
 def class_columns(results: dict) -> dict[str, dict]:
@@ -107,6 +104,11 @@ def class_columns(results: dict) -> dict[str, dict]:
     columns = {"share of training pixels": results.get("class_frequency") or {}}
     columns |= {f"IoU, {name}": values for name, values in shown_candidates(results).items()}
     return columns | {label: best[key] for key, label in BY_CLASS.items() if key in best}
+
+
+def class_rows(columns: dict[str, dict], names: Iterable[str], left_out: Sequence[str]) -> list[list[str]]:
+    """One row per class: its name and its value in each column, in percent."""
+    return [[class_label(name, left_out), *(pct(v.get(name)) for v in columns.values())] for name in names]
 
 
 def class_legend(results: dict) -> str:
@@ -127,9 +129,6 @@ def scores_table(result: dict, left_out: Sequence[str] = ()) -> str:
     """IoU of each class (with --extra also boundary IoU and AUC) and the means, in percent; the classes `left_out` of
     the means are in brackets."""
     columns = {head: result[key] for key, head in ({"per_class": "IoU"} | BY_CLASS).items() if key in result}
-    rows = [
-        [class_label(name, left_out), *(pct(values[name]) for values in columns.values())]
-        for name in result["per_class"]
-    ]
+    rows = class_rows(columns, result["per_class"], left_out)
     rows += [[*row, *[""] * (len(columns) - 1)] for row in mean_cells(result)]
     return format_table(rows, ["class", *columns])

@@ -31,10 +31,6 @@ def timeline(rows: Sequence[dict]) -> tuple[dict, list[tuple[str, float]]]:
     return series, phases
 
 
-def _name(fold) -> str:
-    return "start" if fold == "start" else "run" if fold is None else f"fold {fold}"
-
-
 def _draw_phases(ax, phases: list[tuple[str, float]], names: bool = True) -> None:
     if len(phases) < 2:
         return
@@ -94,7 +90,8 @@ def curves(rows: Sequence[dict], path: Path, note: str = "") -> Path:
             ax.set_xlabel("epoch")
         axes[1][1].set_ylim(bottom=0)
         names = sorted({fold for _, fold in series}, key=lambda f: (f != "start", str(f)))
-        handles = [axes[0][0].plot([], [], color=fold_colour(f), label=_name(f))[0] for f in names]
+        labels = {f: {"start": "start", None: "run"}.get(f, f"fold {f}") for f in names}
+        handles = [axes[0][0].plot([], [], color=fold_colour(f), label=labels[f])[0] for f in names]
         handles.append(axes[0][0].plot([], [], color=GREY, linestyle=(0, (4, 2)), label="mean of training")[0])
         fig.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=9)
 

@@ -77,15 +77,9 @@ class TransferReport:
 
 
 def transfer(
-    model: nn.Module,
-    source: str | Path | State,
-    classes: Sequence[str],
-    reuse_classes: bool = False,
-    *,
-    name: str,
-    options: dict[str, Any],
-    take: str = "all",
-) -> TransferReport:
+    model: nn.Module, source: str | Path | State, classes: Sequence[str], reuse_classes: bool = False, *,
+    name: str, options: dict[str, Any], take: str = "all",
+) -> TransferReport:  # fmt: skip
     """Load a file into `model`, which build_model(name, len(classes), **options) made. Returns what was loaded.
 
     source: a path, a URL, a known id (models/checkpoints/known.py), or a state dict. reuse_classes: copy the
@@ -136,10 +130,8 @@ def _ours(container: Container) -> Weights:
     model = dict(container.meta["config"]["model"])
     options = {k: v for k, v in model.items() if k not in ("name", "pretrained", "take", "freeze", "reuse_classes")}
     names = tuple(container.meta["class_names"])
-    title = "a checkpoint of this project"
-    return Weights(
-        title, model["name"], options, False, container.state, len(names), names, notes=tuple(container.notes)
-    )
+    title, notes = "a checkpoint of this project", tuple(container.notes)
+    return Weights(title, model["name"], options, False, container.state, len(names), names, notes=notes)
 
 
 def _fill(
@@ -154,20 +146,15 @@ def _fill(
     if not whole:
         if not encoder or misfit(encoder, found.state, {}) is not None:
             fault = misfit(encoder or core, found.state, {}) or fault or "it has no encoder apart from its head"
-            raise UserError(
-                f"the file is {found.describe()}; the config builds {name}: {fault}{_advice(found, name, options)}"
-            )
+            fault += _advice(found, name, options)
+            raise UserError(f"the file is {found.describe()}; the config builds {name}: {fault}")
         if reuse:
             raise UserError(f"model.reuse_classes: the file is {found.describe()}; it gives no classifier for {name}")
     taken = {k: found.state[k] for k in (own if whole else encoder) if k in found.state and k not in by_class}
-    if whole:
-        rows, said = _classifier(found, own, by_class, classes, reuse)
-        taken |= rows
-    else:
-        said = "new, as is the whole head"
+    rows, said = _classifier(found, own, by_class, classes, reuse) if whole else ({}, "new, as is the whole head")
+    taken |= rows
     model.load_state_dict({**own, **taken}, strict=True)
     unused = () if whole else tuple(k for k in found.state if k not in taken)
-    notes = (*found.notes, *_differences(found, name, options, whole))
     return TransferReport(
         source=source,
         found=found.describe(),
@@ -177,7 +164,7 @@ def _fill(
         classes=said,
         initialised=tuple(k for k in own if k not in taken),
         ignored=(*found.ignored, *unused),
-        notes=notes,
+        notes=(*found.notes, *_differences(found, name, options, whole)),
     )
 
 
@@ -201,9 +188,8 @@ def _classifier(
     known = None if found.class_names is None else list(found.class_names)
     keys = [k for k in by_class if k in found.state]
     if known == classes or (known is None and found.num_classes == len(classes)):
-        return {k: found.state[k] for k in keys}, "loaded, the classes are the same" + (
-            "" if known else " in number; the file does not name them"
-        )
+        said = "loaded, the classes are the same" + ("" if known else " in number; the file does not name them")
+        return {k: found.state[k] for k in keys}, said
     if not reuse:
         return {}, f"new: other classes; model.reuse_classes=true copies those of the same name ({found.num_classes})"
     if known is None:
@@ -214,9 +200,8 @@ def _classifier(
     for key in keys:
         rows[key] = own[key].clone()
         value, dims = found.state[key], by_class[key]
-        to, where = (
-            np.ix_(*[chosen if d in dims else range(n) for d, n in enumerate(value.shape)]) for chosen in (mine, theirs)
-        )
+        to, where = (np.ix_(*[side if d in dims else range(n) for d, n in enumerate(value.shape)])
+                     for side in (mine, theirs))  # fmt: skip
         rows[key][to] = value[where].to(rows[key].dtype)
     shared = ", ".join(classes[i] for i in mine) or "none"
     done = f"rows of {len(pairs)} of {len(classes)} classes by name: {shared}; the others are new"
@@ -225,21 +210,20 @@ def _classifier(
 
 def _differences(found: Weights, name: str, options: dict[str, Any], whole: bool) -> list[str]:
     """Options in which the config's network and the file's compute differently, with both values."""
-    mine, theirs = _values(found, name, options, whole)
-    different = [k for k in mine if k in theirs and mine[k] != theirs[k]]
+    different = _different(found, name, options, whole)
     if not different:
         return []
-    line = ", ".join(f"{k} {plain(mine[k])} (there {plain(theirs[k])})" for k in different)
+    line = ", ".join(f"{key} {mine} (there {theirs})" for key, mine, theirs in different)
     form, notes = found.options.get("form"), [f"numerics are the config's where the file's differ: {line}"]
     if form and whole:
         notes.append(f"model.form={form} would follow the file")
     return notes
 
 
-def _values(found: Weights, name: str, options: dict[str, Any], whole: bool) -> tuple[dict, dict]:
-    """The options that affect the logits, (the config's, the file's): of the whole network or of the encoder."""
+def _different(found: Weights, name: str, options: dict[str, Any], whole: bool) -> list[tuple[str, str, str]]:
+    """(option, the config's value, the file's) where these differ and affect the logits, of the network or encoder."""
     if whole:
-        pair = option_values(name, **options), option_values(found.name, **found.options)
+        mine, theirs = option_values(name, **options), option_values(found.name, **found.options)
         left_out = NOT_NUMERICS
     else:
         mine = encoder_values(encoder_name(name, **options), **option_values(name, **options))
@@ -248,8 +232,9 @@ def _values(found: Weights, name: str, options: dict[str, Any], whole: bool) -> 
         else:
             inner = encoder_name(found.name, **found.options)
             theirs = encoder_values(inner, **option_values(found.name, **found.options)) if inner else {}
-        pair, left_out = (mine, theirs), NOT_NUMERICS | CHOSEN_BY_HEAD
-    return tuple({k: v for k, v in side.items() if k not in left_out and "dropout" not in k} for side in pair)
+        left_out = NOT_NUMERICS | CHOSEN_BY_HEAD
+    keys = [k for k in mine if k in theirs and k not in left_out and "dropout" not in k and mine[k] != theirs[k]]
+    return [(k, plain(mine[k]), plain(theirs[k])) for k in keys]
 
 
 def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
@@ -257,8 +242,7 @@ def _advice(found: Weights, name: str, options: dict[str, Any]) -> str:
     inner = found.name if found.encoder_only else encoder_name(found.name, **found.options)
     if inner is None or inner != encoder_name(name, **options):
         return ""
-    mine, theirs = _values(found, name, options, whole=False)
-    different = [f"{k}={plain(theirs[k])}" for k in mine if k in theirs and mine[k] != theirs[k]]
+    different = [f"{key}={theirs}" for key, _, theirs in _different(found, name, options, whole=False)]
     return f" (the file's encoder has {', '.join(different)})" if different else ""
 
 
