@@ -45,11 +45,8 @@ def main(args: argparse.Namespace) -> None:
         write_json(Path(args.json), {**facts, "weights": weights})
         say(f"written: {args.json}")
     if args.plot:
-        if plots.available():
-            shares = (counts.sum(0).double() / counts.sum()).tolist()
-            say(f"written: {plot(dataset.class_names, dataset.palette, shares, weights, Path(args.plot), which)}")
-        else:
-            say(plots.SKIPPED)
+        drawn = plots.available() and plot(dataset, counts.sum(0).tolist(), weights, Path(args.plot), which)
+        say(f"written: {drawn}" if drawn else plots.SKIPPED)
 
 
 def training_images(cfg: Config, fold: int | None) -> tuple[SegmentationDataset, str]:
@@ -68,21 +65,21 @@ def table(class_names: Sequence[str], counts: torch.Tensor, weights: dict[str, l
     """One row per class: pixels, share in percent, images that show it, weight by each rule."""
     pixels, images = counts.sum(0), (counts > 0).sum(0)
     shares = 100 * pixels.double() / pixels.sum()
-    rows = [
-        [name, int(pixels[c]), f"{shares[c]:.3f}", int(images[c]), *(f"{w[c]:.4f}" for w in weights.values())]
-        for c, name in enumerate(class_names)
-    ]
+    rows = []
+    for c, name in enumerate(class_names):
+        row = [name, int(pixels[c]), f"{shares[c]:.3f}", int(images[c])]
+        rows.append(row + [f"{w[c]:.4f}" for w in weights.values()])
     return format_table(rows, ["class", "pixels", "share %", "images", *weights])
 
 
-def plot(class_names, palette, shares: Sequence[float], weights: dict[str, list[float]], path: Path, note: str) -> Path:
+def plot(data: SegmentationDataset, pixels: list[int], weights: dict[str, list[float]], path: Path, note: str) -> Path:
     """Bars: the share of each class, the commonest on top, and its weight by each rule."""
-    order = sorted(range(len(class_names)), key=lambda c: -shares[c])
-    ys, colours = range(len(order)), [rgb(palette[c]) for c in order]
+    order = sorted(range(len(pixels)), key=lambda c: -pixels[c])
+    ys, colours = range(len(order)), [rgb(data.palette[c]) for c in order]
 
     def draw(fig) -> None:
         axes = fig.subplots(1, 1 + len(weights), sharey=True, squeeze=False, width_ratios=[1.4] + [1] * len(weights))[0]
-        columns = {"share of the labelled pixels [%]": [100 * s for s in shares], **weights}
+        columns = {"share of the labelled pixels [%]": [100 * n / sum(pixels) for n in pixels], **weights}
         for ax, (title, values) in zip(axes, columns.items()):
             values = [values[c] for c in order]
             ax.barh(ys, values, 0.75, color=colours, edgecolor="#222222", linewidth=0.6)
@@ -92,16 +89,14 @@ def plot(class_names, palette, shares: Sequence[float], weights: dict[str, list[
             ax.grid(axis="y", visible=False)
             ax.margins(x=0.22)
             ax.set_xlim(left=0)
-        axes[0].set_yticks(list(ys), [class_names[c] for c in order])
+        axes[0].set_yticks(list(ys), [data.class_names[c] for c in order])
         axes[0].set_ylim(len(order) - 0.4, -0.6)
 
     return figure("Class weights", note, path, 5.2 + 2.1 * len(weights), 1.3 + 0.27 * len(order), draw)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(
-        __doc__.splitlines()[0], "python -m tools.class_weights configs/unet_streets.yaml --plot weights.png"
-    )
+    p = command.parser(__doc__, "python -m tools.class_weights configs/unet_streets.yaml --plot weights.png")
     p.add_argument("config", help="a YAML file under configs/: its data set, labels and splits")
     p.add_argument("--rule", nargs="+", default=list(RULES), metavar="NAME", help=f"of {', '.join(RULES)}; default all")
     p.add_argument("--fold", type=int, metavar="K", help="only the training images of fold K (from 0) of the config")

@@ -41,31 +41,21 @@ def read_result(path: Path) -> dict:
     return result
 
 
-def check_pair(a: dict, b: dict, names: tuple[str, str], anyway: bool) -> list[str]:
-    """One line per difference of the protocols. Raises: UserError if there are any and not `anyway`, and for results of
-    other images."""
-    require_same_images(a, b, names)
-    lines = protocol_differences(a["protocol"], b["protocol"])
-    if lines and not anyway:
-        raise UserError(
-            f"{names[0]} and {names[1]} were scored by different protocols ({'; '.join(lines)}); --anyway compares them"
-        )
-    return lines
-
-
 def main(args: argparse.Namespace) -> None:
-    paths = Path(args.a), Path(args.b)
-    a, b = (read_result(p) for p in paths)
-    differences = check_pair(a, b, (args.a, args.b), args.anyway)
+    a, b = (read_result(Path(p)) for p in (args.a, args.b))
+    require_same_images(a, b, (args.a, args.b))
+    differences = protocol_differences(a["protocol"], b["protocol"])
+    if differences and not args.anyway:
+        problem = f"{args.a} and {args.b} were scored by different protocols ({'; '.join(differences)})"
+        raise UserError(f"{problem}; --anyway compares them")
     found = result_differences(a, b, args.by, args.samples, args.seed)
     say(f"A: {args.a}\nB: {args.b}\n{protocol_line(a['protocol'])}")
     for line in differences:
         say(f"NOT THE SAME PROTOCOL: {line}")
     say(f"paired bootstrap over {found['groups']} {args.by}s, {args.samples} draws, 95 % interval; in %")
     rows = [["mIoU", pct(a["miou"]), pct(b["miou"]), interval_text(found["miou"])]]
-    rows += [
-        [n, pct(a["per_class"][n]), pct(b["per_class"][n]), interval_text(d)] for n, d in found["per_class"].items()
-    ]
+    for name, gap in found["per_class"].items():
+        rows.append([name, pct(a["per_class"][name]), pct(b["per_class"][name]), interval_text(gap)])
     say(format_table(rows, ["", "A", "B", "B - A [95 %]"]))
     if args.json:
         write_json(Path(args.json), found | {"a": args.a, "b": args.b, "protocol_differs": differences})
@@ -73,9 +63,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m tools.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command.plain_parser("tools.compare", __doc__)
     p.add_argument("a", metavar="A.json", help="the reference")
     p.add_argument("b", metavar="B.json", help="the other one")
     p.add_argument(

@@ -32,9 +32,8 @@ def main(args: argparse.Namespace) -> None:
     if out.suffix not in (".safetensors", *TORCH, ""):
         raise UserError(f"--out {out}: give a name in .pth, .pt, .bin or .safetensors, or a folder's for --to hf")
     model, names = config_from(checkpoint["config"]).model, list(checkpoint["class_names"])
-    found = convert(
-        checkpoint["model"], model.name, model.options, args.to, args.encoder, args.accept_differences
-    )  # fmt: skip
+    state, accept = checkpoint["model"], args.accept_differences
+    found = convert(state, model.name, model.options, args.to, args.encoder, accept)
     if out.suffix in TORCH:
         ckpt.save(container(found, names, checkpoint["palette"]), out)
     elif out.suffix == ".safetensors":
@@ -49,21 +48,13 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m tools.convert",
-        description=__doc__.splitlines()[0],
-        epilog="example:\n  python -m tools.convert runs/RUN/best.pt --to mmseg --out segformer_b0.pth",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = command.plain_parser("tools.convert", __doc__)
     p.add_argument("checkpoint", metavar="OURS.pt", help="best.pt, last.pt or aggregate/NAME.pt of a run")
     p.add_argument("--to", required=True, metavar="PUBLISHER", help=" | ".join([*ALIASES, *FORMS]))
     p.add_argument("--out", required=True, metavar="FILE", help=".pth, .pt, .bin, .safetensors; a folder for --to hf")
     p.add_argument("--encoder", action="store_true", help="the encoder alone")
-    p.add_argument(
-        "--accept-differences",
-        action="store_true",
-        help="write it even if their code computes something slightly different",
-    )
+    words = "write it even if their code computes something slightly different"
+    p.add_argument("--accept-differences", action="store_true", help=words)
     return p
 
 

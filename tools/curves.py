@@ -32,9 +32,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m tools.curves", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command.plain_parser("tools.curves", __doc__)
     p.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     p.add_argument("--names", nargs="+", metavar="NAME", help="what to call them (default: their configs' names)")
     p.add_argument("--out", default="curves.png", metavar="FILE", help="the picture (default: curves.png)")

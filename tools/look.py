@@ -58,20 +58,16 @@ def mark(picture: Image.Image, query: tuple[float, float]) -> Image.Image:
     return picture
 
 
-def stretched(values: np.ndarray, low: float = 0.01, high: float = 0.99) -> np.ndarray:
-    """Scale values to 0..1 between two of their quantiles."""
-    a, b = np.quantile(values, [low, high])
+def stretched(values: np.ndarray) -> np.ndarray:
+    """Scale values to 0..1 between their 1 % and 99 % quantiles."""
+    a, b = np.quantile(values, [0.01, 0.99])
     return np.clip((values - a) / max(b - a, 1e-12), 0, 1)
-
-
-# --- attention --------------------------------------------------------------------------------------------------------
 
 
 def overlay(image: np.ndarray, weights: np.ndarray, query: tuple[float, float], size: tuple[int, int]) -> Image.Image:
     """The image in dark grey, bright where the weights (h, w) are high. The scale ends at three times the weight of
     uniform attention, or at the highest weight if that is more."""
-    even = 1 / max(np.count_nonzero(weights), 1)
-    values = weights / max(weights.max(), min(3 * even, 1))
+    values = weights / max(weights.max(), min(3 / max(np.count_nonzero(weights), 1), 1))
     grey = Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR)
     light = np.asarray(enlarge(fire(values), size), np.float32)  # (H, W, 3)
     mixed = 0.3 * np.asarray(grey, np.float32)[..., None] + 0.85 * light
@@ -88,21 +84,17 @@ def attention_caption(w: Weights, weights: Tensor, name: str) -> tuple[str, str]
 def attention_sheets(found: list[Weights], image: np.ndarray, query: tuple[float, float]) -> dict[str, Image.Image]:
     size = panel_size(image.shape[:2])
     note = "ring: the query; bright: its keys; uniform attention is dark violet, three times that is white"
-    means: list[Panel] = []
-    pages = {}
+
+    def panel(w: Weights, weights: Tensor, name: str) -> Panel:
+        return overlay(image, weights.numpy(), query, size), attention_caption(w, weights, name)
+
+    means = [panel(w, w.heads.mean(0), w.block) for w in found]
+    pages = {"attention": sheet(means, "Attention of one pixel, mean over heads", note)}
     for stage in sorted({w.stage for w in found}):
-        panels: list[Panel] = []
-        for w in (w for w in found if w.stage == stage):
-            mean = w.heads.mean(0)
-            means.append((overlay(image, mean.numpy(), query, size), attention_caption(w, mean, w.block)))
-            for i, head in enumerate(w.heads):
-                caption = attention_caption(w, head, f"{w.block}, head {i + 1}")
-                panels.append((overlay(image, head.numpy(), query, size), caption))
+        heads = [(w, i, head) for w in found if w.stage == stage for i, head in enumerate(w.heads, 1)]
+        panels = [panel(w, head, f"{w.block}, head {i}") for w, i, head in heads]
         pages[f"attention_stage{stage + 1}"] = sheet(panels, f"Attention of one pixel, stage {stage + 1}", note)
-    return {"attention": sheet(means, "Attention of one pixel, mean over heads", note)} | pages
-
-
-# --- feature maps -----------------------------------------------------------------------------------------------------
+    return pages
 
 
 def components(x: Tensor, n: int = 3) -> tuple[np.ndarray, float]:
@@ -126,16 +118,12 @@ def feature_sheet(name: str, x: Tensor, size: tuple[int, int], channels: Sequenc
     rgb = np.stack([stretched(p) for p in parts] + [np.zeros(parts.shape[1:])] * (3 - len(parts)), axis=-1)
     colours = (255 * rgb).round().astype(np.uint8)
     panels: list[Panel] = [(enlarge(colours, shape), ("main components", f"{100 * share:.0f} % of the variance"))]
-    spread = x.flatten(1).std(1)
-    for c in spread.argsort(descending=True)[:CHANNELS].tolist():
+    for c in x.flatten(1).std(1).argsort(descending=True)[:CHANNELS].tolist():
         values = x[c].numpy()
         caption = (channels[c] if channels else f"channel {c}", f"{values.min():.2g} to {values.max():.2g}")
         panels.append((enlarge(fire(stretched(values)), shape), caption))
     note = f"{count} channels of {x.shape[1]} x {x.shape[2]}; those that vary most, each on its own scale"
     return sheet(panels, f"Feature maps: {name}", note)
-
-
-# --- ASPP -------------------------------------------------------------------------------------------------------------
 
 
 def aspp_of(model: nn.Module) -> ASPP | None:
@@ -164,15 +152,11 @@ def aspp_sheet(found: dict[str, Tensor], size: tuple[int, int]) -> Image.Image:
     highest = max(float(x.max()) for x in found.values())
     panels = []
     for name, x in found.items():
-        colours = fire((x / max(highest, 1e-12)).numpy())
-        mean, top = float(x.mean()), float(x.max())
-        words = f"{mean:.3g} everywhere" if x.numel() == 1 else f"mean {mean:.3g}, at most {top:.3g}"
-        panels.append((enlarge(colours, panel_size(size)), (name, words)))
+        picture = enlarge(fire((x / max(highest, 1e-12)).numpy()), panel_size(size))
+        words = f"{x.item():.3g} everywhere" if x.numel() == 1 else f"mean {x.mean():.3g}, at most {x.max():.3g}"
+        panels.append((picture, (name, words)))
     note = f"mean over channels after ReLU, one scale for all: black 0, white {highest:.3g}"
     return sheet(panels, "ASPP: response of each branch", note, columns=3)
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def look(opened: Opened, images: Tensor, query: tuple[float, float]) -> dict[str, Image.Image]:
@@ -204,13 +188,12 @@ def main(args: argparse.Namespace) -> None:
     opened = open_network(args)
     pixels = read_image(args.image)
     size = tuple(args.size or opened.size or (max(SMALLEST, n) for n in pixels.shape[:2]))
-    if min(size) < SMALLEST:
-        raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
-    at = args.query or [n // 2 for n in pixels.shape[:2]]
-    if not all(0 <= q < n for q, n in zip(at, pixels.shape[:2])):
-        h, w = pixels.shape[:2]
+    command.check_at_least(SMALLEST, size=size)
+    h, w = pixels.shape[:2]
+    at = args.query or [h // 2, w // 2]
+    if not (0 <= at[0] < h and 0 <= at[1] < w):
         raise UserError(f"--query: row {at[0]}, column {at[1]} is outside {args.image}, which has {h} x {w} pixels")
-    query = tuple((q + 0.5) / n for q, n in zip(at, pixels.shape[:2]))
+    query = (at[0] + 0.5) / h, (at[1] + 0.5) / w
     tensor = normalise(resize_pair(torch.from_numpy(pixels).permute(2, 0, 1), None, size)[0])[None]  # (1, 3, H, W)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -226,7 +209,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.look --run runs/RUN --image street.jpg --out look")
+    p = command.parser(__doc__, "python -m tools.look --run runs/RUN --image street.jpg --out look")
     add_network_arguments(p)
     p.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image to look at")
     p.add_argument("--query", type=int, nargs=2, metavar=("Y", "X"), help="pixel of the image; default: its middle")

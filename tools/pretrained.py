@@ -59,14 +59,8 @@ def list_layouts() -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="example:\n  python -m tools.pretrained torchvision/resnet18-f37072fd",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument(
-        "source", nargs="?", metavar="ID", help="a known id, a file or a URL: download it and say what it is"
-    )
+    p = command.plain_parser("tools.pretrained", __doc__)
+    p.add_argument("source", nargs="?", metavar="ID", help="a known id, a file or a URL: download and describe it")
     p.add_argument("--list", action="store_true", help="all known public files")
     p.add_argument("--layouts", action="store_true", help="all layouts of files that can be read")
     return p

@@ -48,7 +48,7 @@ class Row:
     """One stage; sizes in pixels of the image."""
 
     name: str
-    theory: tuple[int, int]  # rows, columns on a large image
+    theory: str  # rows x columns on a large image
     box: tuple[tuple[int, int], tuple[int, int]]  # (first, length) of rows and columns on this image
     field: np.ndarray  # (H, W), 0..1
     half: int  # side of the square that holds half of the gradient
@@ -62,57 +62,29 @@ def measure(
     """The rows of all stages. models, images: pairs for the effective field; example: a model for the theoretical one;
     inner: the part that has the stages, if the models wrap it."""
     large, here = theoretical(example, (CANVAS, CANVAS)), theoretical(example, size)
-    found = effective(models, images, inner)
     centre = (size[0] // 2, size[1] // 2)
     rows = []
-    for name, field in found.items():
-        theory = tuple(extent(mask)[1] for mask in large[name])
+    for name, field in effective(models, images, inner).items():
+        h, w = (extent(mask)[1] for mask in large[name])
+        theory = "whole image" if min(h, w) >= CANVAS else f"{h} x {w}"
         box = tuple(extent(mask) for mask in here[name])
         rows.append(Row(name, theory, box, field, *(share_within(field, s, centre) for s in (0.5, 0.95))))
     return rows
 
 
-def theory_text(theory: tuple[int, int]) -> str:
-    return "whole image" if min(theory) >= CANVAS else f"{theory[0]} x {theory[1]}"
-
-
-def field_table(rows: list[Row]) -> str:
-    cells = [[r.name, theory_text(r.theory), f"{r.half} x {r.half}", f"{r.most} x {r.most}"] for r in rows]
-    return format_table(cells, ["stage", "theoretical", "half of the gradient", "95 % of it"])
-
-
-# --- the picture ------------------------------------------------------------------------------------------------------
-
-
-def panel(row: Row, width: int) -> Image.Image:
+def panel(row: Row, width: int = 220) -> Image.Image:
     """One stage: bright is the root of the gradient, blue frames the theoretical field, white 95 % of the gradient."""
     h, w = row.field.shape
     scale = width / w
     picture = Image.fromarray(fire(np.sqrt(row.field))).resize((width, round(h * scale)), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(picture)
     (top, height), (left, length) = row.box
-    frame(draw, (left, top, left + length, top + height), scale, picture.size, THEORETICAL, 2)
-    y, x, r = h // 2, w // 2, row.most / 2
-    frame(draw, (x + 0.5 - r, y + 0.5 - r, x + 0.5 + r, y + 0.5 + r), scale, picture.size, HELD, 1)
+    y, x, r = h // 2 + 0.5, w // 2 + 0.5, row.most / 2
+    theory, held = (left, top, left + length, top + height), (x - r, y - r, x + r, y + r)
+    for box, colour, line in ((theory, THEORETICAL, 2), (held, HELD, 1)):
+        corners = [min(max(round(v * scale), 0), picture.size[i % 2] - 1) for i, v in enumerate(box)]  # clipped
+        draw.rectangle(corners, outline=colour, width=line)
     return picture
-
-
-def frame(draw: ImageDraw.ImageDraw, box: tuple, scale: float, size: tuple[int, int], colour, width: int) -> None:
-    """A rectangle around `box` (x0, y0, x1, y1), in pixels of the image, clipped to the picture."""
-    corners = [min(max(round(v * scale), 0), size[i % 2] - 1) for i, v in enumerate(box)]
-    draw.rectangle(corners, outline=colour, width=width)
-
-
-def page(rows: list[Row], title: str, note: str, width: int = 220) -> Image.Image:
-    """All stages side by side."""
-    panels = []
-    for r in rows:
-        squares = f"half in {r.half} x {r.half}, 95 % in {r.most} x {r.most}"
-        panels.append((panel(r, width), (r.name, f"theoretical {theory_text(r.theory)}", squares)))
-    return sheet(panels, title, note)
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def random_models(name: str, options: dict, device: torch.device) -> Iterator[nn.Module]:
@@ -135,10 +107,8 @@ def inputs(args: argparse.Namespace, size: tuple[int, int], device: torch.device
 def main(args: argparse.Namespace) -> None:
     if bool(args.name) == bool(args.run or args.checkpoint):
         raise UserError("give a model's NAME, or --run or --checkpoint")
-    if args.images < 1:
-        raise UserError(f"--images: expected at least 1, got {args.images}")
-    if args.out.is_dir() or not args.out.parent.is_dir():
-        raise UserError(f"--out: expected a file in an existing folder, got {args.out}")
+    command.check_at_least(1, images=args.images)
+    command.check_output("--out", args.out)
     if args.name:
         options = dict(parse_override(item) for item in args.set)
         options = coerce_options(options, model_options(args.name, encoder=options.get("encoder")), args.name)
@@ -151,27 +121,27 @@ def main(args: argparse.Namespace) -> None:
         example = inner = opened.inner
         models, size = iter(lambda: opened.network, None), args.size or opened.size or (512, 512)
     size = tuple(size)
-    if min(size) < SMALLEST:
-        raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
+    command.check_at_least(SMALLEST, size=size)
     count = len(args.image) if args.image else args.images
     what = f"{count} {'image' if args.image else 'noise image'}{'s' if count > 1 else ''} of {size[0]} x {size[1]}"
     rows = measure(models, inputs(args, size, device), size, example, inner)
-    say(f"{title}: {weights}, {what}\n{field_table(rows)}")
+    cells = [[r.name, r.theory, f"{r.half} x {r.half}", f"{r.most} x {r.most}"] for r in rows]
+    table = format_table(cells, ["stage", "theoretical", "half of the gradient", "95 % of it"])
+    say(f"{title}: {weights}, {what}\n{table}")
+    captions = [f"half in {r.half} x {r.half}, 95 % in {r.most} x {r.most}" for r in rows]
+    panels = [(panel(r), (r.name, f"theoretical {r.theory}", text)) for r, text in zip(rows, captions)]
     note = f"{weights}, {what}; blue: theoretical, white: 95 % of the gradient"
-    picture = page(rows, f"Receptive fields: {title}", note)
-    compact(picture).save(args.out, optimize=True)
+    compact(sheet(panels, f"Receptive fields: {title}", note)).save(args.out, optimize=True)
     say(f"written: {args.out}")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512")
+    p = command.parser(__doc__, "python -m tools.receptive_field deeplabv3plus_resnet50 --size 512 512")
     p.add_argument("name", nargs="?", metavar="NAME", help=f"random weights; one of: {', '.join(list_models())}")
     add_network_arguments(p)
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels (default: the run's, or 512 512)")
     p.add_argument("--images", type=int, default=8, metavar="N", help="noise images, each new weights; default 8")
-    p.add_argument(
-        "--image", type=Path, action="append", metavar="FILE", help="this image instead of noise; repeatable"
-    )
+    p.add_argument("--image", type=Path, action="append", metavar="FILE", help="this image, not noise; repeatable")
     p.add_argument("--out", type=Path, default=Path("receptive_field.png"), metavar="FILE", help="the picture")
     return p
 

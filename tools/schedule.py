@@ -19,7 +19,6 @@ import torch
 
 from common import command
 from common.console import say
-from common.errors import UserError
 from common.tables import format_table
 from data import build_dataset
 from data.dataset import limited
@@ -64,9 +63,9 @@ def groups_of(cfg: Config, num_classes: int) -> list[Group]:
     encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else None
     found = []
     for group in parameter_groups(model, cfg.optim):
-        first = group["params"][0]
-        part = "network" if encoder is None else "encoder" if id(first) in encoder else "head"
-        size = sum(p.numel() for p in group["params"])
+        parameters = group["params"]
+        part = "network" if encoder is None else "encoder" if id(parameters[0]) in encoder else "head"
+        size = sum(p.numel() for p in parameters)
         found.append(Group(part, size, group["lr_factor"], group["weight_decay"]))
     return found
 
@@ -136,8 +135,7 @@ def draw(found: Sequence[Phase], path: Path, note: str) -> Path:
 
 def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, command.overrides(args))
-    if args.out.is_dir() or not args.out.parent.is_dir():
-        raise UserError(f"--out: expected a file in a folder that is there, got {args.out}")
+    command.check_output("--out", args.out)
     found = phases(cfg)
     say(table(found))
     for g in groups_of(cfg, build_dataset(cfg, "train", train=False).num_classes):
@@ -147,18 +145,13 @@ def main(args: argparse.Namespace) -> None:
             say(f"{p.name}: {p.cfg.schedule.warmup_iters} of its {p.iterations} iterations are warm-up")
     if any(p.cfg.schedule.name == "plateau" for p in found):
         say("plateau: the rate falls when val_loss stops improving; it is shown without these falls")
-    if plots.available():
-        names = ", ".join(dict.fromkeys(p.cfg.schedule.name for p in found))
-        note = f"{cfg.name}: {names}; batches of {cfg.train.batch_size}, one process"
-        say(f"written: {draw(found, args.out, note)}")
-    else:
-        say(plots.SKIPPED)
+    names = ", ".join(dict.fromkeys(p.cfg.schedule.name for p in found))
+    note = f"{cfg.name}: {names}; batches of {cfg.train.batch_size}, one process"
+    say(f"written: {draw(found, args.out, note)}" if plots.available() else plots.SKIPPED)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(
-        __doc__.splitlines()[0], "python -m tools.schedule configs/deeplabv3plus_cv.yaml --out schedule.png"
-    )
+    p = command.parser(__doc__, "python -m tools.schedule configs/deeplabv3plus_cv.yaml --out schedule.png")
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
     p.add_argument("--out", type=Path, default=Path("schedule.png"), metavar="FILE", help="default schedule.png")
     return p

@@ -57,10 +57,9 @@ def label_files(folder: Path) -> dict[str, Path]:
     require_folder(folder, "label PNGs, in sub-folders if you like", "name the folder that holds them")
     found: dict[str, Path] = {}
     for name, path in list_images(folder).items():
-        if name.endswith(NO_LABELS):
-            continue
         other = found.get(bare := bare_name(name))
-        if other is not None and "_labelTrainIds" in path.name and "_labelIds" in other.name:  # sorted: ids come first
+        twin = other is not None and "_labelTrainIds" in path.name and "_labelIds" in other.name  # sorted: ids first
+        if twin or name.endswith(NO_LABELS):
             continue
         if other is not None:
             raise UserError(f"{path}: the same name as {other} ('{bare}'): keep only one of them in the folder")
@@ -70,20 +69,21 @@ def label_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+def stem_of(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
 def pair_up(predictions: dict[str, Path], targets: dict[str, Path], folder: Path) -> list[tuple[str, Path, Path]]:
     """(name, prediction, target) of every target, sorted by name. Raises: UserError for one without prediction."""
-    by_stem: dict[str, list[Path]] = {}
-    for name, path in predictions.items():
-        by_stem.setdefault(name.rsplit("/", 1)[-1], []).append(path)
-    stems = Counter(name.rsplit("/", 1)[-1] for name in targets)
+    of_stem = {stem_of(name): path for name, path in predictions.items()}
+    ours, theirs = (Counter(map(stem_of, names)) for names in (predictions, targets))
     pairs, unpaired = [], []
     for name, target in sorted(targets.items()):
-        stem = name.rsplit("/", 1)[-1]
-        same = by_stem.get(stem, [])
+        stem = stem_of(name)
         if name in predictions:
             pairs.append((name, predictions[name], target))
-        elif len(same) == 1 and stems[stem] == 1:
-            pairs.append((name, same[0], target))
+        elif ours[stem] == theirs[stem] == 1:
+            pairs.append((name, of_stem[stem], target))
         else:
             unpaired.append(name)
     if unpaired:
@@ -117,18 +117,14 @@ def read_prediction(path: Path, labels: LabelTable, raw: bool) -> np.ndarray:
     return lookup[values.astype(np.int64) & 65535]
 
 
-def target_table(labels: LabelTable, path: Path) -> LabelTable:
-    """The table for one target file: Cityscapes has two kinds, and the file name says which."""
-    return CITYSCAPES_TRAIN_IDS if labels is CITYSCAPES and "_labelTrainIds" in path.name else labels
-
-
 def score_folders(pairs: list, labels: LabelTable, void: str, raw: bool, extra: bool = False) -> Score:
     """Count every pair. An image's group is the sub-folder its target is in, else the image itself."""
     started = time.perf_counter()
     score = Score(ConfusionMatrix(labels.num_classes, labels.ignore_index, void))
     for name, pred_file, target_file in pairs:
         pred = read_prediction(pred_file, labels, raw)
-        target = read_mask(target_file, target_table(labels, target_file))
+        train_ids = labels is CITYSCAPES and "_labelTrainIds" in target_file.name  # Cityscapes has both kinds of files
+        target = read_mask(target_file, CITYSCAPES_TRAIN_IDS if train_ids else labels)
         if pred.shape != target.shape:
             sizes = ["{}x{}".format(*a.shape) for a in (pred, target)]
             raise UserError(f"{pred_file}: {sizes[0]}, but its target {target_file.name} is {sizes[1]} (H x W)")
@@ -164,9 +160,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m tools.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command.plain_parser("tools.score", __doc__)
     p.add_argument("predictions", metavar="PRED_DIR", help="folder of predicted label PNGs")
     p.add_argument("targets", metavar="TARGET_DIR", help="folder of target label PNGs")
     p.add_argument("--classes", required=True, metavar="NAME|FILE",

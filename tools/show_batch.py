@@ -19,7 +19,6 @@ from torch import Tensor
 
 from common import command
 from common.console import say
-from common.errors import UserError
 from common.seeds import derive_seed
 from common.tables import format_table
 from data import build_dataset
@@ -35,8 +34,7 @@ from engine.training.job import Job
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.images < 1 or args.epoch < 1:
-        raise UserError("--images and --epoch count from 1")
+    command.check_at_least(1, images=args.images, epoch=args.epoch)
     cfg = load_config(args.config, command.overrides(args))
     job = first_job(cfg)
     keys, images, targets = zip(*samples(job, args.images, args.epoch - 1))
@@ -112,7 +110,7 @@ def value_table(data: SegmentationDataset, images: Sequence[int], targets: Seque
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.show_batch configs/unet_streets.yaml --out batch.png")
+    p = command.parser(__doc__, "python -m tools.show_batch configs/unet_streets.yaml --out batch.png")
     p.add_argument("config", help="a YAML file under configs/")
     p.add_argument("--out", default="batch.png", metavar="FILE.png", help="the picture to write (default: batch.png)")
     p.add_argument("--images", type=int, default=8, metavar="N", help="samples to show (default: 8)")

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.command import run
-from common.errors import UserError
+from common import command
 from common.tables import format_table
 from engine.analysis.cost import PUBLIC_FILES, RULES, Count, count
 from engine.analysis.operation_trace import Step
@@ -28,9 +27,6 @@ from models import ENCODERS, build_model, list_models, model_options
 from models.segmenter import SMALLEST
 
 COLUMNS = ("part", "what it does", "output", "stride", "parameters", "multiply-adds")
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
 
 
 def part_rows(counted: Count, size: tuple[int, int], depth: int) -> list[dict]:
@@ -106,14 +102,9 @@ def part_table(rows: list[dict]) -> str:
     return format_table(cells, COLUMNS)
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
 def options_of(args: argparse.Namespace) -> dict:
     """--set and --encoder, with the types of the parameters that receive them."""
-    given = dict(parse_override(item) for item in args.set)
-    if args.encoder:
-        given["encoder"] = args.encoder
+    given = dict(parse_override(item) for item in args.set) | ({"encoder": args.encoder} if args.encoder else {})
     raw = {key: given[key] for key in ("encoder", "form") if key in given}
     return coerce_options(given, model_options(args.name, **raw), args.name)
 
@@ -121,12 +112,10 @@ def options_of(args: argparse.Namespace) -> dict:
 def summarise(args: argparse.Namespace) -> dict:
     """The content of --json, which `main` prints too."""
     options, size = options_of(args), tuple(args.size)
-    if min(size) < SMALLEST:
-        raise UserError(f"--size: expected at least {SMALLEST} {SMALLEST}, got {size[0]} {size[1]}")
-    if args.depth < 1:
-        raise UserError(f"--depth: expected at least 1, got {args.depth}")
-    if args.json and not args.json.parent.is_dir():
-        raise UserError(f"--json: there is no folder {args.json.parent}")
+    command.check_at_least(SMALLEST, size=size)
+    command.check_at_least(1, depth=args.depth)
+    if args.json:
+        command.check_output("--json", args.json)
     with torch.device("meta"):  # shapes without numbers, so no model is too large
         model = build_model(args.name, args.classes, **options)
     public = PUBLIC_FILES.get((args.name, options.get("form")))
@@ -176,11 +165,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    example = "python -m tools.summary segformer_b2 --size 512 512 --set form=nvlabs --rule fvcore"
-    p = argparse.ArgumentParser(
-        prog="python -m tools.summary", description=__doc__.splitlines()[0], epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    p = command.plain_parser("tools.summary", __doc__)
     p.add_argument("name", metavar="NAME", help=f"one of: {', '.join(list_models())}")
     p.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="pixels; default 512 512")
     p.add_argument("--classes", type=int, default=19, metavar="N", help="default 19")
@@ -193,4 +178,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, build_parser()))
+    sys.exit(command.run(main, build_parser()))

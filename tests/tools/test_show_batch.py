@@ -75,7 +75,7 @@ def test_command_writes_a_page_and_prints_values(tmp_path, capsys):
     assert ["1", "b", "-", "0.00", "0.00"] in rows and ["255", "ignored", "255", "25.00", "25.00"] in rows
     page = np.asarray(Image.open(tmp_path / "out/page.png").convert("RGB"))
     assert page.shape[0] > 3 * 320 and page.shape[1] == 3 * 320 + 4 * 8
-    assert run(path, "--images", "0") == 2 and "count from 1" in capsys.readouterr().err
+    assert run(path, "--images", "0") == 2 and "--images: expected at least 1" in capsys.readouterr().err
     assert run(path, "--set", "data.augment=raod") == 2 and "did you mean 'road'" in capsys.readouterr().err
 
 

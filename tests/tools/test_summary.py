@@ -235,7 +235,7 @@ def test_every_weight_names_a_kind_that_occurs():
 
 
 def run(*argv: str) -> int:
-    return summary.run(summary.main, summary.build_parser(), list(argv))
+    return summary.command.run(summary.main, summary.build_parser(), list(argv))
 
 
 def test_table_and_json(capsys, tmp_path):

@@ -44,9 +44,8 @@ def main(args: argparse.Namespace) -> None:
         say("written: " + ", ".join(str(p) for p in (out / "check.txt", plot, page) if p))
     errors, warnings = checked.count("error"), checked.count("warning")
     if errors:
-        raise UserError(
-            f"{errors} {_s('error', errors)} and {warnings} {_s('warning', warnings)} in the data, see above"
-        )
+        found = f"{errors} {_s('error', errors)} and {warnings} {_s('warning', warnings)}"
+        raise UserError(f"{found} in the data, see above")
     say(f"no errors, {warnings or 'no'} {_s('warning', warnings)}")
 
 

@@ -23,15 +23,8 @@ from common.tables import format_table
 from engine.config import load_config
 from engine.evaluation.protocol import protocol_line
 from engine.report.score_tables import interval, pct
+from tools.gallery import networks
 from tools.gallery.images import choose_images, draw_images, find_images
-from tools.gallery.networks import (
-    Side,
-    differences_to_first,
-    number_equal_labels,
-    open_side,
-    require_one_protocol,
-    score_side,
-)
 from tools.gallery.page import write_gallery
 
 BY = {
@@ -45,15 +38,15 @@ def main(args: argparse.Namespace) -> None:
     check(args)
     common, sets = load_config(args.config) if args.config else None, command.overrides(args)
     labels = args.labels or [None] * len(args.runs)
-    sides = [open_side(source, args.split, common, sets, label) for source, label in zip(args.runs, labels)]
-    number_equal_labels(sides)
-    differing = [f"NOT THE SAME PROTOCOL: {line}" for line in require_one_protocol(sides, args.anyway)]
+    sides = [networks.open_side(source, args.split, common, sets, label) for source, label in zip(args.runs, labels)]
+    networks.number_equal_labels(sides)
+    differing = [f"NOT THE SAME PROTOCOL: {line}" for line in networks.require_one_protocol(sides, args.anyway)]
     wanted = find_images(args.names, sides[0].dataset) if args.names else None
     results = []
     for side in sides:
         say(f"scoring {side.label}: {side.path}")
-        results.append(score_side(side))
-    gaps = differences_to_first(results)
+        results.append(networks.score_side(side))
+    gaps = networks.differences_to_first(results)
     chosen = choose_images(args.by, args.images, results, args.one_per_group) if wanted is None else wanted
     names = [side.label for side in sides]
     for line in [*(f"{s.label}: {note}" for s in sides for note in s.notes), *differing]:
@@ -78,13 +71,11 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--labels: {len(args.labels)} labels for {len(args.runs)} runs")
     if args.by == "disagreement" and len(args.runs) < 2:
         raise UserError("--by disagreement needs two runs or more")
-    if args.images < 1:
-        raise UserError(f"--images {args.images}: expected 1 or more")
-    if not Path(args.out).resolve().parent.is_dir():
-        raise UserError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    command.check_at_least(1, images=args.images)
+    command.check_output("--out", Path(args.out))
 
 
-def notes(sides: list[Side], differing: list[str]) -> list[str]:
+def notes(sides: list[networks.Side], differing: list[str]) -> list[str]:
     """What the page says above the tables: the files, what differs, what is optimistic."""
     lines = [f"{side.label}: {'; '.join([str(side.path), *side.notes])}" for side in sides]
     if sides[0].dataset.split == "val":
@@ -102,7 +93,7 @@ def summary(names: list[str], results: list[dict], gaps: list[dict | None]) -> s
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.gallery RUN RUN --by disagreement --out gallery.html")
+    p = command.parser(__doc__, "python -m tools.gallery RUN RUN --by disagreement --out gallery.html")
     p.prog = "python -m tools.gallery"
     p.add_argument("runs", nargs="+", metavar="RUN", help="run folder, checkpoint of ours, public file, URL or id")
     p.add_argument("--out", default="gallery.html", metavar="FILE", help="default: gallery.html")

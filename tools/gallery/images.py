@@ -48,13 +48,12 @@ def choose_images(by: str, count: int, results: Sequence[dict], one_per_group: b
     """
     mious, groups = [r["per_image"]["miou"] for r in results], results[0]["per_image"]["groups"]
     if by == "spread":
-        order = list(range(len(groups)))
+        key = dict.fromkeys(range(len(groups)), 0.0)
     elif by == "worst":
         key = {i: miou for i, miou in enumerate(mious[0]) if miou is not None}
-        order = sorted(key, key=lambda i: (key[i], i))
     else:
         key = {i: min(m) - max(m) for i, m in enumerate(zip(*mious)) if None not in m}
-        order = sorted(key, key=lambda i: (key[i], i))
+    order = sorted(key, key=key.__getitem__)  # a stable sort: of equal images the first one comes first
     if one_per_group:
         seen: set[str] = set()
         order = [i for i in order if groups[i] not in seen and not seen.add(groups[i])]
@@ -64,8 +63,6 @@ def choose_images(by: str, count: int, results: Sequence[dict], one_per_group: b
 def draw_images(side: Side, chosen: Sequence[int]) -> list[dict[str, str]]:
     """{image, target, prediction, error: data: address} for each chosen image."""
     models, views, found = side.networks(), Views.of(side.cfg.eval), []
-    for model in models:
-        model.eval()
     for i in chosen:
         sample = sample_of(models, side.cfg, side.dataset, side.device, views, i)
         parts = shown_parts(*sample, side.dataset.palette, side.dataset.ignore_index)

@@ -21,9 +21,8 @@ def write_gallery(
 ) -> Path:  # fmt: skip
     """Write the page.
 
-    results: for each network what networks.score_side returns; gaps: for each but the first its difference to the
-    first; chosen: indices of the images; which: how they were chosen, in words; shown[network][image]: its pictures;
-    notes: lines above the tables. Raises: UserError if it cannot write the file.
+    results: of networks.score_side; gaps: the others' differences to the first; chosen: indices of the images; which:
+    how they were chosen, in words; shown[network][image]: its pictures. Raises: UserError if it cannot write the file.
     """
     facts = results[0]["protocol"]
     title = f"{facts['data']} {facts['split']}: {', '.join(labels)}"
@@ -101,11 +100,12 @@ def note_on(gaps: Sequence[dict | None]) -> str:
 
 def note_on_images(results: Sequence[dict], chosen: Sequence[int], which: str) -> str:
     count = len(results[0]["per_image"]["names"])
-    text = f"{len(chosen)} of {count} images, {which}. Under each prediction: its mIoU over the classes that the image "
-    text += "or the prediction has. Error: orange is wrong, black is ignored. A click on a picture enlarges it; then "
-    text += "arrow keys, or clicks on its left and right half, show the same image in the next column. A click beside "
-    text += "it closes it."
-    return note(text)
+    return note(
+        f"{len(chosen)} of {count} images, {which}. Under each prediction: its mIoU over the classes that the image "
+        "or the prediction has. Error: orange is wrong, black is ignored. A click on a picture enlarges it; then "
+        "arrow keys, or clicks on its left and right half, show the same image in the next column. A click beside "
+        "it closes it."
+    )
 
 
 def row(k: int, i: int, labels: Sequence[str], results: Sequence[dict], shown: Sequence[Sequence[dict]]) -> str:

@@ -68,11 +68,11 @@ def sweep(trial: Trial, lrs: Sequence[float]) -> tuple[list[float], str]:
     return losses, "every rate was tried"
 
 
-def smoothed(values: Sequence[float], width: float = WIDTH) -> list[float]:
+def smoothed(values: Sequence[float]) -> list[float]:
     """Gaussian-weighted means around each value. They do not lag as a running mean would."""
     out = []
     for i in range(len(values)):
-        weights = [math.exp(-0.5 * ((i - j) / width) ** 2) for j in range(len(values))]
+        weights = [math.exp(-0.5 * ((i - j) / WIDTH) ** 2) for j in range(len(values))]
         out.append(sum(w * v for w, v in zip(weights, values)) / sum(weights))
     return out
 
@@ -112,9 +112,6 @@ def suggestion(found: Range) -> float:
     return float(f"{round(lr / unit) * unit:.0e}")
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
 def draw(found: Range, path: Path, note: str, suggested: float, current: float) -> Path:
     """Loss against learning rate; the suggestion and the config's own rate as lines."""
 
@@ -136,8 +133,7 @@ def draw(found: Range, path: Path, note: str, suggested: float, current: float) 
 def main(args: argparse.Namespace) -> None:
     if not 0 < args.lowest < args.highest:
         raise UserError(f"--from must be above 0 and below --to, got {args.lowest:g} and {args.highest:g}")
-    if args.iterations < 20:
-        raise UserError(f"--iterations: expected at least 20, got {args.iterations}")
+    command.check_at_least(20, iterations=args.iterations)
     config, name = first_training(load_config(args.config, command.overrides(args)))
     trial = open_trial(config, training_images(config), args.iterations)
     lrs = rates(args.lowest, args.highest, args.iterations)
@@ -146,31 +142,25 @@ def main(args: argparse.Namespace) -> None:
     found = read(lrs, *sweep(trial, lrs))
     suggested = suggestion(found)
     say(f"{len(found.losses)} steps from {lrs[0]:.1e} to {found.lrs[-1]:.1e}: {found.ended}")
-    bounds = (
-        f"begins to fall at {found.falls:.1e}, falls most at {found.steepest:.1e}, hardly from {found.slows:.1e} on"
-    )
-    say(f"the loss {bounds}")
+    start, most, end = (f"{lr:.1e}" for lr in (found.falls, found.steepest, found.slows))
+    say(f"the loss begins to fall at {start}, falls most at {most}, hardly from {end} on")
     if found.slows == found.lrs[-1]:
         say("it still fell at the end: try a higher --to")
     say(f"suggestion: --set optim.lr={suggested:.0e}   (the config has {config.optim.lr:g})")
     if config.optim.head_lr_factor != 1:
         say(f"the head's rate is optim.head_lr_factor = {config.optim.head_lr_factor:g} times as high, here too")
-    if plots.available():
-        note = f"{config.name}: {config.model.name}, {config.optim.name}, batches of {config.train.batch_size}"
-        say(f"written: {draw(found, args.out, note, suggested, config.optim.lr)}")
-    else:
-        say(plots.SKIPPED)
+    note = f"{config.name}: {config.model.name}, {config.optim.name}, batches of {config.train.batch_size}"
+    drawn = plots.available() and draw(found, args.out, note, suggested, config.optim.lr)
+    say(f"written: {drawn}" if drawn else plots.SKIPPED)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.lr_find configs/unet_streets.yaml --out lr.png")
+    p = command.parser(__doc__, "python -m tools.lr_find configs/unet_streets.yaml --out lr.png")
     p.add_argument("config", metavar="CONFIG", help="a YAML file under configs/")
     p.add_argument("--from", dest="lowest", type=float, default=1e-6, metavar="LR", help="first rate; default 1e-6")
     p.add_argument("--to", dest="highest", type=float, default=1.0, metavar="LR", help="last rate; default 1")
     p.add_argument("--iterations", type=int, default=100, metavar="N", help="steps, one a rate; default 100")
-    p.add_argument(
-        "--out", type=Path, default=Path("lr_find.png"), metavar="FILE", help="the plot; default lr_find.png"
-    )
+    p.add_argument("--out", type=Path, default=Path("lr_find.png"), metavar="FILE", help="default lr_find.png")
     return p
 
 

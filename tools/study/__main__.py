@@ -44,21 +44,18 @@ def main(args: argparse.Namespace) -> None:
     for name in args.only:
         if name not in configs:
             raise UserError(f"{folder}: no config {name}; there are: {', '.join(configs)}")
-    names = [name for name in configs if not args.only or name in args.only]
     facts, failed, entries = read_facts(folder), [], []
     for name in [name for members in facts["families"].values() for name in members]:
         if name not in configs:
             raise unknown(f"config in {folder}/study.json, families", name, configs)
-    for name in names:
+    for name in [name for name in configs if not args.only or name in args.only]:
         runs = [finished_run(folder, name, seed, facts["needs"], args) for seed in args.seeds or [None]]
         failed += [name] if None in runs else []
         if None not in runs:
             say(f"scoring {name}")
-            more = {
-                "methods": dict.fromkeys(facts["methods"].get(name, []), True),
-                "quoted": facts["quoted"].get(name, {}),
-            }
-            entries.append(entry(name, runs, resolve_device(args.device or "auto"), args.extra, **more))
+            methods, quoted = dict.fromkeys(facts["methods"].get(name, []), True), facts["quoted"].get(name, {})
+            device = resolve_device(args.device or "auto")
+            entries.append(entry(name, runs, device, args.extra, methods=methods, quoted=quoted))
     if entries:
         write_study(RUNS / f"study-{run_title(folder, folder)}", facts, entries, args)
     if failed:
@@ -103,17 +100,14 @@ def write_plots(out: Path, facts: dict, entries: list[Entry], rows: list[dict], 
         (out / f"{name}.png").unlink(missing_ok=True)
     if points := {r["config"]: (r["gflops"], r["miou"]) for r in rows if r["miou"] is not None}:
         accuracy_by_cost(points, out / "accuracy.png", note, f"{RULE} rule")
-    single = [e for e in entries if not e.cfg.cv.folds]
-    if single:
+    if single := [e for e in entries if not e.cfg.cv.folds]:
         epoch_curves({e.name: e.trained[0].log for e in single}, out / "curves.png", note)
     best = best_of(facts["families"], single)
     if len(best) > 1:
         logs = {f"{family}: {e.name}": e.trained[0].log for family, e in best.items()}
         epoch_curves(logs, out / "best.png", note, "The best of each family by epoch")
     confusion_panels({e.name: e.confusion() for e in entries}, class_names(entries[0]), out / "confusion.png", note)
-    found = {e.name: e.probabilities() for e in entries}
-    found = {name: probabilities for name, probabilities in found.items() if probabilities}
-    if found:
+    if found := {e.name: binned for e in entries if (binned := e.probabilities())}:
         roc_panels(found, facts["focus"] or class_names(entries[0]), out / "roc.png", note)
 
 
@@ -132,13 +126,11 @@ def write_predictions(path: Path, entries: list[Entry], device, images: int) -> 
 
 
 def build_parser() -> argparse.ArgumentParser:
-    p = command.parser(__doc__.splitlines()[0], "python -m tools.study configs/a_fine_structures --seeds 0 1 2")
+    p = command.parser(__doc__, "python -m tools.study configs/a_fine_structures --seeds 0 1 2")
     p.add_argument("folder", help="the configs directly in it are run; those of subfolders are not")
     p.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="train each config with these seeds")
-    p.add_argument(
-        "--set-start", action="append", default=[], metavar="SECTION.KEY=VALUE",
-        help="change a key of the starts that lie in other folders (--set changes the rows)",
-    )  # fmt: skip
+    words = "change a key of the starts that lie in other folders (--set changes the rows)"
+    p.add_argument("--set-start", action="append", default=[], metavar="SECTION.KEY=VALUE", help=words)
     p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these configs (file names without .yaml)")
     p.add_argument("--extra", action="store_true", help="ROC, AUC, calibration, boundary IoU, as eval.extra (slower)")
     p.add_argument("--images", type=int, default=4, metavar="N", help="images on the page of predictions")

@@ -145,12 +145,8 @@ def difference(first: Entry, other: Entry, classes: Sequence[int] | None = None,
     if sides[0][0][0].num_classes != sides[1][0][0].num_classes:
         return None
     left_out = first.excluded()
-    names = range(sides[0][0][0].num_classes)
-    kept = torch.tensor([c not in left_out if classes is None else c in classes for c in names])
-    return bootstrap(*sides, samples).difference(kept, first.cfg.eval.absent)
-
-
-# --- as plain rows ----------------------------------------------------------------------------------------------------
+    kept = [c not in left_out if classes is None else c in classes for c in range(sides[0][0][0].num_classes)]
+    return bootstrap(*sides, samples).difference(torch.tensor(kept), first.cfg.eval.absent)
 
 
 def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
@@ -189,12 +185,11 @@ def summary(entries: Sequence[Entry], focus: Sequence[str] = ()) -> list[dict]:
 
 def best_of(families: dict[str, Sequence[str]], entries: Sequence[Entry]) -> dict[str, Entry]:
     """{family: its entry with the highest mIoU (mean over seeds)}, without families that have no entry."""
-    members = {family: [e for e in entries if e.name in names] for family, names in families.items()}
-    return {
-        family: found[best_first([statistics.fmean(e.miou()) for e in found])[0]]
-        for family, found in members.items()
-        if found
-    }
+    best = {}
+    for family, names in families.items():
+        if found := [e for e in entries if e.name in names]:
+            best[family] = found[best_first([statistics.fmean(e.miou()) for e in found])[0]]
+    return best
 
 
 def class_names(e: Entry) -> list[str]:
