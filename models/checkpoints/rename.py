@@ -96,18 +96,15 @@ def to_ours(state: dict[str, Tensor], table: Table, wanted: dict[str, Tensor]) -
             faults.append(f"{key} (in no row of the table)")
             continue
         used.update(names)
-        missing = [name for name in names if name not in state]
-        if missing:
+        if missing := [name for name in names if name not in state]:
             if key.endswith("num_batches_tracked"):
                 out[key] = torch.zeros(ours.shape, dtype=ours.dtype)  # not zeros_like: `wanted` may have no memory
             else:
                 faults.append(f"{', '.join(missing)} is missing")
             continue
-        value = operation.apply([state[name] for name in names], ours.shape)
-        if value.shape != ours.shape:
-            faults.append(f"{', '.join(names)} gives {tuple(value.shape)}, expected {tuple(ours.shape)}")
-        else:
-            out[key] = value
+        out[key] = operation.apply([state[name] for name in names], ours.shape)
+        if out[key].shape != ours.shape:
+            faults.append(f"{', '.join(names)} gives {tuple(out[key].shape)}, expected {tuple(ours.shape)}")
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise UserError(f"the file does not fit the model: {shown}")
