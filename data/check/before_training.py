@@ -12,9 +12,9 @@ from itertools import islice
 
 from common.errors import UserError
 from common.spread import evenly_spaced
-from data.check.scan import Facts, classes_of, mask_facts, read_pair
+from data.check.scan import Facts, Finding, classes_of, mask_facts, read_pair
 from data.check.value_rules import value_findings
-from data.check.whole_set import Checked, apply_rules
+from data.check.whole_set import apply_rules
 from data.dataset import SegmentationDataset
 from data.files import Record, check_mask_header, image_size, open_image, size_mismatch
 
@@ -47,15 +47,13 @@ def check_before_training(datasets: Sequence[SegmentationDataset], most: int = 3
     findings = [f for f in checked.findings if f.level != "note" and (complete or f.fault not in NEEDS_ALL)]
     sizes = " and ".join(f"{len(d)} {d.split}" for d in datasets)
     read = "all" if complete else f"{len(found)}"
-    head = f"data: {sizes} pairs, {read} looked at in {time.perf_counter() - started:.1f} s: "
-    return head + _words(Checked(found, datasets[0].labels, findings))
+    return f"data: {sizes} pairs, {read} looked at in {time.perf_counter() - started:.1f} s: {_words(findings)}"
 
 
-def _words(checked: Checked) -> str:
-    if not checked.findings:
+def _words(findings: list[Finding]) -> str:
+    if not findings:
         return "nothing suspicious"
-    names = ", ".join(dict.fromkeys(f.fault for f in checked.findings))
-    first = checked.findings[0]
+    names, first = ", ".join(dict.fromkeys(f.fault for f in findings)), findings[0]
     return f"suspicious: {names}; first: {first.text}{f' [{first.fix}]' if first.fix else ''}; all of it: {ALL}"
 
 

@@ -6,7 +6,8 @@ A rule is a function facts -> findings; FILE_RULES lists them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +26,8 @@ def _unreadable(found: Sequence[Facts]) -> list[Finding]:
     for f in found:
         for path, why in ((f.image, f.image_problem), (f.label, f.label_problem)):
             if why:
-                by_cause[_fault(why)].append((path, why))
+                fault = next((fault for words, fault in FAULTS.items() if words in why), "unsupported file")
+                by_cause[fault].append((path, why))
     out = []
     for fault, files in by_cause.items():
         path, why = files[0]
@@ -42,33 +44,27 @@ FIXES = {
 }
 
 
-def _fault(why: str) -> str:
-    for word, fault in (
-        ("empty file", "empty file"), ("JPEG masks", "JPEG mask"), ("1-bit", "1-bit mask"),
-        ("transparent", "transparent mask"), ("no such file", "missing file"), ("truncated, or", "not an image"),
-        ("truncated", "truncated file"), ("damaged", "truncated file"),
-    ):  # fmt: skip
-        if word in why:
-            return fault
-    return "unsupported file"
+FAULTS = {  # words of a loader's message -> fault; the first that fits
+    "empty file": "empty file", "JPEG masks": "JPEG mask", "1-bit": "1-bit mask", "transparent": "transparent mask",
+    "no such file": "missing file", "truncated, or": "not an image", "truncated": "truncated file",
+    "damaged": "truncated file",
+}  # fmt: skip
 
 
 def _sizes_of_pairs(found: Sequence[Facts]) -> list[Finding]:
     both = [f for f in found if f.image_hw and f.label_hw and f.image_hw != f.label_hw]
     turned = [f for f in both if f.sideways and f.label_hw == f.image_hw[::-1]]
+    others = [f for f in both if f not in turned]
+    cause = ": the photograph is turned by its EXIF entry, the mask is not"
     out = []
-    for fault, part, cause, fix in (
-        ("unrotated mask", turned, ": the photograph is turned by its EXIF entry, the mask is not",
-         "turn the mask as its photograph, or drop the EXIF entry"),
-        ("sizes differ", [f for f in both if f not in turned], "",
-         "resize the mask to its image, with nearest neighbour"),
-    ):  # fmt: skip
+    for fault, part, why, fix in (
+        ("unrotated mask", turned, cause, "turn the mask as its photograph, or drop the EXIF entry"),
+        ("sizes differ", others, "", "resize the mask to its image, with nearest neighbour"),
+    ):
         if part:
-            f = part[0]
+            f, more = part[0], f" ({len(part)} such pairs)" if len(part) > 1 else ""
             text = f"the mask {f.label.name} is {_by(f.label_hw)}, its image {f.image.name} {_by(f.image_hw)} (H x W)"
-            text += cause
-            text += f" ({len(part)} such pairs)" if len(part) > 1 else ""
-            out.append(Finding("error", fault, text, fix, tuple(f.label for f in part)))
+            out.append(Finding("error", fault, text + why + more, fix, tuple(f.label for f in part)))
     return out
 
 
@@ -78,30 +74,24 @@ def _by(hw: tuple[int, int]) -> str:
 
 def _swapped(found: Sequence[Facts]) -> list[Finding]:
     """Few tones in the images and many values in the masks: the folders are exchanged."""
-    both = [f for f in found if f.image_hw and f.label_hw and f.image_hw[0] * f.image_hw[1] > 500]
+    both = [f for f in found if f.image_hw and f.label_hw and _area(f) > 500]
     hit = [f for f in both if f.tones <= 40 and max(len(f.values), len(f.colours)) > max(60, 3 * f.tones)]
-    if both and len(hit) * 2 > len(both):
-        text = f"in {len(hit)} of {len(both)} pairs the image has a mask's few values and the mask a photograph's many"
-        fix = "swap the folders of images and labels"
-        return [Finding("error", "folders swapped", text, fix, tuple(f.image for f in hit))]
-    return []
+    if len(hit) * 2 <= len(both):
+        return []
+    text = f"in {len(hit)} of {len(both)} pairs the image has a mask's few values and the mask a photograph's many"
+    return [Finding("error", "folders swapped", text, "swap the folders of images and labels", _images(hit))]
 
 
 def _image_is_mask(found: Sequence[Facts]) -> list[Finding]:
-    same = [f for f in found if f.same or (f.image_digest and f.image_digest == f.label_digest)]
-    if not same:
-        return []
+    same = tuple(f.label for f in found if f.same or (f.image_digest and f.image_digest == f.label_digest))
     text = f"{len(same)} masks are the image itself"
-    return [Finding("error", "image is the mask", text, "put the masks there", tuple(f.label for f in same))]
+    return [Finding("error", "image is the mask", text, "put the masks there", same)] if same else []
 
 
 def _one_mask_for_all(found: Sequence[Facts]) -> list[Finding]:
     """One mask for different images: a placeholder, or a loop that saved the last mask again."""
-    groups = defaultdict(list)
-    for f in found:
-        if f.label_digest and len(f.values) + len(f.colours) > 1:
-            groups[f.label_digest].append(f)
-    hit = [g for g in groups.values() if len(g) > 1 and len({f.image_digest for f in g}) > 1]
+    groups = _alike("label_digest", [f for f in found if len(f.values) + len(f.colours) > 1])
+    hit = [g for g in groups if len({f.image_digest for f in g}) > 1]
     if not hit:
         return []
     largest = max(hit, key=len)
@@ -110,31 +100,34 @@ def _one_mask_for_all(found: Sequence[Facts]) -> list[Finding]:
     return [Finding("warning", "one mask for several images", text, "draw these masks again", files)]
 
 
+def _alike(digest: str, found: Sequence[Facts]) -> list[list[Facts]]:
+    """Groups of pairs whose images or masks are the same file, byte by byte."""
+    groups = defaultdict(list)
+    for f in found:
+        if getattr(f, digest):
+            groups[getattr(f, digest)].append(f)
+    return [g for g in groups.values() if len(g) > 1]
+
+
 def _duplicates(found: Sequence[Facts]) -> list[Finding]:
     """Images that are in two splits, or twice in one: equal files, and near-duplicates."""
-    by_bytes = defaultdict(list)
-    for f in found:
-        if f.image_digest:
-            by_bytes[f.image_digest].append(f)
-    out = []
-    across = [g for g in by_bytes.values() if len({f.split for f in g}) > 1]
-    if across:
+    groups, out = _alike("image_digest", found), []
+    if across := [g for g in groups if len({f.split for f in g}) > 1]:
         a, b = across[0][0], next(f for f in across[0] if f.split != across[0][0].split)
         text = f"{len(across)} images are in more than one split (first: {a.split}/{a.name} = {b.split}/{b.name})"
         fix = "remove them from one split; their scores measure memory"
-        out.append(Finding("error", "image in two splits", text, fix, tuple(f.image for g in across for f in g[1:])))
-    inside = [g for g in by_bytes.values() if len({f.split for f in g}) < len(g)]
-    if inside:
+        out.append(Finding("error", "image in two splits", text, fix, _images(f for g in across for f in g[1:])))
+    if inside := [g for g in groups if len({f.split for f in g}) < len(g)]:
         text = f"{len(inside)} images occur more than once within a split (first: {inside[0][0].image.name})"
-        files = tuple(f.image for g in inside for f in g[1:])
+        files = _images(f for g in inside for f in g[1:])
         out.append(Finding("warning", "image twice", text, "remove the copies", files))
-    near = near_duplicates(found)
-    if near:
-        a, b = near[0]
-        text = f"{len(near)} of the other images are almost equal to one of train (first: {a.split}/{a.name}, "
-        text += f"{b.split}/{b.name}): frames of one scene?"
+    if near := near_duplicates(found):
+        first = ", ".join(f"{f.split}/{f.name}" for f in near[0])
+        text = (
+            f"{len(near)} of the other images are almost equal to one of train (first: {first}): frames of one scene?"
+        )
         fix = "data.sample_by: group with data.sample, so that neighbouring frames stay in one split"
-        out.append(Finding("warning", "near-duplicates across splits", text, fix, tuple(b.image for _, b in near)))
+        out.append(Finding("warning", "near-duplicates across splits", text, fix, _images(b for _, b in near)))
     return out
 
 
@@ -171,8 +164,7 @@ def _normalised(thumb: np.ndarray) -> np.ndarray:
 def _kinds_of_images(found: Sequence[Facts]) -> list[Finding]:
     read = [f for f in found if f.image_hw]
     out = []
-    blank = [f for f in read if f.contrast < 1 and f.image_hw[0] * f.image_hw[1] > 64]
-    if blank:
+    if blank := [f for f in read if f.contrast < 1 and _area(f) > 64]:
         text = f"{len(blank)} images are one flat colour (first: {blank[0].image.name})"
         out.append(Finding("warning", "blank image", text, "remove the pairs", _images(blank)))
     grey = [f for f in read if f.grey and f not in blank]
@@ -182,30 +174,29 @@ def _kinds_of_images(found: Sequence[Facts]) -> list[Finding]:
         out.append(Finding("warning", "grey among colour images", text, fix, _images(grey)))
     elif grey:
         out.append(Finding("note", "grey images", "all images are grey: they are read as three equal channels"))
-    odd = [f for f in read if f.image_mode not in ("RGB", "L")]
-    if odd:
+    if odd := [f for f in read if f.image_mode not in ("RGB", "L")]:
         modes = ", ".join(sorted({f.image_mode for f in odd}))
         text = f"{len(odd)} images of mode {modes} are read as RGB (transparency dropped, 16 bits cut to 8)"
         out.append(Finding("note", "converted images", text, "", _images(odd)))
     return out
 
 
-def _images(part: Sequence[Facts]) -> tuple:
+def _images(part: Iterable[Facts]) -> tuple[Path, ...]:
     return tuple(f.image for f in part)
 
 
+def _area(f: Facts) -> int:
+    return f.image_hw[0] * f.image_hw[1]
+
+
 def _sizes_of_images(found: Sequence[Facts]) -> list[Finding]:
-    read = sorted((f for f in found if f.image_hw), key=lambda f: f.image_hw[0] * f.image_hw[1])
-    if not read:
+    read = sorted((f for f in found if f.image_hw), key=_area)
+    if not read or _area(read[-1]) <= SPREAD * _area(read[0]):
         return []
-    small, large = read[0], read[-1]
-    areas = [f.image_hw[0] * f.image_hw[1] for f in read]
-    if areas[-1] <= SPREAD * areas[0]:
-        return []
+    small, middle, large = read[0], read[len(read) // 2], read[-1]
     text = f"from {_by(small.image_hw)} ({small.image.name}) to {_by(large.image_hw)} ({large.image.name})"
-    middle = read[len(read) // 2].image_hw
-    fix = f"data.size: [{middle[0]}, {middle[1]}]   (the middle one); objects differ as much in size"
-    odd = [f for f, a in zip(read, areas) if max(a / areas[len(areas) // 2], areas[len(areas) // 2] / a) > 4]
+    fix = f"data.size: {list(middle.image_hw)}   (the middle one); objects differ as much in size"
+    odd = [f for f in read if max(_area(f) / _area(middle), _area(middle) / _area(f)) > 4]
     return [Finding("warning", "sizes far apart", f"image sizes {text} (H x W)", fix, _images(odd))]
 
 

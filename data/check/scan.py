@@ -23,13 +23,12 @@ MOST_COLOURS = 4096  # of a colour mask: only the commonest ones are kept
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault, or one fact worth knowing. error: training or its numbers would be wrong; warning: probably not what
-    was meant; note: a fact. fix: the config line that fixes it, or what to do if no line can."""
+    """One fault, or one fact worth knowing."""
 
-    level: str
+    level: str  # error: training or its numbers would be wrong; warning: probably not what was meant; note: a fact
     fault: str  # its name in docs/check-data.md
     text: str
-    fix: str = ""
+    fix: str = ""  # the config line that fixes it, or what to do if no line can
     files: tuple[Path, ...] = ()
 
 
@@ -137,9 +136,8 @@ def _colours(rgb: np.ndarray) -> Counter:
     packed = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     values, counts = np.unique(packed, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MOST_COLOURS]
-    return Counter(
-        {(v >> 16, v >> 8 & 255, v & 255): n for v, n in zip(values[order].tolist(), counts[order].tolist())}
-    )
+    pairs = zip(values[order].tolist(), counts[order].tolist())
+    return Counter({(v >> 16, v >> 8 & 255, v & 255): n for v, n in pairs})
 
 
 def _mixtures(raw: np.ndarray) -> tuple[float, tuple[int, ...]]:

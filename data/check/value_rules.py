@@ -35,14 +35,11 @@ def value_findings(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
 
 def _cause_of_values(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
     pixels, _ = totals(found)
-    known = set(labels.ids) | set(labels.ignore)
-    unknown = set(pixels) - known
+    unknown = set(pixels) - set(labels.ids) - set(labels.ignore)
     files = tuple(f.label for f in _worst(found, unknown))
     for cause in CAUSES:
-        reported = cause(pixels, unknown, labels, found)
-        if reported:
-            fault, text, fix = reported
-            return [Finding("error", fault, text, fix, files)]
+        if reported := cause(pixels, unknown, labels, found):
+            return [Finding("error", *reported, files)]
     if not unknown:
         return []
     shown = ", ".join(f"{v} ({pixels[v]} px)" for v in sorted(unknown)[:8]) + (", .." if len(unknown) > 8 else "")
@@ -74,8 +71,7 @@ def _binary(pixels, unknown, labels, found):
 
 
 def _instance_ids(pixels, unknown, labels, found):
-    large = [v for v in unknown if v > 255 or v < 0]
-    if not large:
+    if not (large := [v for v in unknown if v > 255 or v < 0]):
         return None
     split = all(v // 1000 in labels.ids or v // 1000 in labels.ignore for v in large)
     what = "class * 1000 + instance, as Cityscapes' instanceIds" if split else "instance ids, or a 16-bit picture"
@@ -92,19 +88,17 @@ def _interpolated(pixels, unknown, labels, found):
         return None
     if not unknown and len({v for f in masks for v in f.values}) <= len(between):
         return None
-    text = (
-        f"in {len(hit)} of {len(masks)} masks most edges pass through values between the two sides "
-        f"({', '.join(map(str, sorted(between)[:6]))}, ..): they were resized with interpolation, which invents classes"
-    )
+    shown = ", ".join(map(str, sorted(between)[:6]))
+    text = f"in {len(hit)} of {len(masks)} masks most edges pass through values between the two sides ({shown}, ..): "
+    text += "they were resized with interpolation, which invents classes"
     return "interpolated masks", text, "resize the masks again, with nearest neighbour"
 
 
 def _train_ids_wanted(pixels, unknown, labels, found):
     """labelIds in the files, trainIds expected."""
-    ids = set(CITYSCAPES_IDS)
-    if not unknown or labels.num_classes != 19 or max(labels.ids) > 18 or not set(pixels) <= ids | {255}:
+    if not unknown & set(range(19, 34)) or not set(pixels) <= {*CITYSCAPES_IDS, 255}:
         return None
-    if not unknown & set(range(19, 34)):
+    if labels.num_classes != 19 or max(labels.ids) > 18:
         return None
     text = "values up to 33 where trainIds 0..18 are expected: these are Cityscapes' labelIds"
     pairs = [(i, row[1]) for i, row in CITYSCAPES_IDS.items()]
@@ -140,20 +134,18 @@ def _stretched(pixels, unknown, labels, found):
     values = sorted(pixels)
     step = values[1] - values[0] if len(values) > 1 else 0
     count = labels.num_classes
-    if not unknown or step < 2 or not 3 <= len(values) <= count or any(v % step for v in values):
-        return None
-    if max(values) // step >= count:
+    if not unknown or step < 2 or not 3 <= len(values) <= count or any(v % step or v // step >= count for v in values):
         return None
     text = f"values {', '.join(map(str, values[:6]))}: class indices times {step}, stretched to be visible"
     return "stretched values", text, _mapping([(i * step, i) for i in range(count) if i * step <= 255])
 
 
 def _photograph(pixels, unknown, labels, found):
-    masks = [f for f in found if f.values]
-    busy = [f for f in masks if len(f.values) > max(32, 2 * labels.num_classes) and f.busy > BUSY]
-    if not unknown or not masks or len(busy) * 2 < len(masks):
+    masks, most = [f for f in found if f.values], max(32, 2 * labels.num_classes)
+    busy = [f for f in masks if len(f.values) > most and f.busy > BUSY]
+    if not unknown or len(busy) * 2 < len(masks):
         return None
-    text = f"{len(busy)} of {len(masks)} masks hold more than {max(32, 2 * labels.num_classes)} values: grey pictures"
+    text = f"{len(busy)} of {len(masks)} masks hold more than {most} values: grey pictures"
     return "masks are pictures", text, "masks hold class indices"
 
 
@@ -166,12 +158,9 @@ CAUSES = (
 
 
 def _colour_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
-    masks = [f for f in found if f.colours]
-    if not masks:
+    if not (masks := [f for f in found if f.colours]):
         return []
-    known, total = labels.index_of_colour, Counter()
-    for f in masks:
-        total.update(f.colours)
+    known, (total, _) = labels.index_of_colour, totals(masks, "colours")
     unknown = {c: n for c, n in total.items() if c not in known}
     bad = tuple(f.label for f in masks if any(c in unknown for c in f.colours))
     if not unknown:
@@ -181,10 +170,8 @@ def _colour_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
         return [Finding("error", "indices saved as RGB", text, "save them with one channel (L)", bad)]
     share = sum(unknown.values()) / sum(total.values())
     if len(unknown) > max(16, 2 * len(known)):
-        text = (
-            f"{len(unknown)} colours outside the palette, on {100 * share:.1f} % of the pixels: anti-aliased, resized "
-            "or lossy masks, whose edges hold mixtures"
-        )
+        text = f"{len(unknown)} colours outside the palette, on {100 * share:.1f} % of the pixels: "
+        text += "anti-aliased, resized or lossy masks, whose edges hold mixtures"
         fix = "save the masks again without smoothing, resized with nearest neighbour"
         return [Finding("error", "smoothed colour masks", text, fix, bad)]
     shown = ", ".join(str(list(c)) for c in list(unknown)[:6])
@@ -196,8 +183,8 @@ def _colour_masks(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
 def _void_as_class(found: Sequence[Facts], labels: LabelTable) -> list[Finding]:
     out = []
     for i, name in enumerate(labels.class_names):
-        raws = [raw for raw, index in labels.ids.items() if index == i]
         if VOID_NAMES.match(name.strip()):
+            raws = [raw for raw, index in labels.ids.items() if index == i]
             text = f"class {i} is called '{name}': it is trained and scored like any other"
             fix = _mapping((raw, 255) for raw in raws) if raws else f"in classes.yaml: ignore the colour of '{name}'"
             out.append(Finding("warning", "void is a class", text, fix))
@@ -248,8 +235,7 @@ def _classes_present(found: Sequence[Facts], labels: LabelTable) -> list[Finding
     if not any(seen.values()):
         return []
     everything, out = set().union(*seen.values()), []
-    never = [n for i, n in enumerate(labels.class_names) if i not in everything]
-    if never:
+    if never := [n for i, n in enumerate(labels.class_names) if i not in everything]:
         text = f"no mask holds {', '.join(never)}"
         fix = f"eval.exclude: [{', '.join(never)}]   (or make other classes with data.labels)"
         out.append(Finding("note", "class never present", text, fix))

@@ -15,10 +15,7 @@ from data.files import JPEG_SUFFIXES, SPLITS, Record, files_by_name
 from data.labels import CAMVID, LabelTable
 from data.sets.folder import read_classes
 
-SIDES = {
-    "folder": ("images/{}", "labels/{}"),
-    "camvid": ("{}", "{}annot"),
-}  # layouts whose pairs can be found one by one
+SIDES = {"folder": ("images/{}", "labels/{}"), "camvid": ("{}", "{}annot")}  # their pairs can be found one by one
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,7 @@ class Checked:
         for finding in self.findings:
             for path in finding.files:
                 named.setdefault(path, []).append(finding)
-
-        def gravity(item) -> list[int]:
-            return [-sum(f.level == level for f in item[1]) for level in LEVELS]
-
-        return sorted(named.items(), key=gravity)
+        return sorted(named.items(), key=lambda item: [-sum(f.level == level for f in item[1]) for level in LEVELS])
 
 
 def check_config(cfg, splits: Sequence[str] = SPLITS, limit: int = 0, workers: int = 4, progress=None):
@@ -110,26 +103,20 @@ def _unpaired(split: str, images: dict, masks: dict) -> list[Finding]:
         ("image without label", images, masks, "label"),
         ("label without image", masks, images, "image"),
     ):
-        names = [n for n in here if n not in there]
-        if not names:
+        if not (names := [n for n in here if n not in there]):
             continue
         text = f"{len(names)} {fault.replace(' ', 's ', 1)} in {split} (first: {here[names[0]][0].name})"
-        near = _other_ending(names[0], there)
+        near = next((n for n in there if n.startswith(names[0]) or names[0].startswith(n)), None)
         text += f"; '{near}' is there: do the names differ in an ending?" if near else ""
         fix = f"add the {other}, with the same name, or remove the file"
         out.append(Finding("error", fault, text, fix, tuple(here[n][0] for n in names)))
     return out
 
 
-def _other_ending(name: str, there: dict) -> str | None:
-    return next((n for n in there if n != name and (n.startswith(name) or name.startswith(n))), None)
-
-
 def _twice(split: str, images: dict, masks: dict) -> list[Finding]:
     out = []
     for side in (images, masks):
-        double = [paths for paths in side.values() if len(paths) > 1]
-        if double:
+        if double := [paths for paths in side.values() if len(paths) > 1]:
             text = f"{len(double)} names of {split} have two files ({', '.join(p.name for p in double[0])})"
             files = tuple(p for paths in double for p in paths)
             out.append(Finding("error", "two files, one name", text, "remove one of each", files))

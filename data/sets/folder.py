@@ -54,16 +54,12 @@ def _share(records: list[Record], split: str, root: Path) -> list[Record]:
     by_hash = sorted(records, key=lambda r: hashlib.sha256(r.name.encode()).hexdigest())
     total = len(by_hash)
     tenth = max(1, round(total / 10))
-    test = tenth if total >= 3 else 0
-    val = tenth if total >= 2 else 0
-    parts = {
-        "train": by_hash[: total - val - test],
-        "val": by_hash[total - val - test : total - test],
-        "test": by_hash[total - test :],
-    }
-    if not parts[split]:
+    test = total - (tenth if total >= 3 else 0)  # where test begins
+    val = test - (tenth if total >= 2 else 0)
+    part = {"train": by_hash[:val], "val": by_hash[val:test], "test": by_hash[test:]}[split]
+    if not part:
         raise UserError(f"{root / 'images'}: {total} image(s) in a flat folder leave none for split '{split}'")
-    return sorted(parts[split], key=lambda r: r.name)
+    return sorted(part, key=lambda r: r.name)
 
 
 def read_classes(path: Path) -> LabelTable:
@@ -82,12 +78,10 @@ def read_classes(path: Path) -> LabelTable:
     palette = _palette(path, spec.get("colours"), len(names))
     ids = _ids(path, spec.get("ids"), names)
     ignore, ignore_colours = _ignore(path, spec.get("ignore", "255"))
-    both = sorted(set(ids) & set(ignore))
-    if both:
-        # Left out, `ignore` is 255: then an id or class 255 simply wins.
-        if "ignore" in spec:
-            raise UserError(f"{path}: ignore: raw value {both[0]} is also class '{names[ids[both[0]]]}'")
+    if "ignore" not in spec:  # the default 255; an id or class 255 wins over it
         ignore = tuple(v for v in ignore if v not in ids)
+    elif both := sorted(set(ids) & set(ignore)):
+        raise UserError(f"{path}: ignore: raw value {both[0]} is also class '{names[ids[both[0]]]}'")
     return LabelTable(path.parent.name, tuple(names), palette, ids, ignore, ignore_colours)
 
 
@@ -126,8 +120,7 @@ def _palette(path: Path, colours: object, num_classes: int) -> np.ndarray:
         got = len(colours) if isinstance(colours, list) else repr(colours)
         raise UserError(f"{path}: colours: expected one [r, g, b] for each of the {num_classes} names, got {got}")
     palette = [_colour(path, "colours", c) for c in colours]
-    twice = [c for c in palette if palette.count(c) > 1]
-    if twice:
+    if twice := [c for c in palette if palette.count(c) > 1]:
         raise UserError(f"{path}: colours: {list(twice[0])} is listed for two classes")
     return np.array(palette, np.uint8)
 

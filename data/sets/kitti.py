@@ -56,18 +56,15 @@ def kitti(root: Path, split: str, label_files: str = "auto") -> tuple[list[Recor
 
 
 def _layout(root: Path) -> str:
-    fitting = [
-        name for name, (images, labels, _) in LAYOUTS.items() if all((root / f).is_dir() for f in (images, labels))
-    ]
+    fitting = [name for name, row in LAYOUTS.items() if all((root / folder).is_dir() for folder in row[:2])]
     if len(fitting) > 1:
         raise UserError(f"{root}: found more than one KITTI layout ({', '.join(fitting)}): move all but one away")
     if not fitting:
         inside = sorted(path.name for path in root.iterdir() if path.is_dir())
         nested = [name for name in inside if any((root / name / f).is_dir() for f, _, _ in LAYOUTS.values())]
         hint = f"; did you mean data.root={root / nested[0]}?" if nested else ""
-        raise UserError(
-            f"{root}: no known KITTI layout: expected {LAYOUT}; found {', '.join(inside) or 'nothing'}{hint}"
-        )
+        found = ", ".join(inside) or "nothing"
+        raise UserError(f"{root}: no known KITTI layout: expected {LAYOUT}; found {found}{hint}")
     return fitting[0]
 
 

@@ -46,14 +46,12 @@ CONTROL = {*range(9), *range(14, 32), 127}  # bytes that do not occur in text
 
 @dataclass(frozen=True)
 class Container:
-    """A file of weights, unpacked. The tensors are plain, on the CPU, without gradient, in the file's order."""
+    """A file of weights, unpacked."""
 
-    state: dict[str, Tensor]
+    state: dict[str, Tensor]  # plain tensors on the CPU, without gradient, in the file's types and order
     kind: str  # "zip", "legacy", "safetensors" or, in several files, "sharded"
     wrapper: str  # key of the weights, such as "model/state_dict"; "": none; "ours": a checkpoint of train.py
-    meta: dict[
-        str, Any
-    ]  # plain data beside them: class names, safetensors' "__metadata__", a hub folder's "config.json"
+    meta: dict[str, Any]  # plain data beside them: class names, safetensors' "__metadata__", a hub's "config.json"
     notes: list[str]  # one line for each decision made while reading
 
 

@@ -143,11 +143,9 @@ TORCHVISION = (
 def _torchvision() -> list[Known]:
     rows = []
     for file in TORCHVISION:
-        url, architecture = (
-            f"https://download.pytorch.org/models/{file}.pth",
-            re.sub("(_coco|_rwightman)?-.*", "", file),
-        )
-        rows.append(_row(f"torchvision/{file}", url, "torchvision", architecture, 21 if "_coco-" in file else None))
+        url, classes = f"https://download.pytorch.org/models/{file}.pth", 21 if "_coco-" in file else None
+        architecture = re.sub("(_coco|_rwightman)?-.*", "", file)
+        rows.append(_row(f"torchvision/{file}", url, "torchvision", architecture, classes))
     return rows
 
 
