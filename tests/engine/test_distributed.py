@@ -43,7 +43,7 @@ def test_two_processes_write_one_run(tmp_path, folds):
 
 SCRIPT = """
 import sys, torch
-from engine import distributed
+from common import distributed
 distributed.start()
 torch.manual_seed(0)
 model = torch.nn.Conv2d(3, 2, 1)
