@@ -1,8 +1,8 @@
 """The blocks of the encoders and heads once more, with convolution, BatchNorm, sum and ReLU as one operation.
 
 `with_folded_blocks(model)` is a copy of the tree of modules around the same parameters, in which each of these blocks
-takes the place of its plain form. Making it takes well under a millisecond, so every call of a network in inference
-makes one (`folded_in_inference`); weights that changed between two calls are no problem.
+takes the place of its plain form. It copies no tensor, so every call of a network in inference makes one
+(`folded_in_inference`), and weights may change between two calls.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ python -m tools.study configs/a_fine_structures --seeds 0 1 2 --only 0_cross_ent
 
 train.py trains each config in a process of its own. A finished run is not trained again, an interrupted one resumes,
 and a run whose config has changed since is replaced by a new one. Table and pictures go to runs/study-FOLDER/. An
-optional study.json in the folder names a title, the classes in focus, methods, quoted figures, and which config starts
-from which (docs/studies.md).
+optional study.json in the folder names a title, the classes in focus, methods, quoted figures, and the start of each
+config (docs/studies.md).
 """
 
 from __future__ import annotations
