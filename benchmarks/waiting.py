@@ -84,9 +84,8 @@ def main(args: argparse.Namespace) -> None:
         return
     import torch
 
-    print(
-        f"{args.config}, {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {args.rounds} rounds"
-    )
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}"
+    print(f"{args.config}, {machine}, {args.rounds} rounds")
     for busy in args.busy:
         burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
         try:
