@@ -1,4 +1,4 @@
-"""What OpenMP's way of waiting costs, on a quiet machine and beside busy processes: the numbers behind common/openmp.py.
+"""What OpenMP's way of waiting costs, quiet and beside busy processes: the numbers behind common/openmp.py.
 
     python -m benchmarks.waiting [--config configs/deeplabv3plus_cv.yaml] [--rounds 3] [--busy 0 1 2]
 
