@@ -94,7 +94,7 @@ def test_padding_is_not_read():
 
 def test_pooled_branches_see_the_whole_image():
     for name in ("deeplabv3_resnet18", "pspnet_resnet18"):
-        found = theoretical(build_model(name, 3), (320, 320))
+        found = theoretical(build_model(name, 3), (512, 512))
         assert all(mask.all() for mask in found["out"]) and not found["stage 4"][0].all()
 
 
