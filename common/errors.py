@@ -14,6 +14,10 @@ class UserError(ValueError):
     """A mistake in the input. The message is one line and names the file, key or value."""
 
 
+class DamagedFile(UserError):
+    """A file that this project wrote and that is not as it was written: cut off, changed, or not readable at all."""
+
+
 def unknown(kind: str, got: object, valid: Iterable[str]) -> UserError:
     """The error for an unknown name: the nearest match, then all valid names."""
     valid = sorted(str(v) for v in valid)
