@@ -111,6 +111,7 @@ def score_checkpoint(args: argparse.Namespace) -> dict:
             say(f"class names: those of the data; the file's ({opened.names_from}): {names}")
     say(f"checkpoint: {opened.path}  split: {args.split}")
     score = score_models(opened.networks, cfg, dataset, opened.device, views, cfg.eval.extra)
+    score.require_finite(f"checkpoint {opened.path}")
     result = scores(score, dataset.class_names, cfg.eval.absent, cfg.eval.exclude)
     facts = protocol(cfg, dataset, views) | {"checkpoint": str(opened.path)}
     say(class_table(result, facts))

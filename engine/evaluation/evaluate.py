@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.loader import build_loader
@@ -44,6 +45,7 @@ def evaluate(
             scores = predict_scores(models, images, views)
         if criterion is not None:
             loss_sum += criterion(resize(scores.float(), target.shape[-2:]), target).item() * len(images)
+        score.non_finite += non_finite_images(scores)
         pred = classes(scores, target.shape[-2:])
         if extra:
             score.add_extra(scores, len(models) == 1 and views.single(images.shape[-2:]), pred, target)
@@ -61,6 +63,13 @@ def evaluate(
     score.loss = loss_sum / score.images if criterion is not None and score.images else None
     score.seconds = time.perf_counter() - started
     return score
+
+
+def non_finite_images(scores: Tensor) -> int:
+    """How many of a batch's score maps (B, C, H, W) hold NaN or inf. An argmax calls such pixels class 0."""
+    if all(math.isfinite(v) for v in scores.aminmax()):  # one pass, no copy; NaN goes through
+        return 0
+    return int((~torch.isfinite(scores).flatten(1).all(1)).sum())
 
 
 def score_models(

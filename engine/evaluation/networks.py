@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from common import command
 from common.device import resolve_device
-from common.errors import UserError
-from common.files import file_error
+from common.errors import DamagedFile, UserError
+from common.files import file_error, read_json
 from common.imagenet import MEAN, STD
 from engine import checkpoint as ckpt
 from engine.config import Config, config_from, to_dict
@@ -61,8 +60,24 @@ def chosen_checkpoint(run: Path) -> Path:
     stages = sorted(run.glob("stage*/results.json"), key=lambda p: int(p.parent.name.removeprefix("stage")))
     if not stages:
         raise UserError(f"{run}: nothing to use yet; go on with  python train.py --resume {run}")
-    results = json.loads(stages[-1].read_text())
+    try:
+        results = read_results(stages[-1])
+    except DamagedFile as e:
+        raise UserError(f"{e}; write it again with  python train.py --resume {run}") from None
     return candidate_path(run, results["stage"], results["stages"], results["winner"])
+
+
+def read_results(path: Path) -> dict:
+    """A stage's results.json. Raises: DamagedFile if it is not JSON, or not the results of a stage."""
+    results = read_json(path)
+    try:
+        names = [row["name"] for row in results["candidates"] if row["select_miou"] is None or row["select_miou"] >= 0]
+        whole = results["winner"] in names and results["stage"] < results["stages"] and results["protocol"]["split"]
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise DamagedFile(f"{path}: damaged, it does not hold the results of a stage")
+    return results
 
 
 def candidate_path(run: Path, stage: int, stages: int, name: str) -> Path:
@@ -157,6 +172,7 @@ def _open_public(path: Path, settings: Sequence[str], on: Config | None, device:
         problem = f"an encoder ({report.layout}, {report.architecture}), it segments nothing"
         raise file_error(path, f"{problem}; train a head on it with model.pretrained")
     count = max(report.num_classes, 2)  # one channel: the class against everything else
+    ckpt.require_finite(model.state_dict(), f"checkpoint {path}")
     names, origin = class_names(container.meta, count)
     return Opened(
         networks=[AsPublished(model, normalisation(report.options["form"], words)).eval().to(place)],

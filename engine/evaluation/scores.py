@@ -24,6 +24,7 @@ class Score:
     groups: dict[str, ConfusionMatrix] = field(default_factory=dict)
     loss: float | None = None
     images: int = 0
+    non_finite: int = 0  # images whose scores hold NaN or inf: their labels mean nothing, and so does any score
     seconds: float = 0.0
     binned: BinnedScores | None = None  # with `extra`: for ROC, AUC, calibration
     boundary: BoundaryIoU | None = None  # with `extra`
@@ -35,6 +36,12 @@ class Score:
         matrix.update(pred, target)
         total.merge(matrix)
         self.per_image.add(name, group, matrix)
+
+    def require_finite(self, what: str) -> None:
+        """Raises: UserError if the network gave NaN or inf."""
+        if self.non_finite:
+            images = f"{self.non_finite} of {self.images} images"
+            raise UserError(f"{what}: its logits are not finite (NaN or inf) on {images}; a score would mean nothing")
 
     def image_mious(self, exclude: Collection[int] = ()) -> torch.Tensor:
         """(N,) float64: of each image its own mIoU (see image_miou); nan where it is undefined."""

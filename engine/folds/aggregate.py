@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from engine import checkpoint as ckpt
 from engine.metrics import best_first, worst_if_nan
 
 State = dict[str, Tensor]
@@ -28,12 +29,14 @@ def average(states: Sequence[State], weights: Sequence[float] | None = None) -> 
     """Weighted mean of state dicts (weights sum to 1; default: equal), in float64, cast back to each tensor's type.
 
     Integer and boolean buffers (`num_batches_tracked`) are counts: the largest is kept. Raises: UserError where keys or
-    shapes differ.
+    shapes differ, or a weight is NaN or inf.
     """
     weights = list(weights) if weights is not None else [1 / len(states)] * len(states)
     if len(weights) != len(states) or abs(sum(weights) - 1) > 1e-9 or min(weights) < 0:
         raise ValueError(f"weights must be {len(states)} non-negative numbers that sum to 1, got {weights}")
     first = states[0]
+    for i, state in enumerate(states):
+        ckpt.require_finite(state, f"member {i} cannot be averaged")
     for i, state in enumerate(states[1:], 1):
         if state.keys() != first.keys():
             odd = sorted(state.keys() ^ first.keys())

@@ -25,6 +25,7 @@ from engine.folds.roles import Study, ranking_split, score_labels
 from engine.metrics import best_first, none_if_nan
 from engine.training.job import finished
 
+NON_FINITE = "the logits of {} images are NaN or inf"
 LONG = ("per_image", "roc")  # as long as all other scores of a row together: kept for one candidate
 
 
@@ -122,7 +123,9 @@ def score_candidates(
         raw = on_report if candidate.raw is None else study.score([candidate.raw], study.report)
         baseline = baseline or on_report
         rows.append(candidate_row(study, candidate, on_select, on_report, raw, baseline, labels))
-        if keep or not study.candidate_path(stage, candidate.name).exists():
+        if any(map(ckpt.non_finite, candidate.states)):
+            rows[-1]["notes"].append("its BatchNorm statistics are NaN or inf, so it was not written")
+        elif keep or not study.candidate_path(stage, candidate.name).exists():
             save_candidate(study, stage, candidate, members, rows[-1])
     return rows
 
@@ -140,6 +143,7 @@ def candidate_row(
     row = {"name": candidate.name, "members": candidate.members, "weights": candidate.weights}
     row |= {"select_miou": none_if_nan(study.miou(select)), "miou_raw": none_if_nan(study.miou(raw))}
     found = scores(report, study.train.class_names, study.cfg.eval.absent, study.cfg.eval.exclude)
+    found["miou"] = none_if_nan(study.miou(report))
     row |= {k: v for k, v in found.items() if k not in ("images", "seconds")}  # results.json has them for the stage
     groups = list(baseline.groups)
     difference = None
@@ -157,7 +161,9 @@ def undefined_notes(study: Study, scores_of: dict[str, Score]) -> list[str]:
     """Why a mIoU is undefined: one sentence for each set of images on which it is."""
     counted = [name for i, name in enumerate(study.train.class_names) if i not in study.exclude]
     why = f"neither labels nor prediction there hold {' or '.join(counted)}"
-    return [f"the mIoU on {split} is undefined: {why}" for split, s in scores_of.items() if math.isnan(study.miou(s))]
+    whys = {split: NON_FINITE.format(s.non_finite) if s.non_finite else why for split, s in scores_of.items()}
+    undefined = [split for split, s in scores_of.items() if math.isnan(study.miou(s))]
+    return [f"the mIoU on {split} is undefined: {whys[split]}" for split in undefined]
 
 
 def save_candidate(study: Study, stage: int, candidate, members: list[dict], row: dict) -> None:

@@ -12,23 +12,25 @@ stage. A stage's results are in stageN/results.json; the report is made from the
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
 from common import distributed
 from common.console import say, warn
-from common.files import write_json
+from common.errors import DamagedFile
+from common.files import set_aside, write_json
 from common.seeds import derive_seed
 from engine import checkpoint as ckpt
 from engine.config import Config, stage_config, start_config
+from engine.evaluation.networks import read_results
 from engine.folds.aggregate import State
 from engine.folds.candidates import aggregate_stage
 from engine.folds.roles import Study, open_study, ranking_split
 from engine.metrics import best_first
 from engine.training.job import Job, Prepared, finished, initial_model
 from engine.training.log import Log, open_log
+from engine.training.resume import prepare as prepare_resume
 from engine.training.train import fit
 
 START = "start"
@@ -42,7 +44,7 @@ def cross_validate(cfg: Config, run: Path, device: torch.device, prepared: Prepa
     study, log = open_study(cfg, run, device, prepared=prepared), open_log(run, cfg)
     describe_roles(study)
     if distributed.is_main():
-        cut_log(study, log)
+        prepare_resume(run, all_jobs(study), log)
     distributed.from_main(None)
     init = start_weights(study, log)
     results: dict = {}
@@ -63,11 +65,25 @@ def stage_results(study: Study, stage: int) -> dict:
     """Score a stage's folds and candidates, or read the results if the stage was scored before."""
     path = study.run / f"stage{stage}" / "results.json"
     if path.exists():
-        return json.loads(path.read_text())
+        try:
+            results = read_results(path)
+            require_candidates(study, stage, results)
+            return results
+        except (DamagedFile, ckpt.NonFinite) as e:
+            warn(f"{e}; set aside as {set_aside(path)}, the stage is scored again")
     say(f"stage {stage}: scoring candidates on {ranking_split(study.cfg)} and {study.report.split}")
     results = aggregate_stage(study, stage)
     write_json(path, results)
     return results
+
+
+def require_candidates(study: Study, stage: int, results: dict) -> None:
+    """Raises: DamagedFile unless the files of the candidates that are used later are whole."""
+    for name in {results["winner"], single_winner(results)}:
+        path = study.candidate_path(stage, name)
+        if not path.exists():
+            raise DamagedFile(f"{path} is missing")
+        ckpt.load_ours(path)
 
 
 def fold_job(study: Study, stage: int, fold: int, init: State | None) -> Job:
@@ -99,8 +115,7 @@ def start_weights(study: Study, log: Log) -> State | None:
 
 def start_job(study: Study) -> Job:
     """The starting run. Its validation on `select` is for the log only: nothing is chosen by it (see roles.py)."""
-    cfg = start_config(study.cfg)
-    cfg.train.early_stopping = 0
+    cfg = start_job_config(study.cfg)
     seed = start_seed(cfg)
     train = study.augmented.subset(study.roles["start"], cfg.data.augment, seed)
     job = Job(study.run / START, cfg, train, study.select, seed, START, 0)
@@ -109,23 +124,33 @@ def start_job(study: Study) -> Job:
     return job
 
 
+def start_job_config(cfg: Config) -> Config:
+    cfg = start_config(cfg)
+    cfg.train.early_stopping = 0
+    return cfg
+
+
 def start_seed(cfg: Config) -> int:
     return derive_seed(cfg.seed, "start")
 
 
-def next_start(study: Study, stage: int, results: dict) -> State:
-    """Weights of the stage's best single network. An ensemble has no weights to start from."""
+def single_winner(results: dict) -> str:
+    """The stage's best single network. An ensemble has no weights to start from."""
     single = [c for c in results["candidates"] if c["name"] != "ensemble"]
-    name = single[best_first([c["select_miou"] for c in single])[0]]["name"]
-    return ckpt.load_ours(study.candidate_path(stage, name))["model"]
+    return single[best_first([c["select_miou"] for c in single])[0]]["name"]
 
 
-def cut_log(study: Study, log: Log) -> None:
-    """Drop log rows newer than the newest checkpoint: their epochs will be trained again."""
-    folders = [study.run / START]
-    folders += [study.fold_folder(s, f) for s in range(study.stages) for f in range(study.cfg.cv.folds)]
-    sizes = [ckpt.load_ours(f / "last.pt")["info"]["log_bytes"] for f in folders if (f / "last.pt").exists()]
-    log.cut(max(sizes, default=0))
+def next_start(study: Study, stage: int, results: dict) -> State:
+    """Weights of the stage's best single network."""
+    return ckpt.load_ours(study.candidate_path(stage, single_winner(results)))["model"]
+
+
+def all_jobs(study: Study) -> list[tuple]:
+    """(folder, config, stage, fold) of every training of the run."""
+    cfg = study.cfg
+    folds = [(s, f) for s in range(study.stages) for f in range(cfg.cv.folds)]
+    start = [(study.run / START, start_job_config(cfg), 0, START)]
+    return start + [(study.fold_folder(s, f), stage_config(cfg, s), s, f) for s, f in folds]
 
 
 def describe_roles(study: Study) -> None:

@@ -5,6 +5,7 @@ Roles are drawn once, by whole groups (a city, a stretch of video). What each ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,6 +138,8 @@ class Study:
         return excluded(self.cfg.eval.exclude, self.train.class_names)
 
     def miou(self, score: Score | ConfusionMatrix) -> float:
+        if isinstance(score, Score) and score.non_finite:  # no score, which ranks last
+            return math.nan
         confusion = score if isinstance(score, ConfusionMatrix) else score.confusion
         return confusion.miou(self.cfg.eval.absent, self.exclude)
 

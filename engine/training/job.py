@@ -26,6 +26,7 @@ from engine.evaluation.networks import build_network
 from engine.evaluation.views import amp_dtype
 from engine.training import schedules
 from engine.training.class_weighting import resolved_specs
+from engine.training.log import title
 from engine.training.optim import build_optimizer, load_state
 from engine.training.pretrained import TransferReport, transfer
 from engine.training.teacher import load_teacher
@@ -48,9 +49,7 @@ class Job:
     teachers: dict[str, nn.Module] = field(default_factory=dict)  # loss.teacher -> network, opened before the run
 
     def title(self) -> str:
-        if self.fold is None:
-            return "run"
-        return "start" if self.fold == "start" else f"stage {self.stage} fold {self.fold}"
+        return title(self.stage, self.fold)
 
 
 @dataclass

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 from common import distributed
 from common.console import warn
 from common.errors import UserError
+from common.files import reason_of, write_atomically
 from engine.config import Config
 from engine.training.trackers import Tracker, open_tracker, scalars
 
@@ -29,7 +31,7 @@ class Log:
                 os.fsync(file.fileno())
             self.write_csv()
         except OSError as e:
-            raise UserError(f"cannot write {self.path}: {e.strerror}") from None
+            raise UserError(f"cannot write {self.path}: {reason_of(e)}") from None
         self.track(row)
 
     def write_csv(self) -> None:
@@ -53,14 +55,47 @@ class Log:
         if self.tracker is not None:
             self.tracker.close()
 
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+    def keep(self, epochs: dict[tuple, int]) -> None:
+        """Before a run goes on: drop the rows of epochs that will be trained again, and lines that cannot be read.
 
-    def cut(self, size: int) -> None:
-        """Drop the rows written after the last checkpoint."""
-        if self.size() > size:
-            with open(self.path, "r+b") as file:
-                file.truncate(size)
+        epochs: (stage, fold) -> epochs in that job's last checkpoint. Damaged lines are set aside in a copy of the
+        file. What is dropped or missing is said; the log only informs, so training goes on.
+        """
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        kept, seen, damaged = [], set(), 0
+        for line in lines:
+            row = row_of(line)
+            key = row and (row["stage"], row["fold"], row["epoch"])
+            damaged += row is None and not (line is lines[-1] and not line.endswith(b"\n"))  # a kill cut that one off
+            if row and key not in seen and row["epoch"] <= epochs.get(key[:2], 0):
+                kept.append(line)
+                seen.add(key)
+        if damaged:
+            aside = self.path.with_name(self.path.name + ".damaged")
+            shutil.copyfile(self.path, aside)
+            warn(f"{self.path}: {damaged} lines cannot be read and are left out; the file as it was: {aside}")
+        missing = [f"{title(stage, fold)} epoch {e}" for (stage, fold), n in epochs.items() for e in range(1, n + 1)
+                   if (stage, fold, e) not in seen]  # fmt: skip
+        if missing:
+            shown = ", ".join(missing[:3]) + (", .." if len(missing) > 3 else "")
+            warn(f"{self.path}: {len(missing)} rows are missing ({shown}); the report shows no curve there")
+        if kept != lines:
+            write_atomically(self.path, lambda f: f.writelines(kept))
+
+
+def row_of(line: bytes) -> dict | None:
+    """A line of log.jsonl; None if it is not one."""
+    try:
+        row = json.loads(line)
+        named = isinstance(row["epoch"], int) and isinstance(row["fold"], int | str | None)
+        return row if named and isinstance(row["stage"], int | None) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def title(stage: int | None, fold: int | str | None) -> str:
+    """A job's name as the log's lines on the screen have it."""
+    return "run" if fold is None else str(fold) if isinstance(fold, str) else f"stage {stage} fold {fold}"
 
 
 def open_log(run: Path, cfg: Config) -> Log:

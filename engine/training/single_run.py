@@ -27,6 +27,7 @@ from engine.evaluation.scores import scores
 from engine.evaluation.views import Views
 from engine.training.job import Job, Prepared, finished, first_network
 from engine.training.log import open_log
+from engine.training.resume import prepare as prepare_resume
 from engine.training.train import fit
 
 
@@ -49,8 +50,8 @@ def train_single(cfg: Config, run: Path, device: torch.device, prepared: Prepare
     job = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed)
     job.built, job.teachers = prepared.network, prepared.teachers
     if distributed.is_main():
-        log.cut(ckpt.load_ours(run / "last.pt")["info"]["log_bytes"] if (run / "last.pt").exists() else 0)
-    done = distributed.from_main(finished(run))
+        prepare_resume(run, [(run, cfg, None, None)], log)
+    done = distributed.from_main(distributed.is_main() and finished(run))
     if not done:
         fit(job, log, device)
     log.close()
@@ -74,6 +75,7 @@ def score_best(cfg: Config, run: Path, train: SegmentationDataset, val: Segmenta
     ckpt.load_state(model.eval(), best["model"], run / "best.pt")
     device = next(model.parameters()).device
     score = score_models([model], cfg, val, device, Views.of(cfg.eval), cfg.eval.extra)
+    score.require_finite(f"checkpoint {run / 'best.pt'}")
     results = {
         "class_names": list(val.class_names),
         "palette": [list(map(int, c)) for c in val.palette],

@@ -11,21 +11,19 @@ from torch import nn
 from tqdm import tqdm
 
 from common import distributed
-from common.console import say
-from common.errors import UserError
+from common.console import say, warn
+from common.files import keep_before
 from engine import checkpoint as ckpt
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.scores import excluded
 from engine.evaluation.views import autocast
 from engine.metrics import ConfusionMatrix, none_if_nan
-from engine.training import schedules
+from engine.training import bad_step, schedules
+from engine.training.bad_step import NonFiniteLoss
 from engine.training.job import Job, Parts, Progress, build_parts, member_checkpoint, restore, rng_states
 from engine.training.log import Log
 from engine.training.optim import set_lr
-
-
-class NonFiniteLoss(ArithmeticError):
-    """A loss term is inf or nan. The message names the term."""
+from engine.training.resume import BEFORE
 
 
 def train_one_epoch(
@@ -48,38 +46,58 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """One pass over the batches; returns mean loss and its terms, weighted by images. Fills `confusion` as it goes."""
     model.train()
-    aux_criterion = aux_criterion or criterion
     sums: dict[str, float] = {}
     seen = 0
     for images, target in batches:
         set_lr(optimizer, lr_at(progress.iteration))
-        images = images.to(device, non_blocking=True)
-        target = target.to(device, non_blocking=True)
-        optimizer.zero_grad(set_to_none=True)
-        criterion.progress = aux_criterion.progress = progress.iteration / max_iters  # weights may change with it
-        with autocast(device, amp):
-            out = model(images)
-        loss = criterion(out["out"], target, *teach(teacher, images, amp))
-        parts = {"loss": loss.detach(), **criterion.parts}
-        if "aux" in out:
-            aux = aux_criterion(out["aux"], target)
-            loss, parts["aux"] = loss + aux_weight * aux, aux.detach()
-        parts = {k: float(v) for k, v in parts.items()}
-        if not all(map(math.isfinite, parts.values())):
-            bad = ", ".join(f"{k} = {v}" for k, v in parts.items() if not math.isfinite(v))
-            raise NonFiniteLoss(f"non-finite loss ({bad}) at iteration {progress.iteration}")
-        scaler.scale(loss).backward()
-        if clip_norm > 0:
-            scaler.unscale_(optimizer)  # the norm of the true gradients, not of the scaled ones
-            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        confusion.update(out["out"].detach().argmax(1), target)
+        rng = rng_states(device)
+        try:
+            logits, parts = train_step(
+                model, images, target, criterion, optimizer, scaler, device=device, amp=amp, clip_norm=clip_norm,
+                aux_weight=aux_weight, aux_criterion=aux_criterion or criterion, teacher=teacher,
+                progress=progress.iteration / max_iters,
+            )  # fmt: skip
+        except NonFiniteLoss as e:
+            e.batch, e.rng = (images, target), rng
+            raise
+        confusion.update(logits.argmax(1), target.to(device))
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value * len(images)
         seen += len(images)
         progress.iteration += 1
     return {name: value / seen for name, value in sums.items()}
+
+
+def train_step(
+    model: nn.Module, images: torch.Tensor, target: torch.Tensor, criterion: nn.Module,
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, *, device: torch.device, amp: torch.dtype | None,
+    clip_norm: float, aux_weight: float, aux_criterion: nn.Module, teacher: nn.Module | None, progress: float,
+) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
+    """One step on one batch: forward, loss, backward, update. progress: the part of the training that is done.
+
+    Returns the logits and the loss with its terms. Raises: NonFiniteLoss, before anything is changed.
+    """
+    images = images.to(device, non_blocking=True)
+    target = target.to(device, non_blocking=True)
+    optimizer.zero_grad(set_to_none=True)
+    criterion.progress = aux_criterion.progress = progress  # weights may change with it
+    with autocast(device, amp):
+        out = model(images)
+    loss = criterion(out["out"], target, *teach(teacher, images, amp))
+    parts = {"loss": loss.detach(), **criterion.parts}
+    if "aux" in out:
+        aux = aux_criterion(out["aux"], target)
+        loss, parts["aux"] = loss + aux_weight * aux, aux.detach()
+    parts = {k: float(v) for k, v in parts.items()}
+    if not all(map(math.isfinite, parts.values())):
+        raise NonFiniteLoss(parts)
+    scaler.scale(loss).backward()
+    if clip_norm > 0:
+        scaler.unscale_(optimizer)  # the norm of the true gradients, not of the scaled ones
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return out["out"].detach(), parts
 
 
 @torch.no_grad()
@@ -115,12 +133,22 @@ def save(job: Job, parts: Parts, progress: Progress, row: dict, seconds: float, 
     """Write the log row, then best.pt, then last.pt. After a kill in between, the resumed run repeats the epoch and
     overwrites what was already written."""
     log.append(row)
-    info = {"seconds": seconds, "log_bytes": log.size(), "written": time.strftime("%Y-%m-%d %H:%M:%S")}
+    info = {"seconds": seconds, "written": time.strftime("%Y-%m-%d %H:%M:%S")}
     weights = member_checkpoint(job, parts, progress, row["val_miou"], info)
     if improved or job.cfg.train.keep == "last" or not (job.folder / "best.pt").exists():
         ckpt.save(weights, job.folder / "best.pt")
     state = {"optimizer": parts.optimizer.state_dict(), "scaler": parts.scaler.state_dict()}
+    if (job.folder / "last.pt").exists():  # should a disk spoil the new file, the run goes on from this one
+        keep_before(job.folder / "last.pt", job.folder / BEFORE)
     ckpt.save({**weights, **state, "rng": rng_states(parts.device)}, job.folder / "last.pt")
+
+
+def step_options(job: Job, parts: Parts) -> dict:
+    """What train_step needs beside network, batch, loss and optimiser."""
+    return {
+        "device": parts.device, "amp": parts.amp, "clip_norm": job.cfg.optim.clip_norm, "teacher": parts.teacher,
+        "aux_weight": job.cfg.loss.aux_weight, "aux_criterion": parts.aux_criterion,
+    }  # fmt: skip
 
 
 def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
@@ -141,13 +169,11 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
     try:
         means = train_one_epoch(
             parts.trained, bar, parts.criterion, parts.optimizer, parts.scaler, lr_at, progress, confusion,
-            device=parts.device, amp=parts.amp, clip_norm=cfg.optim.clip_norm, aux_weight=cfg.loss.aux_weight,
-            aux_criterion=parts.aux_criterion, teacher=parts.teacher, max_iters=cfg.train.epochs * per_epoch,
+            **step_options(job, parts), max_iters=cfg.train.epochs * per_epoch,
         )  # fmt: skip
-    except NonFiniteLoss as e:
-        names = ", ".join(job.train.names[i] for _, i, *_ in list(sampler)[progress.iteration - first])
-        advice = "try a lower optim.lr or optim.clip_norm=1"
-        raise UserError(f"{job.title()}, epoch {row['epoch']}: {e} in the batch of {names}; {advice}") from None
+        ckpt.require_finite(parts.model.state_dict(), "weights after the epoch")  # its last step may have spoilt them
+    except (NonFiniteLoss, ckpt.NonFinite) as e:
+        raise bad_step.explain(job, parts, progress, e, train_step, step_options, lr_at) from None
     progress.epoch += 1
     shares = distributed.gather((means, confusion.counts, sum(len(batch) for batch in sampler)))
     means = {
@@ -161,11 +187,20 @@ def epoch_of(job: Job, parts: Parts, progress: Progress) -> dict:
 
 
 def validate(job: Job, parts: Parts, progress: Progress, row: dict) -> bool:
-    """Write the validation scores into `row`; update plateau and early stopping. Returns True for a new best epoch."""
+    """Write the validation scores into `row`; update plateau and early stopping. Returns True for a new best epoch.
+
+    An epoch whose logits are NaN or inf on a validation image, or whose loss is, has no score and is no improvement.
+    """
     score = evaluate(
         parts.model, parts.val_loader, job.val.num_classes, parts.device,
         ignore_index=job.val.ignore_index, void=job.cfg.eval.void, amp=parts.amp, criterion=parts.criterion,
     )  # fmt: skip
+    if score.non_finite or not math.isfinite(score.loss or 0.0):
+        what = f"logits of {score.non_finite} images" if score.non_finite else "loss"
+        warn(f"{job.title()}, epoch {progress.epoch}: not finite on the validation images ({what}); it counts as worse")
+        progress.plateau.step(math.inf, job.cfg.schedule.patience)
+        progress.waited += 1
+        return False
     miou = score.confusion.miou(job.cfg.eval.absent, excluded(job.cfg.eval.exclude, job.val.class_names))
     row |= {"val_loss": none_if_nan(score.loss), "val_miou": none_if_nan(miou)}
     row["val_fw_iou"] = none_if_nan(score.confusion.frequency_weighted_iou())
