@@ -17,7 +17,7 @@ from common.errors import DamagedFile, UserError
 
 
 class Remembering:
-    """A file that keeps the first error of a write. torch.save turns a full disk into a RuntimeError without a reason."""
+    """A file that keeps the first error of a write: torch.save hides the reason, a full disk, behind its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.error = file, None

@@ -17,7 +17,6 @@ from torch import Tensor
 from common.errors import DamagedFile, UserError
 from common.files import write_atomically
 
-
 FORMAT = 2  # of the files that `save` writes; 1 had neither a hash nor this number
 
 

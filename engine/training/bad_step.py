@@ -1,4 +1,4 @@
-"""A training step that gives NaN or inf, in one file: `python -m tools.replay FILE` repeats it and says where it begins.
+"""A training step that gives NaN or inf, in one file: `python -m tools.replay FILE` repeats it, to see where it begins.
 
 The training loop looks at the loss of every step, and at the weights once an epoch, which costs nothing that can be
 measured. When the loss alone is bad, the weights before the step are still there. When the weights are bad already, the
@@ -80,7 +80,7 @@ def explain(
             before_step(parts, progress, lr_at(last), *error.batch, error.rng), problem, names, {"parts": error.parts}
         )
     if found is None and distributed.world_size() == 1:
-        found = search(job, parts.device, last, step, options, lr_at)
+        found = search(job, parts, last, step, options, lr_at)
         problem = found.problem if found else f"{problem} (not again when the epoch was repeated)"
     if found:
         path = job.folder / (FILE if distributed.is_main() else f"rank{distributed.rank()}-{FILE}")
@@ -97,11 +97,13 @@ def batch_names(job: Job, parts: Parts, iteration: int) -> list[str]:
     return [job.train.names[i] for _, i, *_ in batches[iteration % len(batches)]]
 
 
-def search(job: Job, device: torch.device, last: int, step: Callable, options: Callable, lr_at: Callable) -> Bad | None:
+def search(job: Job, spoilt: Parts, last: int, step: Callable, options: Callable, lr_at: Callable) -> Bad | None:
     """Train the epoch again from its checkpoint, up to iteration `last`, and look at gradients and weights after every
     step. Returns the first bad step; None if all is finite this time."""
-    job = replace(job, built=None)  # the weights of the run's first network are those that were spoilt
+    job, device = replace(job, built=None), spoilt.device  # the first network of a run has been trained on
     parts = jobs.build_parts(job, device)
+    if parts.init_hash != spoilt.init_hash:  # not the same start: whatever came out would prove nothing
+        return None
     progress, _ = jobs.restore(job, parts)
     parts.loader.batch_sampler.set_epoch(progress.epoch)
     parts.criterion.val_iou = parts.aux_criterion.val_iou = progress.val_iou

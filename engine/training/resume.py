@@ -75,8 +75,8 @@ def require_same_config(run: Path, path: Path, trained: dict, cfg: Config) -> No
     changed = config_module.differences(was, cfg, but=NO_MATTER)
     if changed:
         raise UserError(
-            f"{run / 'config.yaml'} was changed since {path} was trained ({'; '.join(changed)}): put the old value back, "
-            f"or start a new run with the new one"
+            f"{run / 'config.yaml'} was changed since {path} was trained ({'; '.join(changed)}): put the old "
+            f"value back, or start a new run with the new one"
         )
     harmless = config_module.differences(was, cfg, but=MAY_CHANGE)
     if harmless:
