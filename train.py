@@ -43,15 +43,15 @@ from engine.run_folder import lock, make_run, open_run, warn_of_changes
 from engine.training import trackers
 from engine.training.class_weighting import placeholder_specs
 from engine.training.job import Prepared, first_network
+from engine.training.resume import MAY_CHANGE
 from engine.training.single_run import single_seed, train_single
 from engine.training.teacher import load_teacher
 from losses import build_loss
 from models.checkpoints.known import locate
 
-MAY_CHANGE = ("train.workers", "device", "name", "log.tracker")  # what a resumed run may do differently
-
 
 def main(args: argparse.Namespace) -> None:
+    command.end_on_sigterm()
     distributed.start()
     cfg, run = config_and_run(args)
     for item in args.set:
@@ -67,8 +67,12 @@ def main(args: argparse.Namespace) -> None:
     make_deterministic(cfg)
     try:
         train_and_report(cfg, run, device, prepared)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with  python train.py --resume {run}") from None
+    except KeyboardInterrupt as e:  # Ctrl-C or SIGTERM
+        raise type(e)(f"go on with  python train.py --resume {run}") from None
+    except RuntimeError as e:
+        if not command.is_lost_worker(e):
+            raise
+        raise UserError(f"{command.LOST_WORKER}; go on with  python train.py --resume {run}") from None
     distributed.stop()
 
 

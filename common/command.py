@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import reason_of
 
 OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)  # disk full, no permission
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: a scheduler or a shutdown ends the process. It leaves like Ctrl-C, with exit code 143."""
+
+
+def end_on_sigterm() -> None:
+    """Raise Terminated when SIGTERM arrives, so that temporary files are removed and the last line can be printed."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a loader worker that was just forked
+            os._exit(128 + number)
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -44,7 +65,8 @@ def command_line() -> str:
 
 
 def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, argv: list[str] | None = None) -> int:
-    """Call main. Exit codes: 0; 2 user error, one line on stderr; 130 Ctrl-C; 1 a bug, with its traceback."""
+    """Call main. Exit codes: 0; 2 user error, one line on stderr; 130 Ctrl-C; 143 SIGTERM (where main asked for it, see
+    end_on_sigterm); 1 a bug, with its traceback."""
     args = p.parse_args(argv)
     try:
         main(args)
@@ -56,12 +78,29 @@ def run(main: Callable[[argparse.Namespace], None], p: argparse.ArgumentParser, 
     except OSError as e:  # a full disk or a missing permission is not our bug
         if e.errno not in OUTSIDE:
             raise
-        print(f"error: {e.filename or 'writing'}: {e.strerror}", file=sys.stderr)
+        print(f"error: {e.filename or 'writing'}: {reason_of(e)}", file=sys.stderr)
+        return 2
+    except RuntimeError as e:
+        if not is_lost_worker(e):
+            raise
+        print(f"error: {LOST_WORKER}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:
-        print(f"interrupted{'; ' + str(e) if str(e) else ''}", file=sys.stderr)
-        return 130
+        what, code = ("terminated", 143) if isinstance(e, Terminated) else ("interrupted", 130)
+        print(f"{what}{'; ' + str(e) if str(e) else ''}", file=sys.stderr)
+        return code
     return 0
+
+
+LOST_WORKER = (
+    "a process that loads images was killed, most often as memory ran out (RAM, or /dev/shm in a container); "
+    "fewer train.workers take less, train.workers=0 needs no process"
+)
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether torch's DataLoader reports a worker that is gone, and not an error that was raised in one."""
+    return str(error).startswith("DataLoader worker (pid")
 
 
 def clean_message(exc: BaseException) -> str:

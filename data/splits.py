@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -145,10 +146,11 @@ class Splits:
     folds: list[dict[str, list[str]]]
     names: list[str]  # every image of the split, with those that `data.limit` left out
     sample: dict[str, list[str]] = field(default_factory=dict)  # val and test where `data.sample` drew them
+    files: dict[str, dict[str, str]] = field(default_factory=dict)  # {train, val: {image: print of its files}}
 
     @property
     def hash(self) -> str:
-        content = {k: v for k, v in asdict(self).items() if k != "sample" or v}  # older files stay valid
+        content = {k: v for k, v in asdict(self).items() if k not in ("sample", "files") or v}  # older files stay valid
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -188,12 +190,42 @@ class Splits:
                     f"split has changed; restore the data or start a new run"
                 )
 
+    def check_files(self, prints: dict[str, dict[str, str]]) -> None:
+        """Raises: UserError, with the first name, if an image or label is not the one that the run began with."""
+        for split, now in prints.items():
+            was = self.files.get(split, now)  # an older run kept none
+            changed = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+            if changed:
+                raise UserError(
+                    f"{self.dataset}: image or label of {split} '{changed[0]}' has changed since the run began "
+                    f"({len(changed)} of {len(was)} have): restore the data or start a new run"
+                )
+
     def indices(self, names: Sequence[str]) -> tuple[dict[str, list[int]], list[dict[str, list[int]]]]:
         """(roles, folds) as positions in `names`, the data set's own list. Raises: UserError as `check`."""
         self.check(names)
         at = {name: i for i, name in enumerate(names)}
         roles = {role: [at[n] for n in members] for role, members in self.roles.items()}
         return roles, [{part: [at[n] for n in members] for part, members in fold.items()} for fold in self.folds]
+
+
+def file_prints(dataset: SegmentationDataset) -> dict[str, str]:
+    """{name: a short print of its image and label}: their sizes, and 4 kB from the start, middle and end of each file.
+
+    Reading all of them would take minutes. Compressed files differ in these places where their pictures do.
+    """
+    prints = {}
+    for record in dataset.records:
+        digest = hashlib.blake2b(digest_size=6)
+        for path in filter(None, (record.image, record.label)):
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{size};".encode())
+                for place in sorted({0, max(0, size // 2 - 2048), max(0, size - 4096)}):
+                    file.seek(place)
+                    digest.update(file.read(4096))
+        prints[record.name] = digest.hexdigest()
+    return prints
 
 
 def make_splits(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -14,10 +13,11 @@ import PIL
 import torch
 import torchvision
 
+from common.command import command_line
 from common.console import warn
 from common.device import resolve_device
-from common.errors import UserError
-from common.files import remove_temporaries, write_atomically, write_json
+from common.errors import DamagedFile, UserError
+from common.files import read_json, remove_temporaries, set_aside, write_atomically, write_json
 from common.lock import lock_file
 from engine import config as config_module
 from engine.config import Config
@@ -100,9 +100,19 @@ def environment(cfg: Config, command: str) -> dict:
 
 
 def warn_of_changes(run: Path, cfg: Config) -> None:
-    """Before a resume, warn of a changed environment on which the run's exact digits depend."""
+    """Before a resume, warn of a changed environment on which the run's exact digits depend. A damaged environment.json
+    is set aside and written anew."""
     path = run / "environment.json"
-    saved, now = json.loads(path.read_text()) if path.exists() else {}, environment(cfg, "")
+    saved, now = {}, environment(cfg, command_line())
+    if path.exists():
+        try:
+            saved = read_json(path)
+            if not isinstance(saved, dict):
+                raise DamagedFile(f"{path}: damaged, it is not a table of names and values")
+        except DamagedFile as e:
+            warn(f"{e}; set aside as {set_aside(path)}, written anew from this machine")
+            saved = now
+            write_json(path, now)
     for key in ("torch", "torchvision", "pillow", "device", "threads"):
         if key in saved and saved[key] != now[key]:
             warn(f"{key} was {saved[key]} and is {now[key]}: the run goes on, but not bit for bit as it would have")

@@ -44,7 +44,7 @@ def cross_validate(cfg: Config, run: Path, device: torch.device, prepared: Prepa
     study, log = open_study(cfg, run, device, prepared=prepared), open_log(run, cfg)
     describe_roles(study)
     if distributed.is_main():
-        prepare_resume(run, all_jobs(study), log)
+        prepare_resume(run, all_jobs(study), log, {"train": study.train, "val": study.report})
     distributed.from_main(None)
     init = start_weights(study, log)
     results: dict = {}

@@ -119,7 +119,7 @@ def search(job: Job, spoilt: Parts, last: int, step: Callable, options: Callable
         try:
             _, terms = step(parts.trained, images, target, parts.criterion, parts.optimizer, parts.scaler,
                             **options(job, parts), progress=fraction)  # fmt: skip
-            problem, outcome = problem_after(parts), {}
+            problem, outcome = problem_after(parts.model, parts.scaler.is_enabled()), {}
         except NonFiniteLoss as e:
             problem, outcome = str(e), {"parts": e.parts}
         if problem:
@@ -136,11 +136,11 @@ def before_step(parts: Parts, progress: Progress, lr: float, images: Tensor, tar
     return Before(ckpt.cpu_state(parts.model), *states, rng, lr, asdict(progress), images, target)
 
 
-def problem_after(parts: Parts) -> str:
+def problem_after(model: nn.Module, scaled: bool) -> str:
     """What is not finite after a step: a gradient or a weight, by name; "" if nothing is. A scaled gradient (fp16) may
     overflow: the scaler leaves such a step out."""
-    gradients = {} if parts.scaler.is_enabled() else ckpt.non_finite(gradients_of(parts.model))
-    weights = ckpt.non_finite(parts.model.state_dict())
+    gradients = {} if scaled else ckpt.non_finite(gradients_of(model))
+    weights = ckpt.non_finite(model.state_dict())
     for what, found in (("gradient", gradients), ("weights", weights)):
         if found:
             name, count = next(iter(found.items()))
@@ -170,6 +170,7 @@ def write(path: Path, job: Job, parts: Parts, bad: Bad, max_iters: int) -> None:
         "images": before.images.cpu(),
         "target": before.target.cpu(),
         "teacher": teacher_logits(parts, before.images),
+        "ignore_index": job.train.ignore_index,
         "names": bad.names,
         "losses": list(resolved_specs(job.cfg.loss, job.train, job.folder)),
         "max_iters": max_iters,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from engine import checkpoint as ckpt
 from engine.evaluation.class_lists import class_names, shared_classes
 from models import build_model
 from models.build import encoder_name, encoder_values, option_values
@@ -153,6 +154,7 @@ def _fill(
     taken = {k: found.state[k] for k in (own if whole else encoder) if k in found.state and k not in by_class}
     rows, said = _classifier(found, own, by_class, classes, reuse) if whole else ({}, "new, as is the whole head")
     taken |= rows
+    ckpt.require_finite(taken, "its weights")
     model.load_state_dict({**own, **taken}, strict=True)
     unused = () if whole else tuple(k for k in found.state if k not in taken)
     return TransferReport(

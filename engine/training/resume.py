@@ -12,6 +12,7 @@ from pathlib import Path
 from common.console import warn
 from common.errors import DamagedFile, UserError
 from common.files import keep_before, set_aside
+from data.splits import Splits, file_prints
 from engine import checkpoint as ckpt
 from engine import config as config_module
 from engine.config import Config, config_from
@@ -23,10 +24,11 @@ MAY_CHANGE = ("train.workers", "device", "name", "log.tracker")  # what --resume
 NO_MATTER = (*MAY_CHANGE, "data.root", "log.plots", "log.samples")  # in an edited config.yaml; the data has a hash
 
 
-def prepare(run: Path, jobs: Sequence[tuple[Path, Config, int | None, int | str | None]], log: Log) -> None:
+def prepare(run: Path, jobs: Sequence[tuple[Path, Config, int | None, int | str | None]], log: Log, data: dict) -> None:
     """Check every job (folder, config, stage, fold) that has a checkpoint, and cut the log back to these checkpoints.
 
-    Raises: UserError where config.yaml is no longer the one that was trained with, or a job has no whole checkpoint.
+    data: {train, val: data set}. Raises: UserError where config.yaml or the images are no longer those that were
+    trained with, or a job has no whole checkpoint.
     """
     epochs = {}
     for folder, cfg, stage, fold in jobs:
@@ -34,6 +36,12 @@ def prepare(run: Path, jobs: Sequence[tuple[Path, Config, int | None, int | str 
         if saved is not None:
             require_same_config(run, folder / LAST, saved["config"], cfg)
             epochs[stage, fold] = saved["progress"]["epoch"]
+    splits, prints = Splits.load(run / "splits.json"), {split: file_prints(dataset) for split, dataset in data.items()}
+    if epochs or splits.files:
+        splits.check_files(prints)
+    else:
+        splits.files = prints
+        splits.save(run / "splits.json")
     log.keep(epochs)
 
 

@@ -50,7 +50,7 @@ def train_single(cfg: Config, run: Path, device: torch.device, prepared: Prepare
     job = Job(run, cfg, train.subset(range(len(train)), seed=seed), val, seed)
     job.built, job.teachers = prepared.network, prepared.teachers
     if distributed.is_main():
-        prepare_resume(run, [(run, cfg, None, None)], log)
+        prepare_resume(run, [(run, cfg, None, None)], log, {"train": train, "val": val})
     done = distributed.from_main(distributed.is_main() and finished(run))
     if not done:
         fit(job, log, device)
