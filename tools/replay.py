@@ -8,9 +8,6 @@ random states. The step runs on the CPU. A step that was recorded on a CPU gives
 
 from __future__ import annotations
 
-import common.openmp  # noqa: F401  before torch
-
-# isort: split
 import argparse
 import sys
 from collections.abc import Iterator
@@ -56,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     say(f"first      {first or 'no NaN or inf appeared'}")
     different = [key for key, value in recorded["outcome"].items() if repr(outcome.get(key)) != repr(value)]
     if different:
-        here = {"device": "cpu", "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
+        here = {"device": "cpu", "torch": str(torch.__version__), "processor": torch.backends.cpu.get_cpu_capability()}
         reasons = [f"{key} {where.get(key)}, here {value}" for key, value in here.items() if where.get(key) != value]
         because = f": recorded with {', '.join(reasons)}" if reasons else ""
         raise UserError(f"{args.file}: not the same bits as recorded ({', '.join(different)} differ){because}")
@@ -106,7 +103,7 @@ def replay(recorded: dict) -> tuple[str, str, dict]:
 
 
 def watch(model: nn.Module, images: Tensor, stack: ExitStack) -> list[str]:
-    """Listen to all modules until `stack` closes. The list gets one line for each NaN or inf, in order of appearance."""
+    """Listen to all modules until `stack` closes. The list gets one line for each NaN or inf, in their order."""
     seen = [f"input: the images ({count})" for count in bad_values(images)]
 
     def forward(module: nn.Module, args: tuple, out: object, name: str) -> None:

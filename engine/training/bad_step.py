@@ -179,7 +179,7 @@ def write(path: Path, job: Job, parts: Parts, bad: Bad, max_iters: int) -> None:
         "problem": bad.problem,
         "outcome": bad.outcome,
         "where": {
-            "device": parts.device.type, "torch": torch.__version__, "threads": torch.get_num_threads(),
+            "device": parts.device.type, "torch": str(torch.__version__), "threads": torch.get_num_threads(),
             "processor": torch.backends.cpu.get_cpu_capability(),
         },
     }  # fmt: skip
