@@ -34,7 +34,7 @@ KEYS = {
 
 TOOLS = (
     "check_data class_weights compare convert curves export gallery get_data look lr_find overfit pretrained "
-    "receptive_field schedule score show_batch streets_sheet study summary"
+    "receptive_field replay schedule score show_batch streets_sheet study summary"
 )
 
 OPTIONS = {

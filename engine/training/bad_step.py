@@ -33,7 +33,8 @@ FILE = "bad_step.pt"
 class NonFiniteLoss(ArithmeticError):
     """A loss term is inf or nan; `parts` has all terms, by name. The loop adds the batch and the random states."""
 
-    def __init__(self, parts: dict[str, float]) -> None:
+    def __init__(self, parts: dict[str, float] | None = None) -> None:
+        parts = parts or {"loss": math.nan}
         bad = ", ".join(f"{k} = {v}" for k, v in parts.items() if not math.isfinite(v))
         super().__init__(f"non-finite loss ({bad})")
         self.parts, self.batch, self.rng = parts, None, {}

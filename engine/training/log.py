@@ -55,6 +55,15 @@ class Log:
         if self.tracker is not None:
             self.tracker.close()
 
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Drop what was written after the first `size` bytes."""
+        if self.size() > size:
+            with open(self.path, "r+b") as file:
+                file.truncate(size)
+
     def keep(self, epochs: dict[tuple, int]) -> None:
         """Before a run goes on: drop the rows of epochs that will be trained again, and lines that cannot be read.
 
@@ -79,7 +88,9 @@ class Log:
         if missing:
             shown = ", ".join(missing[:3]) + (", .." if len(missing) > 3 else "")
             warn(f"{self.path}: {len(missing)} rows are missing ({shown}); the report shows no curve there")
-        if kept != lines:
+        if kept == lines[: len(kept)]:
+            self.cut(sum(map(len, kept)))
+        else:
             write_atomically(self.path, lambda f: f.writelines(kept))
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from common.errors import UserError
 from data import build_dataset
-from data.splits import Splits, assign_roles, limit, make_folds, make_splits
-from tests.helpers import config, make_camvid, make_cityscapes
+from data.splits import Splits, assign_roles, file_prints, limit, make_folds, make_splits
+from tests.helpers import config, make_camvid, make_cityscapes, make_folder, refuses
 
 SIZES = [20] * 12 + [7, 2, 31, 5, 14]
 GROUPS = [f"g{g:02d}" for g, size in enumerate(SIZES) for _ in range(size)]
@@ -126,3 +126,23 @@ def test_real_camvid_roles_and_folds(seg_data):
     for fold in folds:
         assert not {dataset.groups[i] for i in fold["train"]} & {dataset.groups[i] for i in fold["val"]}
         assert len(fold["val"]) > 20
+
+
+def test_prints_of_files_change_with_any_of_image_label_and_place(tmp_path):
+    root = make_folder(tmp_path / "data", n=2)
+    dataset = build_dataset(config("folder", root), "train", train=False)
+    before = file_prints(dataset)
+    assert set(before) == {"00", "01"} and before["00"] != before["01"]
+    label = root / "labels" / "train" / "01.png"
+    content = bytearray(label.read_bytes())
+    content[-1] ^= 1  # as long as before
+    label.write_bytes(content)
+    after = file_prints(dataset)
+    assert after["00"] == before["00"] and after["01"] != before["01"]
+    splits = make_splits(dataset, 0, 0, 0.0, 0.0)
+    splits.check_files({"train": after})  # an older file has no prints
+    splits.files = {"train": before}
+    with refuses(r"image or label of train '01' has changed since the run began \(1 of 2 have\)"):
+        splits.check_files({"train": after})
+    splits.save(tmp_path / "splits.json")
+    assert Splits.load(tmp_path / "splits.json").files == splits.files

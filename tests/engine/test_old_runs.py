@@ -48,3 +48,18 @@ def test_a_run_of_6c594c2_goes_on_to_the_same_weights_and_scores(tmp_path, monke
     assert (
         command.run(eval_command.main, eval_command.build_parser(), ["--checkpoint", str(run / "start/best.pt")]) == 0
     )
+
+
+def test_a_run_with_checkpoints_of_format_2_goes_on_to_the_same_weights(tmp_path, monkeypatch, expected):
+    monkeypatch.chdir(tmp_path)
+    make_folder(Path("data"), n=12, values=(0, 1, 2, 255))
+    run = Path("runs/old")
+    shutil.copytree(HERE / "format2", run)
+    assert torch.load(run / "last.pt", weights_only=True)["info"]["format"] == 2
+    assert command.run(train_command.main, train_command.build_parser(), ["--resume", str(run)]) == 0
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for found, wanted in zip(log, expected["format2"]["log"], strict=True):
+        assert all(close(found[key], wanted[key]) for key in wanted), (found, wanted)
+    weights = torch.load(run / "last.pt", weights_only=True)["model"]
+    for key, wanted in expected["format2"]["weights"].items():
+        assert close(weights[key].double().abs().sum().item(), wanted), key
