@@ -73,7 +73,7 @@ def explain(
     """
     epoch, last, per_epoch = progress.epoch + 1, progress.iteration, len(parts.loader)
     names = batch_names(job, parts, last if isinstance(error, NonFiniteLoss) else last - 1)
-    problem, found = f"{error} at iteration {last} in the batch of {', '.join(names)}", None
+    problem, found = f"{error} in the batch of {', '.join(names)}", None
     if isinstance(error, ckpt.NonFinite):
         problem = str(error)
     elif not ckpt.non_finite(dict(parts.model.named_parameters())):

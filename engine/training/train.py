@@ -58,7 +58,7 @@ def train_one_epoch(
                 progress=progress.iteration / max_iters,
             )  # fmt: skip
         except NonFiniteLoss as e:
-            e.batch, e.rng = (images, target), rng
+            e.args, e.batch, e.rng = (f"{e} at iteration {progress.iteration}",), (images, target), rng
             raise
         confusion.update(logits.argmax(1), target.to(device))
         for name, value in parts.items():
