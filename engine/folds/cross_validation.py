@@ -78,8 +78,12 @@ def stage_results(study: Study, stage: int) -> dict:
 
 
 def require_candidates(study: Study, stage: int, results: dict) -> None:
-    """Raises: DamagedFile unless the files of the candidates that are used later are whole."""
-    for name in {results["winner"], single_winner(results)}:
+    """Raises: DamagedFile unless the candidates and the files of those that are used later are whole."""
+    try:
+        needed = {results["winner"], single_winner(results)}
+    except (KeyError, TypeError, IndexError):
+        raise DamagedFile(f"{study.run / f'stage{stage}' / 'results.json'}: damaged, it has no candidates") from None
+    for name in needed:
         path = study.candidate_path(stage, name)
         if not path.exists():
             raise DamagedFile(f"{path} is missing")
