@@ -31,9 +31,8 @@ class Layout:
 
 
 def settles(assumed: str, *options: str) -> str:
-    """The text of a doubt about a whole model: what was assumed, and the options that decide."""
-    commands = " ".join(f"--set model.{option}" for option in options)
-    return f"{assumed}; {' and '.join(options)} settles it (in commands: {commands})"
+    """The text of a doubt about a whole model: what was assumed, and the options of which one decides."""
+    return f"{assumed}; {' or '.join(options)} settles it (in commands: --set model.{options[0]})"
 
 
 def widths(**keys: str) -> Callable[[State], dict[str, int]]:

@@ -52,7 +52,6 @@ class Report:
         ]
         return table_text(rows)
 
-
     @property
     def threshold_text(self) -> str:
         number, origin = self.threshold

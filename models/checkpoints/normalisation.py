@@ -69,8 +69,6 @@ def changed(wanted: Normalisation, given: dict[str, Any]) -> Normalisation:
     """With the user's mean, std (of channels in 0..1) and bgr instead. Raises: UserError."""
     if not given:
         return wanted
-    if not isinstance(given.get("bgr", False), bool):
-        raise UserError(f"model.bgr must be true or false, got {given['bgr']!r}")
     base = IMAGENET if wanted.per_image else wanted
     numbers = {key: _three(given[key], f"model.{key}") for key in ("mean", "std") if key in given}
     return replace(base, **numbers, bgr=given.get("bgr", base.bgr), per_image=False, origin="by --set")

@@ -1,7 +1,7 @@
 """The config that mmseg and mmcv write into a checkpoint as Python text, read as data: nothing in it is run.
 
-    norm_cfg = dict(type='SyncBN', requires_grad=True)
-    model = dict(type='EncoderDecoder', backbone=dict(norm_cfg=norm_cfg, strides=(1, 2, 1, 1)), ...)
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(type='EncoderDecoder', backbone=dict(norm_cfg=norm_cfg, strides=(1, 2, 1, 1)), ...)
 """
 
 from __future__ import annotations

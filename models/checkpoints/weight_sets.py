@@ -101,7 +101,9 @@ def take_one(
         raise UserError(f"{path}: no weights under {wanted!r}; there are some under: {', '.join(names)}")
     taken = wanted or _choice(names, averaged, groups, notes)
     others = tuple(f"{before}{name}." for name in names if name != taken)
-    return {key: value for key, value in state.items() if not key.startswith(others)}, tuple(n for n in names if n != taken)
+    return {key: value for key, value in state.items() if not key.startswith(others)}, tuple(
+        n for n in names if n != taken
+    )
 
 
 def _choice(names: list[str], averaged: list[str], groups: dict[str, dict], notes: list[str]) -> str:

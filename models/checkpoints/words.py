@@ -80,11 +80,16 @@ def _smp(config: dict[str, Any], found: Told) -> None:
     for theirs, ours in SMP_OPTIONS.items():
         if (value := config.get(theirs)) is not None:
             found.options[ours] = tuple(value) if isinstance(value, list) else value
+    found.options.setdefault("atrous_rates", (12, 24, 36))  # smp's default at any stride
     norm = config.get("decoder_use_norm")
     norm = {"type": norm} if isinstance(norm, str) else norm
     if isinstance(norm, dict):  # true and false are seen in the keys
         kind = norm.get("type")
-        _require("config.json", {"decoder_use_norm": kind}, decoder_use_norm="identity" if kind == "identity" else "batchnorm")
+        _require(
+            "config.json",
+            {"decoder_use_norm": kind},
+            decoder_use_norm="identity" if kind == "identity" else "batchnorm",
+        )
         _require("config.json: decoder_use_norm", norm, eps=1e-5, affine=True, track_running_stats=True)
     if (activation := config.get("activation")) not in (None, "identity"):
         found.notes.append(f"config.json says activation={activation}: here are the logits before it")
@@ -142,7 +147,9 @@ def _mmseg(config: dict[str, Any], name: str, found: Told) -> None:
     test = model.get("test_cfg") if isinstance(model, dict) else None
     if isinstance(test, dict) and test.get("mode") == "slide" and isinstance(test.get("crop_size"), list):
         window = "x".join(map(str, test["crop_size"]))
-        found.notes.append(f"{where} tests by a sliding window of {window}; here the whole image, unless eval.window is set")
+        found.notes.append(
+            f"{where} tests by a sliding window of {window}; here the whole image, unless eval.window is set"
+        )
 
 
 def _mmseg_resnet(where: str, backbone: dict[str, Any], found: Told) -> None:

@@ -84,7 +84,9 @@ class AllMLPHead(nn.Module):
             maps = [map_of(project(tokens_of(f))) for project, f in zip(self.project, features)]
         else:
             maps = [project(f) for project, f in zip(self.project, features)]  # each (B, D, h_i, w_i)
-        return self.mix(torch.cat([resize(m, size, self.align_corners) for m in self._in_order(maps)], dim=1))  # (B, D, H/4, W/4)
+        return self.mix(
+            torch.cat([resize(m, size, self.align_corners) for m in self._in_order(maps)], dim=1)
+        )  # (B, D, H/4, W/4)
 
     def _mixing_weights(self) -> tuple[Tensor, Tensor | None]:
         """M (D, n D) and the bias sum_i M_i b_i (D), in float32 even under autocast: the products are small."""

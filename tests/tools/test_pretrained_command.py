@@ -25,7 +25,7 @@ from engine.evaluation.networks import AsPublished, open_networks
 from models import ENCODERS, MODELS, build_model, load_public
 from models.checkpoints import known as known_files
 from models.checkpoints.known import KNOWN, locate
-from models.checkpoints.normalisation import HALF, IMAGENET, NONE, PER_IMAGE, normalisation
+from models.checkpoints.normalisation import HALF, IMAGENET, NONE, normalisation
 from models.forms import FORMS
 from tests.engine.test_pretrained import MIT_FILE, filled, public
 from tests.helpers import make_folder, refuses, write_image
@@ -235,16 +235,16 @@ def test_images_reach_a_network_as_its_publisher_normalised_them(wanted):
             return {"out": images}
 
     image = torch.randint(256, (3, 8, 8), dtype=torch.uint8)
-    mean, std = (torch.tensor(v)[:, None, None] for v in wanted)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (wanted.mean, wanted.std))
     got = AsPublished(Sees(), wanted)(normalise(image)[None])["out"][0]
     torch.testing.assert_close(got, (image / 255 - mean) / std, rtol=0, atol=1e-5)
 
 
 def test_normalisation_of_each_publisher():
-    assert normalisation("milesial") == NONE and normalisation("mateuszbuda") == PER_IMAGE
-    assert normalisation("timm_tf", "timm--tf_efficientnet_b3.ap_in1k/model.safetensors") == HALF
+    assert normalisation("milesial") == NONE and normalisation("mateuszbuda").per_image
+    assert normalisation("timm_tf", "timm--tf_efficientnet_b3.ap_in1k/model.safetensors").same_as(HALF)
     assert normalisation("timm_tf", "timm--tf_efficientnet_b3.aa_in1k/model.safetensors") == IMAGENET
-    assert normalisation("lukemelas", "adv-efficientnet-b3-cdd7c0f4.pth") == HALF
+    assert normalisation("lukemelas", "adv-efficientnet-b3-cdd7c0f4.pth").same_as(HALF)
     assert normalisation("mmseg") == IMAGENET
     source = public("milesial U-Net, bilinear", "unet", 2)
     assert "normalised otherwise" in str(filled(source, ["a", "b"], "unet", form="milesial_bilinear")[1])

@@ -122,22 +122,20 @@ HUGGINGFACE = [  # end of the title, first and last mark, table of the model, ta
 ]  # fmt: skip
 
 
-
 def _no_conv_seg(state: State) -> str | None:
     """All files of NVlabs' code have an unused conv_seg; other projects took over the names of the rest only."""
     if "decode_head.conv_seg.weight" in state:
         return None
     return settles(
-        "NVlabs' network assumed, but decode_head.conv_seg, which its files have, is absent: bubbliiiing's "
-        "segformer-pytorch (head_bn_eps=0.001, final_align_corners=true) and sithu31296's semantic-segmentation "
-        "(norm_eps=1e-05, patch_norm_eps=1e-05) use the same names",
-        "form=bubbliiiing or form=sithu31296 or form=nvlabs",
+        "NVlabs' network assumed, but decode_head.conv_seg, which its files have, is absent: "
+        f"{' and '.join(f'{who} ({what})' for who, (what, _) in TOOK_OVER.items())} have the same names",
+        *[f"form={publisher}" for publisher in (*TOOK_OVER, "nvlabs")],
     )
 
 
-TOOK_OVER = {  # publisher -> regular expression on the names of its files
-    "bubbliiiing": r"bubbliiiing|segformer_b\d_weights",
-    "sithu31296": r"sithu31296|(^|/)segformer\.b\d\.(ade|cityscapes)\.pth",
+TOOK_OVER = {  # who took over NVlabs' names -> what is different there, regular expression on the names of its files
+    "bubbliiiing": ("head_bn_eps=0.001, final_align_corners=true", r"bubbliiiing|segformer_b\d_weights"),
+    "sithu31296": ("norm_eps=1e-05, patch_norm_eps=1e-05", r"sithu31296|(^|/)segformer\.b\d\.(ade|cityscapes)\.pth"),
 }
 
 LAYOUTS = [
@@ -149,10 +147,12 @@ LAYOUTS = [
             names=SIZES,
             table=SEGFORMER_NVLABS,
             options=widths(decoder_dim="decode_head.linear_fuse.conv.weight"),
-            doubt=settles("told by the file's name only: NVlabs' files have almost the same keys", "form=nvlabs"),
+            doubt=settles(
+                f"{publisher}'s by the file's name only ({what}): NVlabs' networks have the same names", "form=nvlabs"
+            ),
             hint=hint,
         )
-        for publisher, hint in TOOK_OVER.items()
+        for publisher, (what, hint) in TOOK_OVER.items()
     ],
     Layout(
         title="NVlabs SegFormer",
