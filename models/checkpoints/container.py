@@ -187,7 +187,7 @@ def has_tensors(value: Any) -> bool:
 
 
 def unwrap(path: Path, content: Any, wanted: str | None, notes: list[str]) -> tuple[str, dict, dict, tuple[str, ...]]:
-    """(wrapper, the dict of weights, what is beside it, further sets of weights that were not chosen) of the content of a file."""
+    """(wrapper, the dict of weights, what is beside it, sets of weights that were not chosen) of a file's content."""
     found = entries(content)
     if {"model", "config", "class_names"} <= found.keys() and has_tensors(found["model"]) and wanted is None:
         if isinstance(found.get("ensemble"), list):

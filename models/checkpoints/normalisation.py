@@ -91,7 +91,7 @@ def _scaled(mean: Any, std: Any, scale: float, origin: str, bgr: bool = False) -
     return Normalisation(tuple(m / scale for m in mean), tuple(s / scale for s in std), bgr, origin=f"from {origin}")
 
 
-# --- each publisher's words --------------------------------------------------------------------------------------------
+# --- each publisher's words -------------------------------------------------------------------------------------------
 
 
 def _transformers(meta: dict[str, Any]) -> Normalisation | None:
@@ -139,7 +139,7 @@ def _smp(meta: dict[str, Any]) -> Normalisation | None:
 
 
 def _mmseg(meta: dict[str, Any]) -> Normalisation | None:
-    """data_preprocessor (1.x), else a pipeline's last Normalize, else img_norm_cfg (0.x). Images in 0..255, read as BGR.
+    """data_preprocessor (1.x), else a pipeline's last Normalize, else img_norm_cfg (0.x). Images in 0..255, read BGR.
 
     A data_preprocessor without mean does not normalise; without one of its two conversions the channels stay BGR.
     """

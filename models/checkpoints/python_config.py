@@ -16,7 +16,7 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 def config_of(meta: dict[str, Any]) -> dict[str, Any]:
-    """The config in a file's `meta`: mmengine's key is cfg, mmcv's is config. Empty if there is none that can be read."""
+    """The config in a file's `meta`: mmengine's key is cfg, mmcv's is config. Empty: there is none, or none to read."""
     inside = meta.get("meta")
     for key in ("cfg", "config"):
         value = inside.get(key) if isinstance(inside, dict) else None

@@ -72,7 +72,7 @@ def _bare(shapes: Mapping[str, tuple]) -> dict[str, tuple]:
     return kept
 
 
-# --- sets side by side in one dict, each with its own prefix: student.backbone.., teacher.backbone.. --------------------
+# --- sets side by side in one dict, each with its own prefix: student.backbone.., teacher.backbone.. ------------------
 
 
 def take_one(

@@ -65,7 +65,7 @@ def _require(where: str, words: dict[str, Any], **expected: Any) -> None:
             raise UserError(f"{where} says {key}={plain(got)}, which is not built here: only {plain(value)}")
 
 
-# --- segmentation_models_pytorch: save_pretrained writes every argument of the constructor ------------------------------
+# --- segmentation_models_pytorch: save_pretrained writes every argument of the constructor ----------------------------
 
 SMP_OPTIONS = {  # theirs: ours
     "encoder_output_stride": "output_stride",
@@ -99,7 +99,7 @@ def _smp(config: dict[str, Any], found: Told) -> None:
                            f"{upsampling}; here it has the image's size")  # fmt: skip
 
 
-# --- transformers -------------------------------------------------------------------------------------------------------
+# --- transformers -----------------------------------------------------------------------------------------------------
 
 
 def _transformers(config: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def _transformers(config: dict[str, Any]) -> None:
     _require("config.json", config, num_attention_heads=NUM_HEADS, strides=(4, 2, 2, 2), hidden_act="gelu")
 
 
-# --- timm ---------------------------------------------------------------------------------------------------------------
+# --- timm -------------------------------------------------------------------------------------------------------------
 
 
 def _timm(config: dict[str, Any], name: str) -> None:
@@ -118,7 +118,7 @@ def _timm(config: dict[str, Any], name: str) -> None:
         raise UserError(f"config.json says {said}: its keys are those of {name}, but it computes otherwise")
 
 
-# --- mmseg and NVlabs: the config of the training, as Python text -------------------------------------------------------
+# --- mmseg and NVlabs: the config of the training, as Python text -----------------------------------------------------
 
 
 def _mmseg(config: dict[str, Any], name: str, found: Told) -> None:
@@ -174,7 +174,7 @@ def _mmseg_eps(part: dict[str, Any], found: Told, *options: str) -> None:
         found.options |= dict.fromkeys(options, eps)
 
 
-# --- file names -----------------------------------------------------------------------------------------------------------
+# --- file names -------------------------------------------------------------------------------------------------------
 
 # by form: how the publisher's scripts write the output stride into a name: best_deeplabv3plus_resnet50_voc_os16.pth
 STRIDE_IN_NAME = {"vainf": r"_os(8|16)(?!\d)", "mmseg": r"-d(8|16)(?!\d)"}
@@ -188,7 +188,7 @@ def _file_name(form: str, source: object, found: Told) -> None:
         found.notes.append(f"output stride {said[1]}: its name says {said[0].strip('_-')}")
 
 
-# --- one channel: from which probability a pixel is the class -----------------------------------------------------------
+# --- one channel: from which probability a pixel is the class ---------------------------------------------------------
 
 
 def threshold_of(layout: Layout, meta: dict[str, Any]) -> tuple[float, str]:

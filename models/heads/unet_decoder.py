@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from common.errors import UserError
 from models.layers import double_conv, kaiming_fan_out
 
-
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic", "area"]
 
 
