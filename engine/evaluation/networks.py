@@ -223,7 +223,8 @@ def with_use(report: Report, use: dict) -> Report:
         if not 0 < value < 1:
             raise UserError(f"--set model.threshold: expected a number between 0 and 1, got {value}")
         report = replace(report, threshold=(value, "by --set"))
-    return replace(report, normalisation=changed(report.normalisation, use))
+    notes = tuple(note for note in report.notes if not use or "model.mean=" not in note)  # the doubt is settled
+    return replace(report, normalisation=changed(report.normalisation, use), notes=notes)
 
 
 def open_network(args: argparse.Namespace, device: str | None = None) -> Opened:

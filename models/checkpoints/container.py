@@ -196,7 +196,7 @@ def unwrap(path: Path, content: Any, wanted: str | None, notes: list[str]) -> tu
     names, beside, others, seen = [], {}, (), []
     while len(names) < DEEPEST:
         inside = {k: shapes(v) for k, v in found.items() if isinstance(k, str) and (has_tensors(v) or wrapped(v))}
-        seen += inside
+        seen += [name for name in inside if not OTHER.search(name)]
         swapped = "state_dict" in inside and "ema_state_dict" in inside and ("message_hub" in found or "meta" in found)
         said = len(notes)
         name = wanted if wanted in inside else choose(path, inside, has_tensors(found), swapped, notes)
@@ -240,9 +240,10 @@ def split(path: Path, weights: Any) -> tuple[dict[str, Tensor], dict]:
 def strip_prefixes(state: dict[str, Tensor], notes: list[str]) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Names without the prefix that wrapping modules put before all of them, and the counter of AveragedModel."""
     averaged = {}
-    if "n_averaged" in state and len(state) > 1 and all(k.startswith("module.") for k in state if k != "n_averaged"):
-        averaged["n_averaged"] = int(state["n_averaged"])
-        state = {k: v for k, v in state.items() if k != "n_averaged"}
+    for counter in ("n_averaged", "steps"):  # of torch's AveragedModel, of mmengine's
+        if counter in state and len(state) > 1 and all(k.startswith("module.") for k in state if k != counter):
+            averaged[counter] = int(state[counter])
+            state = {k: v for k, v in state.items() if k != counter}
     stripped = ""
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), ""):
         state = {k.removeprefix(prefix): v for k, v in state.items()}

@@ -37,11 +37,14 @@ def told(layout: Layout, name: str, meta: dict[str, Any], source: object = "") -
     if layout.form == "smp":
         _smp(config, found)
     elif layout.form == "huggingface":
-        _transformers(config)
+        _transformers(meta, config, found)
     elif layout.form in ("timm", "timm_tf", "torchvision"):
         _timm(config, name)
     elif layout.form in ("mmseg", "nvlabs"):
         _mmseg(config_of(meta), name, found)
+    if name.startswith("resnet") and re.search("caffe", str(source)):
+        theirs = "such networks take images in BGR and 0..255, and have a block's stride in its first 1x1 convolution"
+        found.notes.append(f"its name says caffe: {theirs}; the keys are torchvision's, and so is the network here")
     if not layout.encoder:
         _file_name(layout.form, source, found)
         valid = model_options(name, form=layout.form)
@@ -95,16 +98,23 @@ def _smp(config: dict[str, Any], found: Told) -> None:
         found.notes.append(f"config.json says activation={activation}: here are the logits before it")
     stride, upsampling = SMP_UPSAMPLING.get(str(config.get("_model_class"))), config.get("upsampling")
     if stride and isinstance(upsampling, int) and upsampling != stride:
-        found.notes.append(f"config.json says upsampling={upsampling}: there the result is 1/{stride} of the image times "
-                           f"{upsampling}; here it has the image's size")  # fmt: skip
+        there = f"there the result is 1/{stride} of the image times {upsampling}"
+        found.notes.append(f"config.json says upsampling={upsampling}: {there}; here it has the image's size")
 
 
 # --- transformers -----------------------------------------------------------------------------------------------------
 
 
-def _transformers(config: dict[str, Any]) -> None:
-    """Widths and depths are seen in the shapes. layer_norm_eps is written there but not used (versions 4.46 and 5.23)."""
+def _transformers(meta: dict[str, Any], config: dict[str, Any], found: Told) -> None:
+    """Widths and depths are seen in the shapes. Versions 4.46 and 5.23 write layer_norm_eps and do not use it."""
     _require("config.json", config, num_attention_heads=NUM_HEADS, strides=(4, 2, 2, 2), hidden_act="gelu")
+    name = "preprocessor_config.json"
+    own = meta.get(name)
+    size = own.get("size") if isinstance(own, dict) and own.get("do_resize", True) else None
+    size = [size, size] if isinstance(size, int) else list(size.values()) if isinstance(size, dict) else None
+    if size:
+        shown = "x".join(map(str, size))
+        found.notes.append(f"{name} resizes images to {shown}; here they keep their size, unless data.size is set")
 
 
 # --- timm -------------------------------------------------------------------------------------------------------------
@@ -147,9 +157,7 @@ def _mmseg(config: dict[str, Any], name: str, found: Told) -> None:
     test = model.get("test_cfg") if isinstance(model, dict) else None
     if isinstance(test, dict) and test.get("mode") == "slide" and isinstance(test.get("crop_size"), list):
         window = "x".join(map(str, test["crop_size"]))
-        found.notes.append(
-            f"{where} tests by a sliding window of {window}; here the whole image, unless eval.window is set"
-        )
+        found.notes.append(f"{where} tests by windows of {window}; here the whole image, unless eval.window is set")
 
 
 def _mmseg_resnet(where: str, backbone: dict[str, Any], found: Told) -> None:
@@ -192,7 +200,7 @@ def _file_name(form: str, source: object, found: Told) -> None:
 
 
 def threshold_of(layout: Layout, meta: dict[str, Any]) -> tuple[float, str]:
-    """(threshold, where it comes from) of a network with one channel. mmseg's heads have 0.3 unless their config says."""
+    """(threshold, where it comes from) of a network with one channel. mmseg's heads have 0.3 by default."""
     if layout.form != "mmseg":
         return 0.5, "the usual one"
     model = config_of(meta).get("model")
