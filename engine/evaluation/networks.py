@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common import command
+from common.console import say
 from common.device import resolve_device
 from common.errors import UserError
 from common.files import file_error
@@ -228,7 +229,8 @@ def with_use(report: Report, use: dict) -> Report:
 
 
 def open_network(args: argparse.Namespace, device: str | None = None) -> Opened:
-    """What --run and --checkpoint name (neither: the newest run), for tools that look into one network.
+    """What --run and --checkpoint name (neither: the newest run), for tools that look into one network. Prints the
+    report of a public file: what it is, what was assumed, what is in doubt.
 
     device: where it goes, unless --device says (default: the config's). Raises: UserError, also for an ensemble.
     """
@@ -237,6 +239,8 @@ def open_network(args: argparse.Namespace, device: str | None = None) -> Opened:
     source = args.checkpoint or (open_run(args.run) if args.run else newest_run())
     opened = open_networks(source, command.overrides(args), device=args.device or device)
     opened.network  # noqa: B018  refuses an ensemble
+    if opened.report:
+        say(str(opened.report))
     return opened
 
 

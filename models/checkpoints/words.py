@@ -32,8 +32,7 @@ def told(layout: Layout, name: str, meta: dict[str, Any], source: object = "") -
     Raises: UserError for a network that the words describe and that cannot be built here.
     """
     found = Told()
-    config = meta.get("config.json")
-    config = config if isinstance(config, dict) else {}
+    config = _dict(meta.get("config.json"))
     if layout.form == "smp":
         _smp(config, found)
     elif layout.form == "huggingface":
@@ -68,6 +67,18 @@ def _require(where: str, words: dict[str, Any], **expected: Any) -> None:
             raise UserError(f"{where} says {key}={plain(got)}, which is not built here: only {plain(value)}")
 
 
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(where: str, key: str, value: Any) -> tuple[int, ...]:
+    """Whole numbers from 1. Raises: UserError."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or not all(type(v) is int and 1 <= v < 10_000 for v in values):
+        raise UserError(f"{where} says {key}={str(value)[:60]}: whole numbers are expected")
+    return tuple(values)
+
+
 # --- segmentation_models_pytorch: save_pretrained writes every argument of the constructor ----------------------------
 
 SMP_OPTIONS = {  # theirs: ours
@@ -82,7 +93,7 @@ SMP_UPSAMPLING = {"DeepLabV3Plus": 4, "PSPNet": 8, "Segformer": 4}
 def _smp(config: dict[str, Any], found: Told) -> None:
     for theirs, ours in SMP_OPTIONS.items():
         if (value := config.get(theirs)) is not None:
-            found.options[ours] = tuple(value) if isinstance(value, list) else value
+            found.options[ours] = _numbers("config.json", theirs, value) if ours == "atrous_rates" else value
     found.options.setdefault("atrous_rates", (12, 24, 36))  # smp's default at any stride
     norm = config.get("decoder_use_norm")
     norm = {"type": norm} if isinstance(norm, str) else norm
@@ -109,8 +120,8 @@ def _transformers(meta: dict[str, Any], config: dict[str, Any], found: Told) -> 
     """Widths and depths are seen in the shapes. Versions 4.46 and 5.23 write layer_norm_eps and do not use it."""
     _require("config.json", config, num_attention_heads=NUM_HEADS, strides=(4, 2, 2, 2), hidden_act="gelu")
     name = "preprocessor_config.json"
-    own = meta.get(name)
-    size = own.get("size") if isinstance(own, dict) and own.get("do_resize", True) else None
+    own = _dict(meta.get(name))
+    size = own.get("size") if own.get("do_resize", True) else None
     size = [size, size] if isinstance(size, int) else list(size.values()) if isinstance(size, dict) else None
     if size:
         shown = "x".join(map(str, size))
@@ -132,9 +143,8 @@ def _timm(config: dict[str, Any], name: str) -> None:
 
 
 def _mmseg(config: dict[str, Any], name: str, found: Told) -> None:
-    where, model = "the config in meta", config.get("model")
-    backbone, head = (model.get(key) if isinstance(model, dict) else None for key in ("backbone", "decode_head"))
-    backbone, head = (part if isinstance(part, dict) else {} for part in (backbone, head))
+    where, model = "the config in meta", _dict(config.get("model"))
+    backbone, head, test = (_dict(model.get(key)) for key in ("backbone", "decode_head", "test_cfg"))
     row, encoder = MODELS.get(name), encoder_name(name) if name in MODELS else name
     if backbone and str(encoder).startswith("resnet"):
         _mmseg_resnet(where, backbone, found)
@@ -145,39 +155,38 @@ def _mmseg(config: dict[str, Any], name: str, found: Told) -> None:
         if isinstance(corners := head.get("align_corners"), bool):
             found.options |= {"align_corners": corners, "final_align_corners": corners}
         rates, bins = head.get("dilations"), head.get("pool_scales")
-        if isinstance(rates, list) and rates[:1] == [1]:
-            found.options["atrous_rates"] = tuple(rates[1:])
-        if isinstance(bins, list):
-            found.options["bins"] = tuple(bins)
+        if rates is not None and row.head.startswith("deeplab"):
+            rates = _numbers(where, "dilations", rates)
+            _require(where, {"dilations[0]": rates[0]}, **{"dilations[0]": 1})
+            found.options["atrous_rates"] = rates[1:]
+        if bins is not None:
+            found.options["bins"] = _numbers(where, "pool_scales", bins)
         _require(where, head, interpolate_mode="bilinear")
         if row.head == "all_mlp":
             _mmseg_eps(head, found, "head_bn_eps")
         else:
-            _require(f"{where}: norm_cfg", head.get("norm_cfg") or {}, eps=1e-5)
-    test = model.get("test_cfg") if isinstance(model, dict) else None
-    if isinstance(test, dict) and test.get("mode") == "slide" and isinstance(test.get("crop_size"), list):
-        window = "x".join(map(str, test["crop_size"]))
+            _require(f"{where}: norm_cfg", _dict(head.get("norm_cfg")), eps=1e-5)
+    if test.get("mode") == "slide":
+        window = "x".join(map(str, _numbers(where, "crop_size", test.get("crop_size"))))
         found.notes.append(f"{where} tests by windows of {window}; here the whole image, unless eval.window is set")
 
 
 def _mmseg_resnet(where: str, backbone: dict[str, Any], found: Told) -> None:
     """mmseg's defaults where the config has no such key."""
-    strides, dilations = backbone.get("strides") or [1, 2, 2, 2], backbone.get("dilations") or [1, 1, 1, 1]
-    if not all(isinstance(v, int) for v in (*strides, *dilations)):
-        return
+    strides = _numbers(where, "strides", backbone.get("strides") or [1, 2, 2, 2])
+    dilations = _numbers(where, "dilations", backbone.get("dilations") or [1, 1, 1, 1])
     stride = 4 * math.prod(strides)
-    usual = {8: [1, 1, 2, 4], 16: [1, 1, 1, 2], 32: [1, 1, 1, 1]}.get(stride)
-    if list(dilations) != usual:
-        raise UserError(f"{where} says strides={strides}, dilations={dilations}, which is not built here")
+    usual = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}.get(stride)
+    if dilations != usual:
+        raise UserError(f"{where} says strides={plain(strides)}, dilations={plain(dilations)}, which is not built here")
     _require(where, backbone, multi_grid=None, style="pytorch", dcn=None)
-    _require(f"{where}: norm_cfg", backbone.get("norm_cfg") or {}, eps=1e-5)
+    _require(f"{where}: norm_cfg", _dict(backbone.get("norm_cfg")), eps=1e-5)
     contract = backbone.get("contract_dilation") is True
     found.options |= {"output_stride": stride, "dilate": "first_keeps" if contract else "whole_stage"}
 
 
 def _mmseg_eps(part: dict[str, Any], found: Told, *options: str) -> None:
-    norm = part.get("norm_cfg")
-    eps = norm.get("eps") if isinstance(norm, dict) else None
+    eps = _dict(part.get("norm_cfg")).get("eps")
     if isinstance(eps, float):
         found.options |= dict.fromkeys(options, eps)
 
@@ -203,9 +212,7 @@ def threshold_of(layout: Layout, meta: dict[str, Any]) -> tuple[float, str]:
     """(threshold, where it comes from) of a network with one channel. mmseg's heads have 0.3 by default."""
     if layout.form != "mmseg":
         return 0.5, "the usual one"
-    model = config_of(meta).get("model")
-    head = model.get("decode_head") if isinstance(model, dict) else None
-    own = head.get("threshold") if isinstance(head, dict) else None
+    own = _dict(_dict(config_of(meta).get("model")).get("decode_head")).get("threshold")
     if isinstance(own, int | float) and 0 < own < 1:
         return float(own), "from the config in meta"
     return 0.3, "mmseg's default"

@@ -11,10 +11,12 @@ from torch import nn
 from common.errors import UserError
 from models import build_model, load_public
 from models.checkpoints.convert import convert
+from models.checkpoints.layouts import LAYOUTS
 from models.checkpoints.load import open_container
 from models.checkpoints.normalisation import HALF, IMAGENET, normalisation
 from models.checkpoints.python_config import config_of, parse_config
 from models.checkpoints.safetensors import write_safetensors
+from models.checkpoints.words import threshold_of, told
 from tests.helpers import refuses
 
 
@@ -265,6 +267,34 @@ def test_python_configs_are_read_as_data(tmp_path):
     assert normalisation("mmseg", meta={"meta": {"cfg": shared}}).same_as(IMAGENET)  # 2^60 lists, if each were visited
     for text in ("a = (", "x" * 2_000_000, "a = " + "(" * 500, "a = " + "-" * 50_000 + "1", "a = '\\d'", "\0"):
         assert config_of({"meta": {"config": text}}) in ({}, {"a": "\\d"})
+
+
+PLACES = """config.json preprocessor_config.json albumentations_config_eval.json meta meta/cfg
+    meta/cfg/model/backbone meta/cfg/model/decode_head meta/cfg/model/test_cfg meta/cfg/model/data_preprocessor
+    meta/cfg/model/backbone/strides meta/cfg/model/backbone/dilations meta/cfg/model/backbone/norm_cfg
+    meta/cfg/model/decode_head/dilations meta/cfg/model/decode_head/pool_scales meta/cfg/model/decode_head/norm_cfg
+    meta/cfg/model/decode_head/align_corners meta/cfg/model/decode_head/threshold meta/cfg/model/test_cfg/crop_size
+    meta/cfg/img_norm_cfg meta/cfg/img_norm_cfg/mean meta/cfg/img_norm_cfg/std config.json/decoder_atrous_rates
+    config.json/decoder_use_norm config.json/activation config.json/pretrained_cfg config.json/architecture
+    preprocessor_config.json/image_mean preprocessor_config.json/image_std preprocessor_config.json/rescale_factor
+    preprocessor_config.json/do_normalize preprocessor_config.json/size"""
+
+
+@pytest.mark.parametrize("junk", [None, 3, "x", [], ["a"], {"a": 1}, [[1]], True, -1.5, float("nan")])
+def test_words_that_make_no_sense_are_refused_or_left_aside(junk):
+    """A line for the user, or no effect; never another exception."""
+    layouts = {layout.form: layout for layout in LAYOUTS if not layout.encoder and "DeepLabV3+" in layout.title}
+    for path in PLACES.split():
+        keys, meta = path.split("/"), junk
+        for key in reversed(keys):
+            meta = {key: meta}
+        for form in ("smp", "mmseg"):
+            try:
+                told(layouts[form], "deeplabv3plus_resnet18", meta)
+                normalisation(form, "", meta)
+                threshold_of(layouts[form], meta)
+            except UserError as e:
+                assert "\n" not in str(e)
 
 
 # --- networks of the same keys ----------------------------------------------------------------------------------------

@@ -282,6 +282,9 @@ def test_a_setting_of_a_public_file_counts_in_every_command(place, tmp_path, cap
     assert "output_stride=8" in capsys.readouterr().out
     args = argparse.Namespace(run=None, checkpoint=str(path), set=words[1:], device=None, weights=None)
     assert open_network(args).report.options["output_stride"] == 8  # export, look, receptive_field
+    assert "settles" not in capsys.readouterr().out
+    args.set = []
+    assert open_network(args) and "--set model.output_stride=8" in capsys.readouterr().out
     assert call(predict_command, image, "--checkpoint", path, "--out", tmp_path / "b") == 0
     assert "--set model.output_stride=8" in capsys.readouterr().out  # the remedy that was applied above
     torch.save({"model_state": state}, tmp_path / "best_deeplabv3plus_resnet18_voc_os8.pth")
