@@ -130,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = command.parser(__doc__.splitlines()[0], "python eval.py --aggregate top3 --json scores.json")
     p.add_argument("--run", help="run folder (default: the newest under runs/; with --aggregate the newest with folds)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
+    command.add_weights(p)
     p.add_argument(
         "--config", metavar="FILE", help="take data and eval from this config; the model stays the file's own"
     )

@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos, or camera:0")
     p.add_argument("--run", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
+    command.add_weights(p)
     p.add_argument("--aggregate", metavar="NAME", help="a candidate of a cross-validated run (default: best on select)")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the predictions")
     p.add_argument("--write", nargs="+", choices=KINDS, default=KINDS, metavar="KIND",

@@ -55,8 +55,9 @@ def plain_parser(module: str, doc: str) -> argparse.ArgumentParser:
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """The --set items, with --device as one of them."""
-    return [*args.set, *([f"device={args.device}"] if args.device else [])]
+    """The --set items, with --device and --weights as two of them."""
+    given = {"device": args.device, "model.weights": getattr(args, "weights", None)}
+    return [*args.set, *(f"{key}={value}" for key, value in given.items() if value)]
 
 
 def command_line() -> str:
@@ -117,6 +118,12 @@ def add_network_arguments(p: argparse.ArgumentParser) -> None:
     """Add --run and --checkpoint, which name a trained network."""
     p.add_argument("--run", metavar="RUN", help="run folder (default: the newest under runs/)")
     p.add_argument("--checkpoint", metavar="FILE", help="this file instead of a run: ours, or any public one")
+    add_weights(p)
+
+
+def add_weights(p: argparse.ArgumentParser) -> None:
+    """Add --weights, for public files."""
+    p.add_argument("--weights", metavar="NAME", help="which set of weights of a public file, e.g. ema or student")
 
 
 def check_at_least(smallest: int, **options: int | Sequence[int]) -> None:

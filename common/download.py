@@ -19,6 +19,11 @@ from tqdm import tqdm
 
 from common.errors import UserError
 
+
+class NotThere(UserError):
+    """The server, or the file system, has no such file."""
+
+
 TIMEOUT, CHUNK = 60, 1 << 20  # seconds, bytes
 WAIT = 2.0  # seconds before the second try, doubled after each
 
@@ -48,7 +53,7 @@ def open_from(url: str, start: int) -> tuple[BinaryIO, int, int | None]:
 def download(url: str, target: Path, tries: int = 4) -> None:
     """Download a URL to `target`, through target.part, which a later call continues.
 
-    Raises: UserError for a URL that cannot be had, and after `tries` broken connections.
+    Raises: UserError for a URL that cannot be had (NotThere: no such file), and after `tries` broken connections.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise UserError(f"cannot download {url}: only http, https and file")
@@ -63,9 +68,10 @@ def download(url: str, target: Path, tries: int = 4) -> None:
             if e.code == 416:  # target.part is longer than the file
                 part.unlink(missing_ok=True)
             elif e.code < 500 and e.code != 429:  # trying again will not help
-                raise UserError(f"cannot download {url}: {problem}") from None
+                kind = NotThere if e.code in (401, 404) else UserError  # 401: what the Hugging Face hub says
+                raise kind(f"cannot download {url}: {problem}") from None
         except FileNotFoundError:
-            raise UserError(f"cannot download {url}: no such file") from None
+            raise NotThere(f"cannot download {url}: no such file") from None
         except (OSError, HTTPException) as e:  # URLError, timeouts and broken connections among them
             problem = str(getattr(e, "reason", e)) or type(e).__name__
         if attempt + 1 < tries:

@@ -15,6 +15,8 @@ from common.errors import unknown
 
 FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "nvlabs": {"mit": {}, "all_mlp": {}},
+    "bubbliiiing": {"mit": {}, "all_mlp": dict(head_bn_eps=1e-3, final_align_corners=True)},
+    "sithu31296": {"mit": dict(patch_norm_eps=1e-5, norm_eps=1e-5), "all_mlp": {}},
     "huggingface": {"swin": {}, "mit": dict(patch_norm_eps=1e-5, norm_eps=1e-5), "all_mlp": {}},
     "mmseg": {
         "mit": dict(patch_norm_eps=1e-6, norm_eps=1e-6),
@@ -65,7 +67,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "efficientnet": dict(stem=True, drop_path_rate=0.2, bn_eps=1e-3, bn_momentum=0.01, padding="static_same"),
         "efficientnet_b0": dict(early_stride16=True),
         "all_mlp": dict(dropout=0.0, final_align_corners=True),
-        "deeplabv3": dict(output_stride=8, final_align_corners=True),
+        "deeplabv3": dict(output_stride=8, atrous_rates=(12, 24, 36), final_align_corners=True),
         "deeplabv3plus": dict(
             atrous_rates=(12, 24, 36),
             decoder_convs=1,

@@ -40,8 +40,8 @@ TOOLS = (
 OPTIONS = {
     train: "config --device --name --resume --set",
     eval_command: "--aggregate --blend --checkpoint --config --device --extra --flip --json --native --run --save "
-    "--scales --set --split --void --window",
-    predict: "inputs --aggregate --checkpoint --classes --device --every --frames --out --run --set --write",
+    "--scales --set --split --void --weights --window",
+    predict: "inputs --aggregate --checkpoint --classes --device --every --frames --out --run --set --weights --write",
 }
 
 

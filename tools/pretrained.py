@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
         say(list_layouts())
     elif args.source:
         path = locate(args.source)
-        say(f"{'file':15s} {path}\n{load_public(path)[1]}")
+        say(f"{'file':15s} {path}\n{load_public(path, weights=args.weights)[1]}")
     else:
         raise UserError("give an id, a file or a URL, or --list or --layouts")
 
@@ -61,6 +61,7 @@ def list_layouts() -> str:
 def build_parser() -> argparse.ArgumentParser:
     p = command.plain_parser("tools.pretrained", __doc__)
     p.add_argument("source", nargs="?", metavar="ID", help="a known id, a file or a URL: download and describe it")
+    command.add_weights(p)
     p.add_argument("--list", action="store_true", help="all known public files")
     p.add_argument("--layouts", action="store_true", help="all layouts of files that can be read")
     return p

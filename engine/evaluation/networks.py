@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from common import command
+from common.console import say
 from common.device import resolve_device
 from common.errors import DamagedFile, UserError
 from common.files import file_error, read_json
 from common.imagenet import MEAN, STD
 from engine import checkpoint as ckpt
-from engine.config import Config, config_from, to_dict
+from engine.config import SECTIONS, Config, config_from, to_dict
+from engine.config.coerce import coerce, coerce_options, parse_override
+from engine.config.keys import ModelConfig
 from engine.evaluation.class_lists import class_names, palette
 from engine.run_folder import newest_run, open_run
-from models import build_model
+from models import MODELS, build_model, model_options
 from models.checkpoints.known import locate
-from models.checkpoints.load import Report, load_container, open_container
-from models.checkpoints.normalisation import PER_IMAGE, normalisation
+from models.checkpoints.load import Report, load_container, open_container, recognise
+from models.checkpoints.normalisation import Normalisation, changed
+from models.checkpoints.numerics import NOT_NUMERICS
 
 
 def build_network(cfg: Config, num_classes: int) -> nn.Module:
@@ -140,14 +145,17 @@ def open_networks(
     """Open a run folder (its best checkpoint), a checkpoint of this project, or a public file (path, URL or known id).
 
     on: a config whose data and eval sections replace the checkpoint's; the model is always the checkpoint's own.
-    settings: SECTION.KEY=VALUE, applied last; `model.` keys change how a checkpoint's own model is built.
+    settings: SECTION.KEY=VALUE, applied last; `model.` keys change how the model is built, and of a public file how it
+    is used (PUBLIC_KEYS).
     device: where the networks go (default: the config's).
-    Raises: UserError for a file that cannot be read or does not fit, and for `model.` settings of a public file.
+    Raises: UserError for a file that cannot be read or does not fit, and for settings that would change nothing.
     """
     is_run = (Path(source) / "config.yaml").is_file()
     path = chosen_checkpoint(Path(source)) if is_run else locate(source)
     if not is_run and not ckpt.is_ours(path):
         return _open_public(path, settings, on, device)
+    if any(item.startswith("model.weights=") for item in settings):
+        raise UserError(f"--weights: {path} is a checkpoint of this project, it holds one set of weights")
     checkpoint = ckpt.load_ours(path)
     values = to_dict(config_from(checkpoint["config"]))
     if on is not None:
@@ -159,22 +167,55 @@ def open_networks(
     return Opened(members, path, cfg.model.name, names, [tuple(c) for c in checkpoint["palette"]], place, cfg)
 
 
+# keys of `model` that are no options of a network: which weights of a public file, and how it is used
+PUBLIC_KEYS = {"weights": str, "mean": list[float], "std": list[float], "bgr": bool, "threshold": float}
+NO_EFFECT = (set(ModelConfig.__dataclass_fields__) | NOT_NUMERICS) - {"options", "form"}  # on a trained network
+USED = ("model", "data", "eval", "train", "device")  # sections that change what a trained network computes, or how fast
+
+
+def public_settings(settings: Sequence[str], path: Path) -> tuple[dict, dict, list[str]]:
+    """(build_model's options, PUBLIC_KEYS, the other settings) of --set for a public file.
+
+    Raises: UserError for a key that changes nothing there.
+    """
+    options, use, rest = {}, {}, []
+    for item in settings:
+        name, _, value = item.partition("=")
+        section, _, key = name.partition(".")
+        if section in SECTIONS and section not in USED:
+            raise UserError(
+                f"--set {item}: {path} is a public file, which is trained; only {', '.join(USED)} keys count"
+            )
+        if section != "model" or not key:
+            rest.append(item)
+        elif key in NO_EFFECT or "dropout" in key:
+            raise UserError(f"--set {item}: {path} is a public file, and model.{key} changes nothing in its results")
+        elif key in PUBLIC_KEYS:
+            use[key] = value if key == "weights" else coerce(parse_override(item)[1], PUBLIC_KEYS[key], f"--set {name}")
+        else:
+            options[key] = parse_override(item)[1]
+    return options, use, rest
+
+
 def _open_public(path: Path, settings: Sequence[str], on: Config | None, device: str | torch.device | None) -> Opened:
     """As open_networks. Raises: UserError for an unknown layout, and for an encoder, which does not segment."""
-    if changes := [item for item in settings if item.startswith("model.")]:
-        raise UserError(f"--set {changes[0]}: {path} is a public file, its network is always built as published")
-    cfg = config_from(to_dict(on) if on is not None else {}, settings)
+    options, use, rest = public_settings(settings, path)
+    cfg = config_from(to_dict(on) if on is not None else {}, rest)
     place = resolve_device(device or cfg.device)
-    container, words = open_container(path)
-    model, report = load_container(container, words, path)
+    container, words = open_container(path, use.pop("weights", None))
+    if options and (name := recognise(container, words, path)[0].name) in MODELS:
+        options = coerce_options(options, model_options(name, form=options.get("form")), f"{path}: --set model")
+    model, report = load_container(container, words, path, **options)
     if report.num_classes is None:
         problem = f"an encoder ({report.layout}, {report.architecture}), it segments nothing"
         raise file_error(path, f"{problem}; train a head on it with model.pretrained")
     count = max(report.num_classes, 2)  # one channel: the class against everything else
     ckpt.require_finite(model.state_dict(), f"checkpoint {path}")
     names, origin = class_names(container.meta, count)
+    report = with_use(report, use)
+    threshold = report.threshold[0] if report.threshold else 0.5
     return Opened(
-        networks=[AsPublished(model, normalisation(report.options["form"], words)).eval().to(place)],
+        networks=[AsPublished(model, report.normalisation, threshold).eval().to(place)],
         path=path,
         title=f"{report.architecture} ({report.layout})",
         class_names=names or tuple(f"class {i}" for i in range(count)),
@@ -186,8 +227,25 @@ def _open_public(path: Path, settings: Sequence[str], on: Config | None, device:
     )
 
 
+def with_use(report: Report, use: dict) -> Report:
+    """The report with the user's mean, std, bgr and threshold. Raises: UserError for a value that is none."""
+    use = dict(use)
+    if "threshold" in use:
+        value = use.pop("threshold")
+        if report.threshold is None:
+            raise UserError(
+                f"--set model.threshold: the file has {report.num_classes} classes, the likeliest one is taken"
+            )
+        if not 0 < value < 1:
+            raise UserError(f"--set model.threshold: expected a number between 0 and 1, got {value}")
+        report = replace(report, threshold=(value, "by --set"))
+    notes = tuple(note for note in report.notes if not use or "model.mean=" not in note)  # the doubt is settled
+    return replace(report, normalisation=changed(report.normalisation, use), notes=notes)
+
+
 def open_network(args: argparse.Namespace, device: str | None = None) -> Opened:
-    """What --run and --checkpoint name (neither: the newest run), for tools that look into one network.
+    """What --run and --checkpoint name (neither: the newest run), for tools that look into one network. Prints the
+    report of a public file: what it is, what was assumed, what is in doubt.
 
     device: where it goes, unless --device says (default: the config's). Raises: UserError, also for an ensemble.
     """
@@ -196,6 +254,8 @@ def open_network(args: argparse.Namespace, device: str | None = None) -> Opened:
     source = args.checkpoint or (open_run(args.run) if args.run else newest_run())
     opened = open_networks(source, command.overrides(args), device=args.device or device)
     opened.network  # noqa: B018  refuses an ensemble
+    if opened.report:
+        say(str(opened.report))
     return opened
 
 
@@ -203,21 +263,25 @@ class AsPublished(nn.Module):
     """A public network behind this project's image normalisation.
 
     Turns images normalised with ImageNet's mean and std into what the publisher's network expects. A network with one
-    channel of logits z marks a pixel as its class where sigmoid(z) > 0.5: the same as two channels (0, z), whose
-    softmax is (1 - sigmoid(z), sigmoid(z)). Shapes: (B, 3, H, W) -> {"out": (B, max(C, 2), H, W)}.
+    channel of logits z marks a pixel as its class where sigmoid(z) > threshold t, which is z > log(t / (1 - t)): the
+    same as two channels (0, z - log(t / (1 - t))). At 0.5 their softmax is (1 - sigmoid(z), sigmoid(z)).
+    Shapes: (B, 3, H, W) -> {"out": (B, max(C, 2), H, W)}.
     """
 
-    def __init__(self, model: nn.Module, wanted) -> None:
+    def __init__(self, model: nn.Module, wanted: Normalisation, threshold: float = 0.5) -> None:
         super().__init__()
-        self.model, self.per_image = model, wanted is PER_IMAGE
-        mean, std = ((0.0,) * 3, (1.0,) * 3) if self.per_image else wanted
-        scale = [ours / theirs for ours, theirs in zip(STD, std)]
-        shift = [(ours - theirs) / s for ours, theirs, s in zip(MEAN, mean, std)]
+        self.model, self.per_image, self.bgr = model, wanted.per_image, wanted.bgr
+        self.offset = math.log(threshold / (1 - threshold))
+        mean, std = (MEAN[::-1], STD[::-1]) if self.bgr else (MEAN, STD)  # of our images, in their order
+        scale = [ours / theirs for ours, theirs in zip(std, wanted.std)]
+        shift = [(ours - theirs) / s for ours, theirs, s in zip(mean, wanted.mean, wanted.std)]
         self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
         self.register_buffer("shift", torch.tensor(shift)[:, None, None], persistent=False)
-        self.same = not self.per_image and (mean, std) == (MEAN, STD)
+        self.same = not self.per_image and (wanted.mean, wanted.std) == (tuple(mean), tuple(std))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        if self.bgr:
+            images = images.flip(1)
         if self.per_image:  # removes any scale and shift that the images come with
             std, mean = torch.std_mean(images, (2, 3), correction=0, keepdim=True)
             images = (images - mean) / std.clamp(min=1e-6)
@@ -225,5 +289,6 @@ class AsPublished(nn.Module):
             images = images * self.scale + self.shift
         logits = self.model(images)["out"]
         if logits.shape[1] == 1:
-            logits = torch.cat([torch.zeros_like(logits), logits], 1)  # (B, 2, H, W)
+            above = logits - self.offset if self.offset else logits
+            logits = torch.cat([torch.zeros_like(logits), above], 1)  # (B, 2, H, W)
         return {"out": logits}

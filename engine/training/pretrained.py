@@ -25,9 +25,8 @@ from engine.evaluation.class_lists import class_names, shared_classes
 from models import build_model
 from models.build import encoder_name, encoder_values, option_values
 from models.checkpoints.container import Container
-from models.checkpoints.identify import identify
-from models.checkpoints.load import class_dims, open_container, shorten, table_text
-from models.checkpoints.normalisation import IMAGENET, describe, normalisation
+from models.checkpoints.load import class_dims, open_container, recognise, shorten, table_text
+from models.checkpoints.normalisation import IMAGENET, normalisation
 from models.checkpoints.numerics import CHOSEN_BY_HEAD, NOT_NUMERICS, plain
 from models.checkpoints.rename import to_ours
 
@@ -100,19 +99,19 @@ def open_weights(source: str | Path | State) -> Weights:
     if container.wrapper == "ours":
         return _ours(container)
     try:
-        found = identify(container.state, words)
+        found, told = recognise(container, words, source)
         with torch.device("meta"):
             wanted = found.build().state_dict()
         bare = {k.removeprefix(found.prefix): v for k, v in container.state.items() if k.startswith(found.prefix)}
         state, surplus = to_ours(bare, found.table, wanted)
     except UserError as e:
         raise UserError(f"{_shown(source)}: {e}") from None
-    layout, notes = found.layout, list(container.notes)
+    layout, notes = found.layout, [*container.notes, *(line.partition(";")[0] for line in told)]
     names, origin = class_names(container.meta, found.num_classes)
     if names and not layout.encoder:
         notes.append(f"class names: {origin}")
-    if (wanted := normalisation(layout.form, words)) != IMAGENET:
-        notes.append(f"trained on images normalised otherwise: {describe(wanted)}; here by ImageNet's statistics")
+    if not (wanted := normalisation(layout.form, words, container.meta)).same_as(IMAGENET):
+        notes.append(f"trained on images normalised otherwise: {wanted}; here by ImageNet's statistics")
     return Weights(
         title=layout.title,
         name=found.name,

@@ -18,17 +18,14 @@ from torch import Tensor
 from common.files import file_error
 from models.checkpoints.pickles import load_pickle
 from models.checkpoints.safetensors import MAX_HEADER, parse_header, read_safetensors
+from models.checkpoints.weight_sets import OTHER, WRAPPERS, choose, take_one
 
-# keys of the weights, preferred first; publishers report the scores of averaged ("ema") weights where they keep them
-WRAPPERS = (
-    "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model",
-    "net", "network", "weights",
-)  # fmt: skip
 PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 DEEPEST = 3  # wrappers within wrappers; the dict of a hostile file may contain itself
 
 # files of a hub folder, preferred first
 HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WORDS = ("config.json", "preprocessor_config.json", "albumentations_config_eval.json")  # beside them, in JSON
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 # first bytes of files that are often mistaken for a checkpoint
@@ -51,8 +48,9 @@ class Container:
     state: dict[str, Tensor]  # plain tensors on the CPU, without gradient, in the file's types and order
     kind: str  # "zip", "legacy", "safetensors" or, in several files, "sharded"
     wrapper: str  # key of the weights, such as "model/state_dict"; "": none; "ours": a checkpoint of train.py
-    meta: dict[str, Any]  # plain data beside them: class names, safetensors' "__metadata__", a hub's "config.json"
+    meta: dict[str, Any]  # plain data beside them: class names, safetensors' "__metadata__", a hub's WORDS
     notes: list[str]  # one line for each decision made while reading
+    others: tuple[str, ...] = ()  # the names of further sets of weights in it, where the reader chose one
 
 
 def read(path: str | Path, wrapper: str | None = None) -> Container:
@@ -60,20 +58,24 @@ def read(path: str | Path, wrapper: str | None = None) -> Container:
 
     Nothing in the file is run (see pickles.py). Raises: UserError with the file and what is wrong with it.
     """
-    path = Path(path).expanduser()
+    given = Path(path).expanduser()
+    path = given
     try:
-        path = find_file(path)
-        config = read_config(path)
+        path = find_file(given)
+        words = read_words(path) if path.name in HUB_FILES or given.is_dir() else {}
         content, kind, meta, notes = read_shards(path) if path.suffix == ".json" else read_file(path)
     except OSError as e:
         raise file_error(path, f"cannot be read: {e.strerror or e}") from None
-    name, weights, beside = unwrap(path, content, wrapper, notes)
+    name, weights, beside, others = unwrap(path, content, wrapper, notes)
     state, left = split(path, weights)
     if names := [k for k in left if isinstance(k, str)]:
         notes.append(f"no tensors, kept apart: {', '.join(names)}")
     state, averaged = strip_prefixes(state, notes)
-    meta |= {**plain_dict(beside), **plain_dict(left), **averaged, **config}
-    return Container(state, kind, name, meta, notes)
+    if name != "ours":
+        state, inner = take_one(path, state, None if wrapper in name.split("/") else wrapper, notes)
+        others = others or inner
+    meta |= {**plain_dict(beside), **plain_dict(left), **averaged, **words}
+    return Container(state, kind, name, meta, notes, () if wrapper else others)
 
 
 # --- containers -----------------------------------------------------------------------------------------------------
@@ -95,15 +97,16 @@ def find_file(path: Path) -> Path:
     raise file_error(path, f"a folder with {found}")
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The config.json beside a file of the hub; beside other files it may belong to something else."""
-    config = path.parent / "config.json"
-    if path.name not in HUB_FILES or not config.is_file():
-        return {}
-    try:
-        return {"config.json": json.loads(config.read_bytes())}
-    except (ValueError, RecursionError):
-        raise file_error(config, "not JSON") from None
+def read_words(path: Path) -> dict[str, Any]:
+    """The WORDS beside a file of the hub, or in the folder that was given; beside others they may be another file's."""
+    found = {}
+    for words in (path.parent / name for name in WORDS):
+        if words.is_file():
+            try:
+                found[words.name] = json.loads(words.read_bytes())
+            except (ValueError, RecursionError):
+                raise file_error(words, "not JSON") from None
+    return found
 
 
 def read_file(path: Path) -> tuple[Any, str, dict[str, Any], list[str]]:
@@ -183,47 +186,42 @@ def has_tensors(value: Any) -> bool:
     return any(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries(value).items())
 
 
-def unwrap(path: Path, content: Any, wanted: str | None, notes: list[str]) -> tuple[str, dict, dict]:
-    """(wrapper, the dict of weights, what is beside it) of the content of a file."""
+def unwrap(path: Path, content: Any, wanted: str | None, notes: list[str]) -> tuple[str, dict, dict, tuple[str, ...]]:
+    """(wrapper, the dict of weights, what is beside it, sets of weights that were not chosen) of a file's content."""
     found = entries(content)
     if {"model", "config", "class_names"} <= found.keys() and has_tensors(found["model"]) and wanted is None:
         if isinstance(found.get("ensemble"), list):
             notes.append(f"an ensemble of {len(found['ensemble'])} networks: this is the first")
-        return "ours", found.pop("model"), found
-    names, beside = [], {}
+        return "ours", found.pop("model"), found, ()
+    names, beside, others, seen = [], {}, (), []
     while len(names) < DEEPEST:
-        inside = [k for k, v in found.items() if isinstance(k, str) and (has_tensors(v) or wrapped(v))]
-        first = wanted if not names else None
-        if first is not None and first not in inside:
-            raise file_error(path, f"no weights under {first!r}; there are some under: {', '.join(inside) or '-'}")
-        name = choose(path, inside, has_tensors(found), notes) if first is None else first
+        inside = {k: shapes(v) for k, v in found.items() if isinstance(k, str) and (has_tensors(v) or wrapped(v))}
+        seen += [name for name in inside if not OTHER.search(name)]
+        swapped = "state_dict" in inside and "ema_state_dict" in inside and ("message_hub" in found or "meta" in found)
+        said = len(notes)
+        name = wanted if wanted in inside else choose(path, inside, has_tensors(found), swapped, notes)
         if name is None:
             break
+        if len(notes) > said:
+            others = tuple(other for other in inside if other != name and not OTHER.search(other))
         names.append(name)
         content = found.pop(name)
         beside, found = {**found, **beside}, entries(content)
     if not has_tensors(content):
         hint = f" ({'; '.join(notes)}); if it is a whole pickled model, save its state_dict() instead" if notes else ""
         raise file_error(path, f"no weights by name in it{hint}")
-    return "/".join(names), entries(content), beside
+    if wanted is not None and wanted not in names and len(seen) > 1:
+        raise file_error(path, f"no weights under {wanted!r}; there are some under: {', '.join(seen)}")
+    return "/".join(names), entries(content), beside, others
+
+
+def shapes(value: Any) -> dict[str, tuple]:
+    """Names and shapes of the tensors of a dict."""
+    return {k: tuple(v.shape) for k, v in entries(value).items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
 def wrapped(value: Any) -> bool:
     return any(has_tensors(v) for k, v in entries(value).items() if k in WRAPPERS)
-
-
-def choose(path: Path, inside: list[str], bare: bool, notes: list[str]) -> str | None:
-    """Which of several dicts with tensors is the weights; None: the dict that contains them is."""
-    if known := [name for name in WRAPPERS if name in inside]:
-        if len(known) > 1:
-            notes.append(f"weights under {' and '.join(known)}: took {known[0]}; wrapper={known[1]!r} takes the other")
-        return known[0]
-    inside = [name for name in inside if not name.startswith("optim")]
-    if bare or not inside:
-        return None
-    if len(inside) > 1:
-        raise file_error(path, f"weights under {', '.join(inside)}: say which with wrapper=")
-    return inside[0]
 
 
 # --- tensors, names, the rest ---------------------------------------------------------------------------------------
@@ -242,9 +240,10 @@ def split(path: Path, weights: Any) -> tuple[dict[str, Tensor], dict]:
 def strip_prefixes(state: dict[str, Tensor], notes: list[str]) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Names without the prefix that wrapping modules put before all of them, and the counter of AveragedModel."""
     averaged = {}
-    if "n_averaged" in state and len(state) > 1 and all(k.startswith("module.") for k in state if k != "n_averaged"):
-        averaged["n_averaged"] = int(state["n_averaged"])
-        state = {k: v for k, v in state.items() if k != "n_averaged"}
+    for counter in ("n_averaged", "steps"):  # of torch's AveragedModel, of mmengine's
+        if counter in state and len(state) > 1 and all(k.startswith("module.") for k in state if k != counter):
+            averaged[counter] = int(state[counter])
+            state = {k: v for k, v in state.items() if k != counter}
     stripped = ""
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), ""):
         state = {k.removeprefix(prefix): v for k, v in state.items()}

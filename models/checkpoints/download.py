@@ -11,9 +11,15 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from common.download import download
+from common.download import NotThere, download
 from common.errors import UserError
 from common.files import file_error, file_hash
+
+# names that the files of many models have
+SHARED_NAMES = {
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+    "config.json", "preprocessor_config.json", "albumentations_config_eval.json",
+}  # fmt: skip
 
 
 def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
@@ -28,7 +34,7 @@ def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
         is_url = parts.scheme == "file"
         path = Path(urllib.request.url2pathname(parts.path) if is_url else url).expanduser()
         if not path.exists():
-            raise file_error(path, "not found")
+            raise NotThere(str(file_error(path, "not found")))
         check_hash(path, sha256_prefix)
         return path
     path = cache_path(str(url))
@@ -47,7 +53,7 @@ def fetch(url: str | Path, sha256_prefix: str | None = None) -> Path:
     except UserError as e:
         problem = str(e).removesuffix("; run the command again to go on")
         advice = f"if this machine is offline, fetch it elsewhere and put it at {path}"
-        raise UserError(f"{problem}; {advice}") from None
+        raise type(e)(f"{problem}; {advice}") from None
     try:
         check_hash(arriving, sha256_prefix)
     except UserError:
@@ -61,14 +67,21 @@ def cache_path(url: str) -> Path:
 
     On the Hugging Face hub the files of all models have the same name, so there the model's name is a folder:
     https://huggingface.co/nvidia/mit-b0/resolve/main/pytorch_model.bin -> nvidia--mit-b0/pytorch_model.bin
+    Another revision than main and a folder inside the model follow the name. Such files of another server are in a
+    folder named by the server and its folders.
     """
     parts = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).parts[1:]
     if not parts or parts[-1] == "..":
         raise UserError(f"cannot download {url}: it names no file")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    name = parts[-1].replace("\\", "_")
     if "resolve" in parts[:-1]:
-        folder /= "--".join(parts[: parts.index("resolve")])
-    return folder / parts[-1].replace("\\", "_")
+        at = parts.index("resolve")
+        inside = [part for i, part in enumerate(parts[at + 1 : -1]) if (i, part) != (0, "main")]
+        folder /= "--".join([*parts[:at], *inside])
+    elif name in SHARED_NAMES:
+        folder /= "--".join([urllib.parse.urlsplit(url).netloc.replace(":", "-"), *parts[:-1]])
+    return folder / name
 
 
 def check_hash(path: Path, sha256_prefix: str | None) -> None:

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from common.download import NotThere
 from common.errors import UserError
 from common.files import file_error
-from models.checkpoints.download import cache_path, fetch
+from models.checkpoints.container import SUFFIXES
+from models.checkpoints.download import cache_path
+from models.checkpoints.hub import fetch_model, fetch_with_words, hub_id
 
 
 @dataclass(frozen=True)
@@ -42,22 +45,31 @@ class Known:
 
 
 def locate(source: str | Path) -> Path:
-    """A path, a URL (http, https, file) or an id of KNOWN -> a local file or folder, downloaded if necessary."""
-    path = Path(source).expanduser()
+    """A path, a URL (http, https, file), an id of KNOWN or a model OWNER/NAME of the Hugging Face hub -> a local file
+    or folder, downloaded if necessary. Raises: UserError."""
+    path, text = Path(source).expanduser(), str(source)
     if path.exists():
         return path
-    if urlsplit(str(source)).scheme in ("http", "https", "file"):
-        return fetch(str(source))
-    if str(source) not in KNOWN:
-        if path.suffix or path.is_absolute() or str(source).startswith("."):
+    if urlsplit(text).scheme in ("http", "https", "file"):
+        return fetch_model(hub_id(text)) if hub_id(text) else fetch_with_words(text)
+    if text not in KNOWN:
+        is_model = hub_id(text) and path.suffix not in SUFFIXES and not path.parent.is_dir()
+        if not is_model and (path.suffix or path.is_absolute() or text.startswith(".") or path.parent.is_dir()):
             raise file_error(path, "not found")
-        near = difflib.get_close_matches(str(source), KNOWN, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(text, KNOWN, n=1, cutoff=0.5)
         hint = f", did you mean '{near[0]}'?" if near else ""
-        raise UserError(f"no file and no known id: '{source}'{hint} (python -m tools.pretrained --list has all ids)")
-    known = KNOWN[str(source)]
+        problem = f"no file and no known id: '{source}'{hint} (python -m tools.pretrained --list has all ids)"
+        if not is_model:
+            raise UserError(problem)
+        try:
+            return fetch_model(text)
+        except UserError as e:
+            also = "" if isinstance(e, NotThere) else ", with its config.json and preprocessor_config.json"
+            raise UserError(f"{problem}; tried on the Hugging Face hub: {e}{also}") from None
+    known = KNOWN[text]
     if known.manual and not known.path.exists():
         raise UserError(f"{known.id} is fetched by hand: from {known.url}, to be saved as {known.path}")
-    return known.path if known.manual else fetch(known.url, known.sha256_prefix)
+    return known.path if known.manual else fetch_with_words(known.url, known.sha256_prefix)
 
 
 # --- licences of the weights, as their publishers state them; the training data may restrict their use further ------

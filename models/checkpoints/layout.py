@@ -25,8 +25,14 @@ class Layout:
     encoder: bool = False  # the file holds an encoder, with or without an ImageNet classifier
     options: Callable[[State], dict[str, Any]] = lambda state: {}  # what shapes show beyond the name, e.g. widths
     unused: tuple[str, ...] = ()  # regular expressions: keys of these files that our forward does not need
-    doubt: str | None = None  # if the same keys can mean two networks: what was assumed, and the option that decides
+    # if the same keys can mean two networks: what was assumed, and the option that decides; may depend on the state
+    doubt: str | Callable[[State], str | None] | None = None
     hint: str | None = None  # regular expression on the file's own words (name, config), if keys do not decide
+
+
+def settles(assumed: str, *options: str) -> str:
+    """The text of a doubt about a whole model: what was assumed, and the options of which one decides."""
+    return f"{assumed}; {' or '.join(options)} settles it (in commands: --set model.{options[0]})"
 
 
 def widths(**keys: str) -> Callable[[State], dict[str, int]]:

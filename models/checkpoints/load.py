@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from common.errors import UserError
 from models.checkpoints.container import Container, read
 from models.checkpoints.identify import Identity, identify, is_unused
 from models.checkpoints.known import locate
+from models.checkpoints.normalisation import Normalisation, normalisation
 from models.checkpoints.rename import their_names, to_ours
+from models.checkpoints.words import settled, threshold_of, told
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Report:
     ignored: tuple[str, ...] = ()  # keys of the file that no forward needs
     reinitialised: tuple[str, ...] = ()  # keys of ours that the file did not fill
     notes: tuple[str, ...] = ()  # wrappers removed, assumptions made
+    normalisation: Normalisation | None = None  # how the network wants its images
+    threshold: tuple[float, str] | None = None  # of one channel: from which probability on, and where that comes from
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value}" for key, value in self.options.items())
@@ -40,11 +44,18 @@ class Report:
             ("options", options or "(ours by default)"),
             ("loaded", f"{self.loaded} tensors"),
             ("renamed", str(self.renamed)),
+            *[("normalisation", str(self.normalisation)) for _ in range(self.normalisation is not None)],
+            *[("threshold", self.threshold_text) for _ in range(self.threshold is not None)],
             ("ignored", shorten(self.ignored)),
             ("re-initialised", shorten(self.reinitialised)),
             *[("note", note) for note in self.notes],
         ]
         return table_text(rows)
+
+    @property
+    def threshold_text(self) -> str:
+        number, origin = self.threshold
+        return f"one channel: a pixel is the class where its sigmoid is above {number:g}, {origin}"
 
 
 def table_text(rows: list[tuple[str, str]]) -> str:
@@ -58,23 +69,42 @@ def shorten(keys: tuple[str, ...]) -> str:
 
 
 def load_public(
-    source: str | Path | dict[str, Tensor], num_classes: int | None = None, **options
+    source: str | Path | dict[str, Tensor], num_classes: int | None = None, weights: str | None = None, **options
 ) -> tuple[nn.Module, Report]:
     """The model of a public checkpoint, in eval mode, with its publisher's numerics, and a report.
 
-    source: a file, a hub folder, a URL, a known id (known.py), or a state dict. num_classes: build for this number of
-    classes; if the file has another, the classifier is new. options: of build_model; they override what was recognised
-    and settle a doubt. Raises: UserError for a file that cannot be read, has no known layout, or does not fit.
+    source: a file, a hub folder, a URL, a known id (known.py), OWNER/NAME of the Hugging Face hub, or a state dict.
+    num_classes: build for this number of classes; if the file has another, the classifier is new. weights: which set to
+    take from a file that holds several ("ema"). options: of build_model; they override what was recognised and settle a
+    doubt. Raises: UserError for a file that cannot be read, has no known layout, or does not fit.
     """
-    return load_container(*open_container(source), source, num_classes, **options)
+    return load_container(*open_container(source, weights), source, num_classes, **options)
 
 
-def open_container(source: str | Path | dict[str, Tensor]) -> tuple[Container, str]:
+def open_container(source: str | Path | dict[str, Tensor], weights: str | None = None) -> tuple[Container, str]:
     """The weights of a source, and what it says about itself: its name, a config.json, a publisher's meta."""
     if isinstance(source, dict):
         return Container(source, "", "", {}, []), ""
-    container = read(locate(source))
+    container = read(locate(source), weights)
     return container, f"{source} {container.meta}"
+
+
+def recognise(
+    container: Container, words: str, source: object = "", options: dict[str, Any] | None = None
+) -> tuple[Identity, list[str]]:
+    """What the weights are, with the options that the file's own words tell, and notes: what is told, chosen, in doubt.
+
+    options: the user's. Raises: UserError for an unknown layout, and where the words tell of another network.
+    """
+    found = identify(container.state, words)
+    own = told(found.layout, found.name, container.meta, source)
+    found = replace(found, options={**found.options, **own.options})
+    doubt = found.layout.doubt
+    if callable(doubt):
+        bare = {key.removeprefix(found.prefix): value for key, value in container.state.items()}
+        doubt = doubt(bare)
+    in_doubt = doubt is not None and not settled(doubt, {**own.options, **(options or {})})
+    return found, [*own.notes, *([doubt] if in_doubt else [])]
 
 
 def load_container(
@@ -85,12 +115,18 @@ def load_container(
     if container.wrapper == "ours":
         raise UserError(f"{where}a checkpoint of this project, no public one: eval.py and predict.py take it as it is")
     try:
-        found = identify(container.state, words)
+        found, notes = recognise(container, words, source, options)
         model = found.build(num_classes, **options)
         report = fill(model, container, found, num_classes, options)
+        images = normalisation(report.options["form"], words, container.meta)
     except UserError as e:
         raise UserError(f"{where}{e}") from None
-    return model.eval(), report
+    if container.others:
+        other = container.others[0]
+        notes.insert(0, f"--weights {other} (load_public: weights='{other}') takes another set")
+    threshold = threshold_of(found.layout, container.meta) if report.num_classes == 1 else None
+    whole = {} if found.layout.encoder else {"threshold": threshold}
+    return model.eval(), replace(report, notes=(*report.notes, *notes), normalisation=images, **whole)
 
 
 def class_dims(build: Callable[[int], nn.Module]) -> dict[str, tuple[int, ...]]:
@@ -126,5 +162,5 @@ def fill(model: nn.Module, container: Container, found: Identity, num_classes: i
         renamed=sum(found.prefix + key not in state for key in ours),
         ignored=tuple(surplus),
         reinitialised=tuple(new),
-        notes=(*container.notes, *([layout.doubt] if layout.doubt and not options else [])),
+        notes=tuple(container.notes),
     )

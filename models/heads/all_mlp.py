@@ -35,7 +35,8 @@ from models.tensors import full_precision, map_of, resize, tokens_of
 class AllMLPHead(nn.Module):
     """features (fine to coarse) -> (B, num_classes, H/4, W/4). Dropout drops whole channels, as in the authors' code.
 
-    decoder_dim D: 256 (B0, B1) and 768 (B2 to B5) in the paper; 256 for all sizes in mmseg.
+    decoder_dim D: 256 (B0, B1) and 768 (B2 to B5) in the paper; 256 for all sizes in mmseg. head_bn_eps: of the
+    BatchNorm after the mix.
     """
 
     textbook = False  # True: compute the formula of the paper (tests and counting tools set it)
@@ -48,14 +49,16 @@ class AllMLPHead(nn.Module):
         decoder_dim: int = 256,
         head: Literal["linear", "conv"] = "linear",
         dropout: float = 0.1,
+        align_corners: bool = False,
+        head_bn_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.linear = head == "linear"
+        self.linear, self.align_corners = head == "linear", align_corners
         self.target = strides.index(4)
         project = nn.Linear if self.linear else lambda a, b: conv_bn_relu(a, b, 1)
         self.project = nn.ModuleList(project(c, decoder_dim) for c in channels)
         self.mix = nn.Conv2d(len(channels) * decoder_dim, decoder_dim, 1, bias=False)
-        self.bn = nn.BatchNorm2d(decoder_dim)
+        self.bn = nn.BatchNorm2d(decoder_dim, eps=head_bn_eps)
         self.dropout = nn.Dropout2d(dropout, inplace=True)
         self.classifier = nn.Conv2d(decoder_dim, num_classes, 1)
         kaiming_fan_out(self)
@@ -81,7 +84,9 @@ class AllMLPHead(nn.Module):
             maps = [map_of(project(tokens_of(f))) for project, f in zip(self.project, features)]
         else:
             maps = [project(f) for project, f in zip(self.project, features)]  # each (B, D, h_i, w_i)
-        return self.mix(torch.cat([resize(m, size) for m in self._in_order(maps)], dim=1))  # (B, D, H/4, W/4)
+        return self.mix(
+            torch.cat([resize(m, size, self.align_corners) for m in self._in_order(maps)], dim=1)
+        )  # (B, D, H/4, W/4)
 
     def _mixing_weights(self) -> tuple[Tensor, Tensor | None]:
         """M (D, n D) and the bias sum_i M_i b_i (D), in float32 even under autocast: the products are small."""
@@ -103,12 +108,12 @@ class AllMLPHead(nn.Module):
         for i, (f, project, m) in enumerate(zip(features, self.project, blocks)):
             f = f if self.linear else project(f)
             if i < self.target:  # finer than the target (stride 2): resize before the product, which then costs less
-                f = resize(f, size)
+                f = resize(f, size, self.align_corners)
             b = bias if i == self.target else None  # added once: upsampling does not change a constant
             maps.append(self._project_and_mix(f, project, m, b))  # (B, h_i, w_i, D)
         y = maps.pop(self.target)
         for z in maps:  # in place, as tokens: y is not a view, of which autograd would copy the gradient
-            y += tokens_of(resize(map_of(z), size))
+            y += tokens_of(resize(map_of(z), size, self.align_corners))
         return map_of(y)  # (B, D, H/4, W/4)
 
     def _project_and_mix(self, f: Tensor, project: nn.Module, m: Tensor, bias: Tensor | None) -> Tensor:

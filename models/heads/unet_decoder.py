@@ -2,13 +2,14 @@
 
 U-Net: Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", arXiv 1505.04597.
 Here the contracting path is an encoder, which may be pretrained; the original network is models/networks/unet.py.
-As in smp: nearest-neighbour enlarging, concatenation as [x, skip], a 3x3 classifier.
+As in smp: nearest-neighbour enlarging (`interpolation`), concatenation as [x, skip], a 3x3 classifier.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +18,22 @@ from torch import Tensor, nn
 from common.errors import UserError
 from models.layers import double_conv, kaiming_fan_out
 
+Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic", "area"]
+
 
 class Up(nn.Module):
     """Enlarge x to `size`, concatenate [x, skip] if there is a skip, two convolutions. -> (B, out, *size)."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, interpolation: Interpolation = "nearest"
+    ) -> None:
         super().__init__()
+        self.interpolation = interpolation
         self.conv = double_conv(in_channels + skip_channels, out_channels)
 
     def forward(self, x: Tensor, size: Sequence[int], skip: Tensor | None) -> Tensor:
         if tuple(x.shape[-2:]) != tuple(size):
-            x = F.interpolate(x, size=tuple(size), mode="nearest")  # (B, in, *size)
+            x = F.interpolate(x, size=tuple(size), mode=self.interpolation)  # (B, in, *size)
         if skip is not None:
             x = torch.cat([x, skip], dim=1)  # (B, in + skip, *size)
         return self.conv(x)
@@ -49,6 +55,7 @@ class UNetDecoder(nn.Module):
         strides: list[int],
         num_classes: int,
         decoder_widths: tuple[int, ...] = (256, 128, 64, 32, 16),
+        interpolation: Interpolation = "nearest",
     ) -> None:
         super().__init__()
         skips = [*channels[-2::-1], *[0] * int(math.log2(strides[0]))]  # channels, deepest first
@@ -56,7 +63,7 @@ class UNetDecoder(nn.Module):
         if len(widths) != len(skips) or min(widths) < 1:
             raise UserError(f"decoder_widths: expected {len(skips)} whole numbers of at least 1, got {list(widths)}")
         inputs = [channels[-1], *widths]
-        self.blocks = nn.ModuleList(Up(*row) for row in zip(inputs, skips, widths))
+        self.blocks = nn.ModuleList(Up(*row, interpolation) for row in zip(inputs, skips, widths))
         self.classifier = nn.Conv2d(widths[-1], num_classes, 3, padding=1)
         kaiming_fan_out(self)
 

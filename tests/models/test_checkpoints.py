@@ -14,6 +14,7 @@ from models.checkpoints.layouts.segformer import SEGFORMER_NVLABS
 from models.checkpoints.load import load_public
 from models.checkpoints.rename import STACKED, rows, to_ours, to_theirs, under
 
+NAMES = {"bubbliiiing": "segformer_b0_weights_voc.pth", "sithu31296": "segformer.b0.ade.pth"}
 TITLES = [layout.title for layout in LAYOUTS]
 
 
@@ -38,8 +39,9 @@ def test_every_layout_is_recognised_and_comes_back(tmp_path, layout, prefix):
     ours, theirs = example(layout)
     source = {prefix + key: value for key, value in theirs.items()}
     if layout.hint:  # keys alone do not tell: the file's name does
-        torch.save(source, tmp_path / "tf_efficientnet_b0.pth")
-        source = tmp_path / "tf_efficientnet_b0.pth"
+        path = tmp_path / NAMES.get(layout.form, "tf_efficientnet_b0.pth")
+        torch.save(source, path)
+        source = path
     model, report = load_public(source)
     assert (report.layout, report.architecture) == (layout.title, layout.names[0])
     assert report.num_classes == (None if layout.encoder else 7) and not report.reinitialised and not report.ignored

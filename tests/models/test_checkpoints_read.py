@@ -206,7 +206,8 @@ def test_averaged_weights_are_preferred_and_the_others_can_be_had(tmp_path):
     save({"model": weights(), "model_ema": ema, "epoch": 1}, tmp_path / "a.pth")
     found = read(tmp_path / "a.pth")
     assert found.wrapper == "model_ema" and same(found.state, {k: v + 1 for k, v in weights().items()})
-    assert found.meta == {"epoch": 1, "n_averaged": 9} and "wrapper='model' takes the other" in found.notes[0]
+    assert found.meta == {"epoch": 1, "n_averaged": 9} and found.others == ("model",)
+    assert found.notes[:1] == ["several sets of weights (model, model_ema): took model_ema, the averaged ones"]
     found = read(tmp_path / "a.pth", wrapper="model")
     assert found.wrapper == "model" and same(found.state, weights())
     with pytest.raises(UserError, match="no weights under 'state_dict'; there are some under: model, model_ema"):

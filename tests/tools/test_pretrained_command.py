@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.server
 import json
@@ -17,15 +18,17 @@ from torch import nn
 import eval as eval_command
 import predict as predict_command
 from common import command
+from common.errors import UserError
 from data import build_dataset
 from data.augment.transforms import normalise
 from data.labels import CITYSCAPES
 from engine.config import load_config
-from engine.evaluation.networks import AsPublished, open_networks
+from engine.evaluation.networks import AsPublished, open_network, open_networks
 from models import ENCODERS, MODELS, build_model, load_public
 from models.checkpoints import known as known_files
+from models.checkpoints.convert import convert
 from models.checkpoints.known import KNOWN, locate
-from models.checkpoints.normalisation import HALF, IMAGENET, NONE, PER_IMAGE, normalisation
+from models.checkpoints.normalisation import HALF, IMAGENET, NONE, Normalisation, normalisation
 from models.forms import FORMS
 from tests.engine.test_pretrained import MIT_FILE, filled, public
 from tests.helpers import make_folder, refuses, write_image
@@ -235,16 +238,123 @@ def test_images_reach_a_network_as_its_publisher_normalised_them(wanted):
             return {"out": images}
 
     image = torch.randint(256, (3, 8, 8), dtype=torch.uint8)
-    mean, std = (torch.tensor(v)[:, None, None] for v in wanted)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (wanted.mean, wanted.std))
     got = AsPublished(Sees(), wanted)(normalise(image)[None])["out"][0]
     torch.testing.assert_close(got, (image / 255 - mean) / std, rtol=0, atol=1e-5)
 
 
+def test_a_network_that_takes_blue_first():
+    class Sees(nn.Module):
+        def forward(self, images):
+            return {"out": images}
+
+    image = torch.randint(256, (3, 8, 8), dtype=torch.uint8)
+    wanted = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0), bgr=True)
+    got = AsPublished(Sees(), wanted)(normalise(image)[None])["out"][0]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (wanted.mean, wanted.std))
+    torch.testing.assert_close(got, (image.flip(0) / 255 - mean) / std, rtol=0, atol=1e-5)
+
+
+# --- settings of public files ---------------------------------------------------------------------------------------
+
+
+def classes_of(opened, image: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return opened.network(normalise(image)[None])["out"].argmax(1)[0]
+
+
+def test_a_setting_of_a_public_file_counts_in_every_command(place, tmp_path, capsys):
+    options = {"form": "vainf", "output_stride": 8}
+    model = build_model("deeplabv3plus_resnet18", 3, **options).eval()
+    state = convert(model.state_dict(), "deeplabv3plus_resnet18", options, "vainf", accept_differences=True).state
+    path = tmp_path / "v8.pth"
+    torch.save({"model_state": state}, path)
+    words = ["--set", "model.output_stride=8"]
+    image = place / "images" / "0.png"
+    assert call(predict_command, image, "--checkpoint", path, "--out", tmp_path / "a", "--write", "ids", *words) == 0
+    said = capsys.readouterr().out
+    assert "output_stride=8" in said and "settles" not in said
+    with torch.no_grad():
+        pixels = normalise(torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1))[None]
+        expected = model(pixels)["out"].argmax(1)[0].numpy()
+    assert (np.asarray(Image.open(tmp_path / "a" / "0_ids.png")) != expected).mean() < 0.001
+    assert call(eval_command, "--checkpoint", path, "--config", place / "c.yaml", *words) == 0
+    assert "output_stride=8" in capsys.readouterr().out
+    args = argparse.Namespace(run=None, checkpoint=str(path), set=words[1:], device=None, weights=None)
+    assert open_network(args).report.options["output_stride"] == 8  # export, look, receptive_field
+    assert "settles" not in capsys.readouterr().out
+    args.set = []
+    assert open_network(args) and "--set model.output_stride=8" in capsys.readouterr().out
+    assert call(predict_command, image, "--checkpoint", path, "--out", tmp_path / "b") == 0
+    assert "--set model.output_stride=8" in capsys.readouterr().out  # the remedy that was applied above
+    torch.save({"model_state": state}, tmp_path / "best_deeplabv3plus_resnet18_voc_os8.pth")
+    assert open_networks(tmp_path / "best_deeplabv3plus_resnet18_voc_os8.pth").report.options["output_stride"] == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.output_stride=8", "unknown option 'output_stride'"),
+        ("model.decoder_dim=64", "does not fit"),
+        ("model.align_corners=maybe", "align_corners: expected true or false"),
+        ("model.dropout=0.5", "model.dropout changes nothing"),
+        ("model.aux=true", "model.aux changes nothing"),
+        ("model.pretrained=x.pth", "model.pretrained changes nothing"),
+        ("model.threshold=0.4", "the file has 19 classes"),
+        ("model.std=0", "std: expected three numbers above 0"),
+        ("model.mean=1,2", "mean: expected three numbers"),
+        ("optim.lr=1", "is trained; only model, data, eval, train, device keys count"),
+        ("model.weights=ema", "no weights under 'ema'"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(place, setting, message):
+    with pytest.raises(UserError) as e:
+        open_networks(place / "city.pth", [setting])
+    assert message in str(e.value) and "\n" not in str(e.value)
+
+
+def test_mean_std_bgr_and_threshold_can_be_set(place, tmp_path):
+    image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
+    settings = ["model.mean=0.2 0.3 0.4", "model.std=0.5", "model.bgr=true"]
+    opened = open_networks(place / "city.pth", settings)
+    assert "by --set" in str(opened.report) and "blue first" in str(opened.report)
+    mean = torch.tensor([0.2, 0.3, 0.4])[:, None, None]
+    with torch.no_grad():
+        expected = opened.inner(((image.flip(0) / 255 - mean) / 0.5)[None])["out"].argmax(1)[0]
+    assert (classes_of(opened, image) != expected).float().mean() < 0.001
+    one = open_networks(place / "one.pt", ["model.threshold=0.8"])
+    with torch.no_grad():
+        x = normalise(image)[None]
+        standard = (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), correction=0, keepdim=True)
+        sure = one.inner(standard)["out"][0, 0].sigmoid() > 0.8
+    assert (classes_of(one, image) != sure.long()).float().mean() < 0.001
+    assert (classes_of(one, image) != classes_of(open_networks(place / "one.pt"), image)).any()
+
+
+def test_weights_of_a_file_with_several_sets(place, tmp_path, capsys):
+    first, second = (public("NVlabs SegFormer", "segformer_b0", 3) for _ in range(2))
+    second["decode_head.linear_pred.bias"] = second["decode_head.linear_pred.bias"] + torch.tensor([0.0, 9e9, 0.0])
+    torch.save({"student": first, "teacher": second}, tmp_path / "a.pth")
+    words = [place / "images" / "0.png", "--checkpoint", tmp_path / "a.pth", "--write", "ids", "--out"]
+    assert call(predict_command, *words, tmp_path / "teacher") == 0
+    assert "took teacher, the averaged ones" in capsys.readouterr().out
+    assert call(predict_command, *words, tmp_path / "student", "--weights", "student") == 0
+    found = [set(np.unique(np.asarray(Image.open(tmp_path / n / "0_ids.png")))) for n in ("teacher", "student")]
+    assert found[0] == {1} != found[1]
+    assert call(eval_command, *words[1:3], "--config", place / "c.yaml", "--weights", "student") == 0
+    assert call(pretrained_command, tmp_path / "a.pth", "--weights", "student") == 0
+    ours = build_model("unet", 2, base_channels=2).state_dict()
+    torch.save({"model": ours, "config": {"model": {"name": "unet"}}, "class_names": ["a", "b"]}, tmp_path / "o.pt")
+    capsys.readouterr()
+    assert call(eval_command, "--checkpoint", tmp_path / "o.pt", "--weights", "ema") == 2
+    assert "holds one set of weights" in capsys.readouterr().err
+
+
 def test_normalisation_of_each_publisher():
-    assert normalisation("milesial") == NONE and normalisation("mateuszbuda") == PER_IMAGE
-    assert normalisation("timm_tf", "timm--tf_efficientnet_b3.ap_in1k/model.safetensors") == HALF
+    assert normalisation("milesial") == NONE and normalisation("mateuszbuda").per_image
+    assert normalisation("timm_tf", "timm--tf_efficientnet_b3.ap_in1k/model.safetensors").same_as(HALF)
     assert normalisation("timm_tf", "timm--tf_efficientnet_b3.aa_in1k/model.safetensors") == IMAGENET
-    assert normalisation("lukemelas", "adv-efficientnet-b3-cdd7c0f4.pth") == HALF
+    assert normalisation("lukemelas", "adv-efficientnet-b3-cdd7c0f4.pth").same_as(HALF)
     assert normalisation("mmseg") == IMAGENET
     source = public("milesial U-Net, bilinear", "unet", 2)
     assert "normalised otherwise" in str(filled(source, ["a", "b"], "unet", form="milesial_bilinear")[1])

@@ -68,7 +68,7 @@ def open_side(source: str, split: str, common: Config | None, sets: Sequence[str
     dataset = limited(build_dataset(cfg, split, train=False), cfg.data.limit)
     opened.require_classes(dataset, source)
     if opened.report:
-        notes += (f"{opened.report.architecture}, {opened.report.layout}",)
+        notes += (f"{opened.report.architecture}, {opened.report.layout}", *opened.report.notes)
         if len(shared_classes(dataset.class_names, opened.class_names)) < dataset.num_classes:
             names = ", ".join(opened.class_names)
             notes += (f"class names: those of the data; the file's ({opened.names_from}): {names}",)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from models.build import MODELS
 from models.checkpoints import layout
-from models.checkpoints.layout import Layout, State, widths
+from models.checkpoints.layout import Layout, State, settles, widths
 from models.checkpoints.rename import Table
 from models.encoders.resnet import RESNET
 
@@ -44,8 +44,8 @@ def mmseg_options(**keys: str) -> Callable[[State], dict]:
 
 AUXILIARY = (r"aux_classifier\..*", r"auxiliary_head\..*", r"aux\..*")  # for training only
 
-STRIDE_8 = "output stride 8 assumed, as published: keys do not tell it; output_stride=16 settles it"
-STRIDE_16 = "output stride 16 assumed, as published: keys do not tell it; output_stride=8 settles it"
+STRIDE_8 = settles("output stride 8 assumed, as published: keys do not tell it", "output_stride=16")
+STRIDE_16 = settles("output stride 16 assumed, as published: keys do not tell it", "output_stride=8")
 MMSEG_NETWORK = {**layout.MMSEG, "unused": AUXILIARY, "doubt": STRIDE_8}
 
 # --- ResNet encoders --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.checkpoints.layout import CONV_MODULE, MMSEG, SMP, Layout, widths
+from models.checkpoints.layout import CONV_MODULE, MMSEG, SMP, Layout, State, settles, widths
 from models.checkpoints.rename import CONV_TO_LINEAR, SAME, STACKED, Table, rows, under
 
 # --- Mix Transformer: stage i, block j --------------------------------------------------------------------------------
@@ -121,7 +121,39 @@ HUGGINGFACE = [  # end of the title, first and last mark, table of the model, ta
      "segformer.stages.3.layer_norm.weight", SEGFORMER_HUGGINGFACE_5, under("segformer.", "", MIT_HUGGINGFACE_5)),
 ]  # fmt: skip
 
+
+def _no_conv_seg(state: State) -> str | None:
+    """All files of NVlabs' code have an unused conv_seg; other projects took over the names of the rest only."""
+    if "decode_head.conv_seg.weight" in state:
+        return None
+    return settles(
+        "NVlabs' network assumed, but decode_head.conv_seg, which its files have, is absent: "
+        f"{' and '.join(f'{who} ({what})' for who, (what, _) in TOOK_OVER.items())} have the same names",
+        *[f"form={publisher}" for publisher in (*TOOK_OVER, "nvlabs")],
+    )
+
+
+TOOK_OVER = {  # who took over NVlabs' names -> what is different there, regular expression on the names of its files
+    "bubbliiiing": ("head_bn_eps=0.001, final_align_corners=true", r"bubbliiiing|segformer_b\d_weights"),
+    "sithu31296": ("norm_eps=1e-05, patch_norm_eps=1e-05", r"sithu31296|(^|/)segformer\.b\d\.(ade|cityscapes)\.pth"),
+}
+
 LAYOUTS = [
+    *[
+        Layout(
+            title=f"{publisher} SegFormer",
+            form=publisher,
+            marks=("backbone.patch_embed1.proj.weight", "decode_head.linear_pred.weight"),
+            names=SIZES,
+            table=SEGFORMER_NVLABS,
+            options=widths(decoder_dim="decode_head.linear_fuse.conv.weight"),
+            doubt=settles(
+                f"{publisher}'s by the file's name only ({what}): NVlabs' networks have the same names", "form=nvlabs"
+            ),
+            hint=hint,
+        )
+        for publisher, (what, hint) in TOOK_OVER.items()
+    ],
     Layout(
         title="NVlabs SegFormer",
         form="nvlabs",
@@ -130,6 +162,7 @@ LAYOUTS = [
         table=SEGFORMER_NVLABS,
         options=widths(decoder_dim="decode_head.linear_fuse.conv.weight"),
         unused=(r"decode_head\.conv_seg\..*",),  # made by the base class of their heads, never called
+        doubt=_no_conv_seg,
     ),
     Layout(
         title="MMSegmentation SegFormer",

@@ -64,6 +64,11 @@ def _smp_widths(state: State) -> dict[str, tuple[int, ...]]:
     return {"decoder_widths": tuple(widths)}
 
 
+OLDER_MILESIAL = (
+    "images normalised as in system D assumed: milesial's files from before 2020 have the same keys and take images in "
+    "0..1; in commands --set model.mean=0 --set model.std=1 settles it"
+)
+
 LAYOUTS = [
     *[
         Layout(
@@ -73,6 +78,7 @@ LAYOUTS = [
             names=("unet",),
             table=MILESIAL,
             options=widths(base_channels="inc.double_conv.0.weight"),
+            doubt=OLDER_MILESIAL if form == "system_d" else None,
         )
         for title, form, *marks in (
             ("milesial U-Net, transposed convolutions", "milesial", "up1.up.weight"),
