@@ -11,10 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from common import command
 from common.console import say
 from common.errors import UserError
-from common.files import write_json
+from common.files import write_atomically, write_json
 from engine import checkpoint as ckpt
 from engine.config import config_from
 from models.checkpoints.convert import ALIASES, container, convert, hub_config
@@ -35,7 +37,8 @@ def main(args: argparse.Namespace) -> None:
     state, accept = checkpoint["model"], args.accept_differences
     found = convert(state, model.name, model.options, args.to, args.encoder, accept)
     if out.suffix in TORCH:
-        ckpt.save(container(found, names, checkpoint["palette"]), out)
+        content = container(found, names, checkpoint["palette"])  # the publisher's keys only, no hash of ours
+        write_atomically(out, lambda f: torch.save(content, f))
     elif out.suffix == ".safetensors":
         write_safetensors(out, found.state, {"format": "pt"})
     else:
