@@ -101,7 +101,7 @@ def environment(cfg: Config, command: str) -> dict:
 
 def warn_of_changes(run: Path, cfg: Config) -> None:
     """Before a resume, warn of a changed environment on which the run's exact digits depend. A damaged environment.json
-    is set aside and written anew."""
+    is set aside and written again."""
     path = run / "environment.json"
     saved, now = {}, environment(cfg, command_line())
     if path.exists():
@@ -110,7 +110,7 @@ def warn_of_changes(run: Path, cfg: Config) -> None:
             if not isinstance(saved, dict):
                 raise DamagedFile(f"{path}: damaged, it is not a table of names and values")
         except DamagedFile as e:
-            warn(f"{e}; set aside as {set_aside(path)}, written anew from this machine")
+            warn(f"{e}; set aside as {set_aside(path)}, written again from this machine")
             saved = now
             write_json(path, now)
     for key in ("torch", "torchvision", "pillow", "device", "threads"):

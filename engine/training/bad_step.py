@@ -1,8 +1,8 @@
 """A training step that gives NaN or inf, in one file: `python -m tools.replay FILE` repeats it, to see where it begins.
 
-The training loop looks at the loss of every step, and at the weights once an epoch, which costs nothing that can be
-measured. When the loss alone is bad, the weights before the step are still there. When the weights are bad already, the
-step that spoilt them is found by training the epoch again from its checkpoint, with a look at every step.
+The training loop checks the loss of every step, and the weights once an epoch; no step checks gradients or weights.
+When the loss alone is bad, the weights before the step are still there. When the weights are bad already, the step that
+spoilt them is found by training the epoch again from its checkpoint, with a check of every step.
 """
 
 from __future__ import annotations

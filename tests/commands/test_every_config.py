@@ -1,8 +1,12 @@
-"""Every config trains two iterations and evaluates, on tiny data of its own layout at 64x64."""
+"""Every config trains two iterations and evaluates, on tiny data of its own layout at 64x64.
+
+The first config of each network trains it in full. Later ones build it without memory and train a shallow relative.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from engine import checkpoint as ckpt
 from engine.config import Config, config_from, load_config, to_dict
 from engine.evaluation.networks import build_network
 from engine.training.single_run import train_single
+from models import MODELS
 from tests.data.test_public_data import draw, frames, make_pets
 from tests.engine.test_training import run_in
 from tests.helpers import make_camvid, make_cityscapes, make_folder
@@ -23,6 +28,26 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 SMALL = ["data.size=[64, 64]", "data.cache=false", "train.workers=0", "train.amp=none", "train.validate_every=1",
          "train.batch_size=2", "log.plots=false", "model.pretrained=null", "model.reuse_classes=false",
          "eval.batch_size=2", "eval.scales=[1.0]", "eval.flip=false", "device=cpu"]  # fmt: skip
+NARROW = ("better_seg_network", "unet")  # their width is an option
+
+
+def firsts() -> list[Path]:
+    """The first config of each network."""
+    found: dict[str, Path] = {}
+    for path in CONFIGS:
+        found.setdefault(load_config(path).model.name, path)
+    return list(found.values())
+
+
+FIRSTS = firsts()
+
+
+def shallow(name: str) -> list[str]:
+    """Overrides for a smaller network with the same kind of encoder and head."""
+    if name in NARROW:
+        return ["model.base_channels=8"]
+    relative = re.sub(r"resnet\d+$", "resnet18", re.sub(r"_b\d$", "_b0", name))
+    return [f"model.name={relative}"] if relative in MODELS else []
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +87,10 @@ def test_every_config_trains_and_evaluates(path, roots, tmp_path, monkeypatch):
     sets += ["data.name=cityscapes"] if plain.data.name == "streets" else []  # the same layout, without drawing it
     sets += ["data.sample=[4, 2, 0]"] if plain.data.sample else []
     sets += ["data.crop=[64, 64]"] if plain.data.crop else []
+    if path not in FIRSTS:
+        with torch.device("meta"):
+            build_network(load_config(path, sets), 19)
+        sets += shallow(plain.model.name)
     if plain.loss.teacher:
         sets.append(f"loss.teacher={teacher(plain, tmp_path, roots)}")
     if plain.cv.folds:  # folds and their candidates: tests/engine/test_cross_validation.py

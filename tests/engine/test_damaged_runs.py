@@ -132,7 +132,7 @@ def test_rows_after_the_last_checkpoint_are_dropped_in_silence(finished, run, ca
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "\udcff"])
-def test_a_damaged_environment_is_written_anew(finished, run, capsys, text):
+def test_a_damaged_environment_is_written_again(finished, run, capsys, text):
     (run / "environment.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     warn_of_changes(run, finished[1])
     assert "environment.json: damaged" in capsys.readouterr().err
